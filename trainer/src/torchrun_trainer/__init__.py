@@ -1,0 +1,1 @@
+"""Keeps a plain PyTorch script elastic under torchrun."""
