@@ -1,0 +1,126 @@
+"""Names that the operator gives to things: the API group, labels, owned objects and reserved environment variables."""
+
+from typing import Final
+
+GROUP: Final = "torchrun.dev"
+VERSION: Final = "v1alpha1"
+API_VERSION: Final = f"{GROUP}/{VERSION}"
+KIND: Final = "TorchrunJob"
+PLURAL: Final = "torchrunjobs"
+SINGULAR: Final = "torchrunjob"
+SHORT_NAME: Final = "trj"
+CATEGORIES: Final = ("all", "training")
+
+FIELD_MANAGER: Final = "torchrun-operator"
+MANAGED_BY: Final = "torchrun-operator"
+
+LABEL_JOB_NAME: Final = f"{GROUP}/job-name"
+LABEL_ROLE: Final = f"{GROUP}/role"
+LABEL_NODE_INDEX: Final = f"{GROUP}/node-index"
+LABEL_MANAGED_BY: Final = "app.kubernetes.io/managed-by"
+ANNOTATION_TOKEN_DIGEST: Final = f"{GROUP}/token-digest"
+"""On the rendezvous Pod: the hex SHA-256 of the token that its host takes."""
+ROLE_NODE: Final = "node"
+ROLE_RENDEZVOUS: Final = "rendezvous"
+
+TRAINER_CONTAINER: Final = "trainer"
+"""The container that trains."""
+
+MAX_NODES: Final = 1000
+MAX_PROCESSES_PER_NODE: Final = 256
+MAX_JOB_NAME_LENGTH: Final = 54
+"""Leaves room for the longest suffix within the 63 characters of a DNS label."""
+
+PORT_STORE: Final = 29400
+PORT_HTTP: Final = 29401
+
+RESERVED_PREFIX: Final = "torchrun-"
+"""Volumes whose names start so are the operator's."""
+
+RESERVED_ENV_PREFIXES: Final = ("PET_RDZV_", "TORCHRUN_")
+RESERVED_ENV: Final = (
+    "PET_NNODES",
+    "PET_NPROC_PER_NODE",
+    "PET_MAX_RESTARTS",
+    "PET_LOCAL_ADDR",
+    "PET_MONITOR_INTERVAL",
+    "PET_NODE_RANK",
+    "PET_MASTER_ADDR",
+    "PET_MASTER_PORT",
+    "PET_STANDALONE",
+    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE",
+    "TORCH_ELASTIC_WORKER_IDENTICAL",
+    "TORCHELASTIC_ERROR_FILE",
+    "TORCHELASTIC_RUN_ID",
+    "TORCHELASTIC_RESTART_COUNT",
+    "TORCHELASTIC_MAX_RESTARTS",
+    "TORCHELASTIC_USE_AGENT_STORE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "RANK",
+    "WORLD_SIZE",
+    "LOCAL_RANK",
+    "LOCAL_WORLD_SIZE",
+    "GROUP_RANK",
+    "GROUP_WORLD_SIZE",
+    "ROLE_RANK",
+    "ROLE_WORLD_SIZE",
+    "POD_IP",
+    "POD_NAME",
+)
+"""What the operator or torchrun itself sets in the trainer container."""
+
+RESERVED_RDZV_CONF: Final = ("is_host", "store_type", "join_timeout", "last_call_timeout", "use_libuv")
+"""Rendezvous settings that the operator depends on; a job cannot change them."""
+
+TERMINATION_LOG: Final = "/dev/termination-log"
+
+
+def is_reserved_env(name: str) -> bool:
+    """Tell whether the trainer container may not set this variable."""
+    return name in RESERVED_ENV or name.startswith(RESERVED_ENV_PREFIXES)
+
+
+def service_name(job: str) -> str:
+    """Name the headless Service of the job's nodes."""
+    return job
+
+
+def rendezvous_name(job: str) -> str:
+    """Name the Pod, Service and ConfigMap of the job's rendezvous host."""
+    return f"{job}-rdzv"
+
+
+def files_name(job: str) -> str:
+    """Name the ConfigMap with the job's inline files."""
+    return f"{job}-files"
+
+
+def snapshots_name(job: str) -> str:
+    """Name the PersistentVolumeClaim made from ``spec.snapshots.volumeClaimTemplate``."""
+    return f"{job}-snapshots"
+
+
+def node_name(job: str, index: int) -> str:
+    """Name the Pod of one node of the job."""
+    return f"{job}-{index}"
+
+
+def job_labels(job: str) -> dict[str, str]:
+    """Label everything that belongs to the job."""
+    return {LABEL_JOB_NAME: job, LABEL_MANAGED_BY: MANAGED_BY}
+
+
+def rendezvous_labels(job: str) -> dict[str, str]:
+    """Label the rendezvous host's Pod."""
+    return job_labels(job) | {LABEL_ROLE: ROLE_RENDEZVOUS}
+
+
+def node_labels(job: str, index: int) -> dict[str, str]:
+    """Label the Pod of one node."""
+    return job_labels(job) | {LABEL_ROLE: ROLE_NODE, LABEL_NODE_INDEX: str(index)}
+
+
+def node_selector(job: str) -> str:
+    """Select the job's node Pods: the value of ``status.selector``."""
+    return f"{LABEL_JOB_NAME}={job},{LABEL_ROLE}={ROLE_NODE}"

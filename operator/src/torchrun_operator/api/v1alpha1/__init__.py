@@ -1,0 +1,48 @@
+"""The models of torchrun.dev/v1alpha1; the CRD and its reference are generated from them."""
+
+from torchrun_operator.api.v1alpha1.job import ObjectMeta, TorchrunJob, job_of, meta_of, spec_of, status_of
+from torchrun_operator.api.v1alpha1.spec import (
+    ConfigMapReference,
+    File,
+    Nccl,
+    Rendezvous,
+    RendezvousBackend,
+    RendezvousHost,
+    Snapshots,
+    TorchrunJobSpec,
+)
+from torchrun_operator.api.v1alpha1.status import (
+    JobState,
+    Membership,
+    MembershipChange,
+    NodeStatus,
+    Progress,
+    RendezvousBookkeeping,
+    Restarts,
+    TorchrunJobStatus,
+)
+
+__all__ = [
+    "ConfigMapReference",
+    "File",
+    "JobState",
+    "Membership",
+    "MembershipChange",
+    "Nccl",
+    "NodeStatus",
+    "ObjectMeta",
+    "Progress",
+    "Rendezvous",
+    "RendezvousBackend",
+    "RendezvousBookkeeping",
+    "RendezvousHost",
+    "Restarts",
+    "Snapshots",
+    "TorchrunJob",
+    "TorchrunJobSpec",
+    "TorchrunJobStatus",
+    "job_of",
+    "meta_of",
+    "spec_of",
+    "status_of",
+]

@@ -1,0 +1,235 @@
+"""The desired state of a TorchrunJob; field names follow torchrun, or ``batch/v1 Job`` where torchrun has none."""
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from torchrun_operator.api.base import Model
+from torchrun_operator.api.names import PORT_STORE, TRAINER_CONTAINER
+from torchrun_operator.api.nnodes import NodeRange, parse_nnodes, parse_nproc_per_node
+
+
+class RendezvousBackend(StrEnum):
+    """How the nodes find each other."""
+
+    C10D = "c10d"
+
+
+class RendezvousHost(StrEnum):
+    """Where the rendezvous store lives."""
+
+    DEDICATED = "Dedicated"
+
+
+def _check_nnodes(nnodes: object) -> object:
+    parse_nnodes(nnodes)
+    return nnodes
+
+
+class Rendezvous(Model):
+    """How nodes find each other and form a world."""
+
+    backend: Annotated[
+        RendezvousBackend, Field(description="torchrun's rendezvous backend; c10d, the only one, is elastic.")
+    ] = RendezvousBackend.C10D
+    host: Annotated[
+        RendezvousHost,
+        Field(
+            description="Where the rendezvous store lives. Dedicated, the only choice: a small pod of its own, "
+            "so that every node of the job, rank 0 included, may come and go."
+        ),
+    ] = RendezvousHost.DEDICATED
+    port: Annotated[
+        int,
+        Field(description="TCP port of the rendezvous store; not 29401, where its control port is.", ge=1024, le=65535),
+    ] = PORT_STORE
+    last_call_seconds: Annotated[
+        int,
+        Field(
+            description="Seconds that a round waits for further nodes once MIN are in; when all wanted nodes are in, "
+            "training starts at once. Example: 5.",
+            ge=0,
+            le=3600,
+        ),
+    ] = 5
+    conf: Annotated[
+        dict[str, Annotated[str, Field(max_length=256)]],
+        Field(
+            description='Further keys for torchrun --rdzv-conf, each value a string. Example: {read_timeout: "120"}.',
+            max_length=32,
+        ),
+    ] = {}  # noqa: RUF012
+
+
+class ConfigMapReference(Model):
+    """A ConfigMap in the job's namespace."""
+
+    name: Annotated[
+        str, Field(description="Name of the ConfigMap, in the job's namespace.", min_length=1, max_length=253)
+    ]
+
+
+class Nccl(Model):
+    """Settings of the collective communication library."""
+
+    env: Annotated[
+        dict[str, Annotated[str, Field(max_length=4096)]],
+        Field(
+            description="Environment variables for the trainer container, names starting with NCCL_, TORCH_NCCL_, "
+            "OFI_NCCL_, GLOO_, FI_ or UCX_. Example: {NCCL_DEBUG: INFO}.",
+            max_length=128,
+        ),
+    ] = {}  # noqa: RUF012
+    config_map_ref: Annotated[
+        ConfigMapReference | None,
+        Field(
+            description="A ConfigMap whose keys become environment variables of the trainer container: settings for a "
+            "whole pool of machines that its administrator keeps. nccl.env wins over it."
+        ),
+    ] = None
+
+
+class File(Model):
+    """One inline file."""
+
+    path: Annotated[
+        str,
+        Field(
+            description="Absolute path of the file in the trainer container. Example: /workspace/train.py.",
+            min_length=1,
+            max_length=512,
+        ),
+    ]
+    content: Annotated[
+        str, Field(description="Content of the file, as text; all files together at most 900 KiB.", max_length=921600)
+    ]
+
+
+class Snapshots(Model):
+    """A volume that all nodes share, for the snapshots that training resumes from."""
+
+    mount_path: Annotated[
+        str,
+        Field(
+            description="Where the volume is mounted in the trainer container. Example: /snapshots.",
+            min_length=1,
+            max_length=512,
+        ),
+    ] = "/snapshots"
+    claim_name: Annotated[
+        str | None,
+        Field(
+            description="An existing PersistentVolumeClaim in the job's namespace; nodes on several machines need "
+            "one with access mode ReadWriteMany. Set this or volumeClaimTemplate.",
+            min_length=1,
+            max_length=253,
+        ),
+    ] = None
+    volume_claim_template: Annotated[
+        dict[str, Any] | None,
+        Field(
+            description="A PersistentVolumeClaim (metadata: labels and annotations; spec) to create for the job and "
+            "to delete with it. Set this or claimName."
+        ),
+    ] = None
+
+
+class TorchrunJobSpec(Model):
+    """What the user wants."""
+
+    nnodes: Annotated[
+        int | str,
+        BeforeValidator(_check_nnodes),
+        Field(
+            description='Number of nodes as in torchrun --nnodes: a number, or "MIN:MAX" for an elastic job, which '
+            'trains on with MIN when nodes are lost and grows back to MAX. At most 1000. Example: "2:4".',
+        ),
+    ]
+    replicas: Annotated[
+        int | None,
+        Field(
+            description="Nodes wanted now, from MIN to MAX of spec.nnodes; MAX when unset. It may be changed at any "
+            "time, also by kubectl scale or an autoscaler, which need it to be set in the first place. Example: 3."
+        ),
+    ] = None
+    nproc_per_node: Annotated[
+        int | Literal["auto", "cpu", "gpu"],
+        BeforeValidator(parse_nproc_per_node),
+        Field(
+            description="Worker processes per node as in torchrun --nproc-per-node: a number from 1 to 256, gpu (one "
+            "per GPU of the node), cpu (one per CPU), or auto (gpu where there is one, cpu otherwise). Example: gpu."
+        ),
+    ] = 1
+    max_restarts: Annotated[
+        int,
+        Field(
+            description="How often the job may restart because the user's code failed, before the job fails. Nodes "
+            "that are lost, preempted, added or removed cost nothing. Example: 3.",
+            ge=0,
+            le=1000,
+        ),
+    ] = 3
+    rendezvous: Annotated[Rendezvous, Field(description="How the nodes find each other and form a world.")] = (
+        Rendezvous()
+    )
+    nccl: Annotated[Nccl, Field(description="Settings of the collective communication library, for every node.")] = (
+        Nccl()
+    )
+    files: Annotated[
+        tuple[File, ...],
+        Field(
+            description="Files mounted into the trainer container of every node, so that trying a script takes no "
+            "image build. With more than 256 KiB use kubectl apply --server-side.",
+            max_length=64,
+        ),
+    ] = ()
+    snapshots: Annotated[
+        Snapshots | None,
+        Field(description="A volume that all nodes share, for the snapshots that training resumes from."),
+    ] = None
+    suspend: Annotated[
+        bool,
+        Field(
+            description="Whether the job is to stop and give back its nodes; setting it to false resumes training from "
+            "the last snapshot. While it is true every field may be changed."
+        ),
+    ] = False
+    template: Annotated[
+        dict[str, Any],
+        Field(
+            description="The pod of every node: an ordinary PodTemplateSpec. Its container named trainer runs "
+            "torchrun, which finds its settings in the environment. Example command: [torchrun, /workspace/train.py]."
+        ),
+    ]
+
+    @property
+    def node_range(self) -> NodeRange:
+        """MIN and MAX of ``nnodes``."""
+        return parse_nnodes(self.nnodes)
+
+    @property
+    def min_nodes(self) -> int:
+        """The fewest nodes that the job trains with."""
+        return self.node_range.min
+
+    @property
+    def max_nodes(self) -> int:
+        """The most nodes that the job can have."""
+        return self.node_range.max
+
+    @property
+    def wanted_nodes(self) -> int:
+        """The nodes that the user wants now."""
+        return self.max_nodes if self.replicas is None else self.replicas
+
+    @property
+    def containers(self) -> list[dict[str, Any]]:
+        """The template's containers, as they are."""
+        containers: list[dict[str, Any]] = (self.template.get("spec") or {}).get("containers") or []
+        return containers
+
+    @property
+    def trainer(self) -> dict[str, Any]:
+        """The template's container that trains; empty when there is none, which :func:`problems` reports."""
+        return next((container for container in self.containers if container.get("name") == TRAINER_CONTAINER), {})

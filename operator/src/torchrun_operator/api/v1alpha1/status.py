@@ -1,0 +1,122 @@
+"""The observed state of a TorchrunJob, written by the operator alone."""
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
+
+from torchrun_operator.api.base import Time, TolerantModel
+from torchrun_operator.api.conditions import Condition
+
+
+class JobState(StrEnum):
+    """The job in one word."""
+
+    PENDING = "Pending"
+    STARTING = "Starting"
+    RUNNING = "Running"
+    RESIZING = "Resizing"
+    SUSPENDED = "Suspended"
+    COMPLETE = "Complete"
+    FAILED = "Failed"
+    INVALID = "Invalid"
+
+
+Count = Annotated[int, Field(ge=0)]
+
+
+class MembershipChange(TolerantModel):
+    """How the world last changed."""
+
+    time: Annotated[Time, Field(description="When the change was noticed.")]
+    cause: Annotated[str, Field(description="Why the world changed, in one CamelCase word.", max_length=64)]
+    recovery_seconds: Annotated[
+        float | None, Field(description="Seconds until the next world trained; unset until it does.", ge=0)
+    ] = None
+    lost_steps: Annotated[
+        int | None, Field(description="Training steps that had to be repeated, where progress is known.", ge=0)
+    ] = None
+
+
+class Membership(TolerantModel):
+    """The nodes that train together."""
+
+    round: Annotated[Count, Field(description="Rendezvous round, counted from the rendezvous host's start.")] = 0
+    nodes: Annotated[Count, Field(description="Nodes that train now.")] = 0
+    world_size: Annotated[Count, Field(description="Worker processes that train now.")] = 0
+    desired_nodes: Annotated[Count, Field(description="Nodes wanted now.")] = 0
+    summary: Annotated[str, Field(description="Nodes that train, of MIN:MAX. Example: 3/2:4.", max_length=64)] = ""
+    instance: Annotated[
+        str | None, Field(description="The rendezvous host process that the round belongs to.", max_length=128)
+    ] = None
+    last_change: Annotated[MembershipChange | None, Field(description="How the world last changed.")] = None
+
+
+class Restarts(TolerantModel):
+    """Restarts by cause; only those by code count against ``spec.maxRestarts``."""
+
+    code: Annotated[Count, Field(description="The user's code failed.")] = 0
+    infrastructure: Annotated[Count, Field(description="A node or the rendezvous host was lost.")] = 0
+    preemption: Annotated[Count, Field(description="A node was preempted, evicted or drained.")] = 0
+    resize: Annotated[Count, Field(description="The number of wanted nodes changed.")] = 0
+
+
+class RendezvousBookkeeping(TolerantModel):
+    """What the operator has already counted, so that it counts nothing twice."""
+
+    instance: Annotated[
+        str | None, Field(description="The rendezvous host process that was counted.", max_length=128)
+    ] = None
+    unrequested: Annotated[Count, Field(description="Unrequested ends of rounds counted so far in that process.")] = 0
+
+
+class Progress(TolerantModel):
+    """What the training script reports."""
+
+    step: Annotated[int | None, Field(description="Training steps done.", ge=0)] = None
+    total_steps: Annotated[int | None, Field(description="Training steps in all.", ge=0)] = None
+    epoch: Annotated[int | None, Field(description="Epochs done.", ge=0)] = None
+    loss: Annotated[float | None, Field(description="Training loss.")] = None
+    samples_per_second: Annotated[float | None, Field(description="Samples per second, of all workers.", ge=0)] = None
+    world_size: Annotated[int | None, Field(description="Worker processes that took the step.", ge=0)] = None
+    snapshot_step: Annotated[int | None, Field(description="Step of the newest snapshot.", ge=0)] = None
+    snapshot_time: Annotated[Time | None, Field(description="When the newest snapshot was taken.")] = None
+    time: Annotated[Time | None, Field(description="When this was reported.")] = None
+
+
+class NodeStatus(TolerantModel):
+    """One node of the job."""
+
+    index: Annotated[Count, Field(description="Index of the node.")]
+    pod: Annotated[str, Field(description="Name of its pod.", max_length=253)]
+    machine: Annotated[str | None, Field(description="The cluster's node that the pod runs on.", max_length=253)] = None
+    phase: Annotated[str | None, Field(description="Phase of the pod.", max_length=32)] = None
+    address: Annotated[str | None, Field(description="Address of the pod.", max_length=64)] = None
+    rank: Annotated[int | None, Field(description="Group rank in the present round.", ge=0)] = None
+
+
+class TorchrunJobStatus(TolerantModel):
+    """What the operator observed."""
+
+    observed_generation: Annotated[
+        int | None, Field(description="The metadata.generation that this status is about.", ge=0)
+    ] = None
+    state: Annotated[JobState, Field(description="The job in one word.")] = JobState.PENDING
+    conditions: Annotated[
+        tuple[Condition, ...], Field(description="The state in detail; read these in programs.", max_length=32)
+    ] = ()
+    replicas: Annotated[Count, Field(description="Node pods that exist and have not finished.")] = 0
+    ready_replicas: Annotated[Count, Field(description="Node pods that are ready.")] = 0
+    selector: Annotated[
+        str | None, Field(description="Label selector of the node pods, for autoscalers.", max_length=1024)
+    ] = None
+    membership: Annotated[Membership | None, Field(description="The nodes that train together.")] = None
+    restarts: Annotated[Restarts | None, Field(description="Restarts by cause.")] = None
+    restart_count: Annotated[Count, Field(description="All restarts.")] = 0
+    rendezvous: Annotated[
+        RendezvousBookkeeping | None, Field(description="What the operator has counted of the rendezvous host.")
+    ] = None
+    progress: Annotated[Progress | None, Field(description="What the training script reports.")] = None
+    start_time: Annotated[Time | None, Field(description="When the operator first started the job.")] = None
+    completion_time: Annotated[Time | None, Field(description="When the job completed or failed.")] = None
+    nodes: Annotated[tuple[NodeStatus, ...], Field(description="The job's nodes, by index.", max_length=1000)] = ()
