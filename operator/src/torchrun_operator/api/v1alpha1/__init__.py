@@ -17,7 +17,7 @@ from torchrun_operator.api.v1alpha1.status import (
     MembershipChange,
     NodeStatus,
     Progress,
-    RendezvousBookkeeping,
+    RendezvousStatus,
     Restarts,
     TorchrunJobStatus,
 )
@@ -34,8 +34,8 @@ __all__ = [
     "Progress",
     "Rendezvous",
     "RendezvousBackend",
-    "RendezvousBookkeeping",
     "RendezvousHost",
+    "RendezvousStatus",
     "Restarts",
     "Snapshots",
     "TorchrunJob",

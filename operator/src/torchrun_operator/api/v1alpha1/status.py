@@ -61,13 +61,14 @@ class Restarts(TolerantModel):
     resize: Annotated[Count, Field(description="The number of wanted nodes changed.")] = 0
 
 
-class RendezvousBookkeeping(TolerantModel):
+class RendezvousStatus(TolerantModel):
     """What the operator has already counted, so that it counts nothing twice."""
 
     instance: Annotated[
         str | None, Field(description="The rendezvous host process that was counted.", max_length=128)
     ] = None
     unrequested: Annotated[Count, Field(description="Unrequested ends of rounds counted so far in that process.")] = 0
+    since: Annotated[Time | None, Field(description="When the operator first saw that process.")] = None
 
 
 class Progress(TolerantModel):
@@ -89,6 +90,7 @@ class NodeStatus(TolerantModel):
 
     index: Annotated[Count, Field(description="Index of the node.")]
     pod: Annotated[str, Field(description="Name of its pod.", max_length=253)]
+    uid: Annotated[str, Field(description="The pod's metadata.uid: a pod replaced has another.", max_length=64)] = ""
     machine: Annotated[str | None, Field(description="The cluster's node that the pod runs on.", max_length=253)] = None
     phase: Annotated[str | None, Field(description="Phase of the pod.", max_length=32)] = None
     address: Annotated[str | None, Field(description="Address of the pod.", max_length=64)] = None
@@ -110,12 +112,12 @@ class TorchrunJobStatus(TolerantModel):
     selector: Annotated[
         str | None, Field(description="Label selector of the node pods, for autoscalers.", max_length=1024)
     ] = None
-    membership: Annotated[Membership | None, Field(description="The nodes that train together.")] = None
-    restarts: Annotated[Restarts | None, Field(description="Restarts by cause.")] = None
+    membership: Annotated[Membership, Field(description="The nodes that train together.")] = Membership()
+    restarts: Annotated[Restarts, Field(description="Restarts by cause.")] = Restarts()
     restart_count: Annotated[Count, Field(description="All restarts.")] = 0
     rendezvous: Annotated[
-        RendezvousBookkeeping | None, Field(description="What the operator has counted of the rendezvous host.")
-    ] = None
+        RendezvousStatus, Field(description="What the operator has counted of the rendezvous host.")
+    ] = RendezvousStatus()
     progress: Annotated[Progress | None, Field(description="What the training script reports.")] = None
     start_time: Annotated[Time | None, Field(description="When the operator first started the job.")] = None
     completion_time: Annotated[Time | None, Field(description="When the job completed or failed.")] = None
