@@ -1,0 +1,1 @@
+"""From a job to the manifests of what it owns."""

@@ -1,0 +1,1 @@
+"""The running operator: what wakes it, its queue, the reconciler, health and metrics."""

@@ -1,0 +1,202 @@
+"""The adapter from the port to a real API server, over the asyncio client of the `kubernetes` package."""
+
+import asyncio
+import json
+import ssl
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import aiohttp
+from kubernetes.aio import client, config
+
+from torchrun_operator.api.names import FIELD_MANAGER, GROUP, LABEL_JOB_NAME, PLURAL, VERSION
+from torchrun_operator.cluster.port import ClusterError, ConflictError, Manifest, NameTakenError, RefusedError
+
+_APPLY = "application/apply-patch+yaml"
+_JSON = "application/json"
+_TIMEOUT_SECONDS = 30.0
+_CONNECTIONS = 64
+_PATHS = {
+    "Service": "api/v1/namespaces/{namespace}/services",
+    "ConfigMap": "api/v1/namespaces/{namespace}/configmaps",
+    "PersistentVolumeClaim": "api/v1/namespaces/{namespace}/persistentvolumeclaims",
+    "Pod": "api/v1/namespaces/{namespace}/pods",
+    "Event": "api/v1/namespaces/{namespace}/events",
+}
+
+LatencyObserver = Callable[[str, str, int, float], None]
+"""Told of each request: verb, resource, status (0: no answer), seconds."""
+
+
+async def connect(observe: LatencyObserver, namespaces: Sequence[str] = ()) -> "KubernetesCluster":
+    """Connect with the service account of the pod this runs in, or else with the kubeconfig of the environment."""
+    configuration = client.Configuration()
+    try:
+        config.load_incluster_config(client_configuration=configuration)
+    except config.ConfigException:
+        await config.load_kube_config(client_configuration=configuration)
+    configuration.connection_pool_maxsize = _CONNECTIONS
+    return KubernetesCluster(client.ApiClient(configuration), observe, namespaces)
+
+
+class KubernetesCluster:
+    """Implements cluster.port.Cluster; watches all namespaces where none are named."""
+
+    def __init__(self, api: Any, observe: LatencyObserver, namespaces: Sequence[str] = ()) -> None:  # noqa: ANN401 - the client is untyped
+        self._api = api
+        self._observe = observe
+        self._namespaces = tuple(namespaces)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._api.close()
+
+    async def get_job(self, namespace: str, name: str) -> Manifest | None:
+        """See Cluster.get_job."""
+        return await self._read("torchrunjobs", f"{_jobs(namespace)}/{quote(name)}")
+
+    async def list_jobs(self) -> Sequence[tuple[str, str]]:
+        """See Cluster.list_jobs."""
+        paths = [_jobs(namespace) for namespace in self._namespaces] or [f"apis/{GROUP}/{VERSION}/{PLURAL}"]
+        answers = await asyncio.gather(*[self._request("GET", "torchrunjobs", path) for path in paths])
+        return [
+            (item["metadata"]["namespace"], item["metadata"]["name"]) for answer in answers for item in answer["items"]
+        ]
+
+    async def list_pods(self, namespace: str, job: str) -> Sequence[Manifest]:
+        """See Cluster.list_pods."""
+        query = {"labelSelector": f"{LABEL_JOB_NAME}={job}"}
+        answer = await self._request("GET", "pods", _PATHS["Pod"].format(namespace=quote(namespace)), query=query)
+        items: list[Manifest] = answer["items"]
+        return items
+
+    async def create_pod(self, manifest: Manifest) -> None:
+        """See Cluster.create_pod."""
+        await self._create_or(manifest, self._leave_as_it_is)
+
+    async def delete_pod(self, namespace: str, name: str, uid: str, grace_seconds: int | None) -> None:
+        """See Cluster.delete_pod."""
+        body: dict[str, Any] = {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"uid": uid}}
+        if grace_seconds is not None:
+            body["gracePeriodSeconds"] = grace_seconds
+        path = f"{_PATHS['Pod'].format(namespace=quote(namespace))}/{quote(name)}"
+        try:
+            await self._request("DELETE", "pods", path, body=body)
+        except ConflictError:
+            return  # another pod has taken the name: that one is gone
+        except ClusterError as error:
+            if error.status != 404:
+                raise
+
+    async def apply(self, manifest: Manifest) -> None:
+        """See Cluster.apply."""
+        await self._create_or(manifest, self._patch)
+
+    async def apply_status(self, namespace: str, name: str, resource_version: str, status: Manifest) -> None:
+        """See Cluster.apply_status."""
+        body = {
+            "apiVersion": f"{GROUP}/{VERSION}",
+            "kind": "TorchrunJob",
+            "metadata": {"name": name, "namespace": namespace, "resourceVersion": resource_version},
+            "status": status,
+        }
+        path = f"{_jobs(namespace)}/{quote(name)}/status"
+        query = {"fieldManager": FIELD_MANAGER, "force": "true"}
+        await self._request("PATCH", "torchrunjobs/status", path, query=query, body=body, content_type=_APPLY)
+
+    async def create_event(self, manifest: Manifest) -> None:
+        """See Cluster.create_event."""
+        namespace = manifest["metadata"]["namespace"]
+        await self._request("POST", "events", _PATHS["Event"].format(namespace=quote(namespace)), body=manifest)
+
+    async def _create_or(self, manifest: Manifest, when_there: Callable[[Manifest], Any]) -> None:
+        """POST first: at a job's start, when there is most to do, that is one request an object.
+
+        A blind server-side apply would take over an object of somebody else that happens to have the name.
+        """
+        collection, resource = _collection(manifest)
+        query = {"fieldManager": FIELD_MANAGER}
+        try:
+            await self._request("POST", resource, collection, query=query, body=manifest)
+            return
+        except ConflictError as error:
+            if error.reason != "AlreadyExists":
+                raise
+        found = await self._read(resource, f"{collection}/{quote(manifest['metadata']['name'])}")
+        if found is None:
+            raise ConflictError(409, "Conflict", f"{_title(manifest)} has just been deleted")
+        if _owner(found) != _owner(manifest) or found["metadata"].get("deletionTimestamp"):
+            raise NameTakenError(409, "NameTaken", f"{_title(manifest)} exists and is not this job's")
+        await when_there(manifest)
+
+    async def _leave_as_it_is(self, manifest: Manifest) -> None:
+        """Nothing to do: a pod's spec cannot change."""
+
+    async def _patch(self, manifest: Manifest) -> None:
+        collection, resource = _collection(manifest)
+        path = f"{collection}/{quote(manifest['metadata']['name'])}"
+        query = {"fieldManager": FIELD_MANAGER, "force": "true"}
+        await self._request("PATCH", resource, path, query=query, body=manifest, content_type=_APPLY)
+
+    async def _read(self, resource: str, path: str) -> Manifest | None:
+        try:
+            return await self._request("GET", resource, path)
+        except ClusterError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    async def _request(
+        self,
+        verb: str,
+        resource: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Manifest | None = None,
+        content_type: str = _JSON,
+    ) -> dict[str, Any]:
+        headers = {"Accept": _JSON, "Content-Type": content_type}
+        await self._api.update_params_for_auth(headers, [], ["BearerToken"], path, verb, body)
+        url = f"{self._api.configuration.host}/{path}" + (f"?{urlencode(query)}" if query else "")
+        status, started = 0, time.monotonic()
+        try:
+            response = await self._api.call_api(verb, url, headers, body, _request_timeout=_TIMEOUT_SECONDS)
+            status, data = response.status, await response.read()
+        except (aiohttp.ClientError, TimeoutError, ssl.SSLError, OSError) as error:
+            raise ClusterError(0, type(error).__name__, f"{verb} {path}: {error}") from error
+        finally:
+            self._observe(verb, resource, status, time.monotonic() - started)
+        return _answer(status, data)
+
+
+def _answer(status: int, data: bytes) -> dict[str, Any]:
+    try:
+        answer = json.loads(data)
+    except ValueError:
+        answer = {"message": data[:500].decode(errors="replace")}
+    if status < 300 and isinstance(answer, dict):
+        return answer
+    reason, message = str(answer.get("reason") or "Error"), str(answer.get("message") or "no message")
+    kind = {400: RefusedError, 403: RefusedError, 409: ConflictError, 422: RefusedError}.get(status, ClusterError)
+    raise kind(status, reason, message)
+
+
+def _jobs(namespace: str) -> str:
+    return f"apis/{GROUP}/{VERSION}/namespaces/{quote(namespace)}/{PLURAL}"
+
+
+def _collection(manifest: Manifest) -> tuple[str, str]:
+    collection = _PATHS[manifest["kind"]].format(namespace=quote(manifest["metadata"]["namespace"]))
+    return collection, collection.rsplit("/", 1)[1]
+
+
+def _owner(manifest: Manifest) -> str | None:
+    owners = manifest["metadata"].get("ownerReferences") or ()
+    return next((owner["uid"] for owner in owners if owner.get("controller")), None)
+
+
+def _title(manifest: Manifest) -> str:
+    return f"{manifest['kind']} {manifest['metadata']['namespace']}/{manifest['metadata']['name']}"

@@ -1,0 +1,226 @@
+"""The one decision: from (job, observed, now) to what to do. Pure.
+
+          +-----------+  suspend   +-----------+
+new ----> |  Pending  | <--------> | Suspended |
+          +-----------+            +-----------+
+                | every node pod has a machine     ^
+                v                                  | suspend
+          +-----------+  round complete  +---------+ -------- losses, replicas -------> +----------+
+          | Starting  | ---------------> | Running |                                    | Resizing |
+          +-----------+                  +---------+ <------- round complete ---------- +----------+
+                                              |                                              |
+                         every node succeeded |                       maxRestarts exceeded   |
+                                              v                                              v
+                                        +----------+                                    +--------+
+                                        | Complete |                                    | Failed |
+                                        +----------+                                    +--------+
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from torchrun_operator.api.conditions import ConditionType, is_true
+from torchrun_operator.api.v1alpha1 import RendezvousStatus, Restarts, TorchrunJob
+from torchrun_operator.core.accounting import Loss, WorkerFailures, describe, new_losses, new_worker_failures
+from torchrun_operator.core.completion import completion
+from torchrun_operator.core.decision import Decision, Deletion, Event
+from torchrun_operator.core.membership import Target, leavers, replace_at
+from torchrun_operator.core.observed import Cause, NodePod, Observed, Phase
+from torchrun_operator.core.report import Situation, report
+
+_RECREATE_SECONDS = 5.0
+_STOP_GRACE_SECONDS = 60
+"""How long the agents of a failed job have to end by themselves, which keeps their logs and exit codes."""
+
+
+def decide(job: TorchrunJob, observed: Observed, now: datetime) -> Decision:
+    """Return what to do for a valid job."""
+    conditions = job.status.conditions
+    if is_true(conditions, ConditionType.COMPLETE) or is_true(conditions, ConditionType.FAILED):
+        return _ended(job, observed, now)
+    if job.spec.suspend:
+        return _suspended(job, observed, now)
+    return _active(job, observed, now)
+
+
+def _ended(job: TorchrunJob, observed: Observed, now: datetime) -> Decision:
+    """Keep finished pods for their logs; end what still runs.
+
+    Agents of a failed job leave by themselves once their rendezvous is closed; those that do not are deleted.
+    """
+    failed = is_true(job.status.conditions, ConditionType.FAILED)
+    ended_at = job.status.completion_time or now
+    waiting = failed and (now - ended_at).total_seconds() < _STOP_GRACE_SECONDS
+    running = [n for n in observed.nodes if n.live]
+    patient = waiting and any(n.phase is Phase.RUNNING for n in running) and observed.rendezvous is not None
+    doomed = [n for n in running if not patient or n.phase is not Phase.RUNNING]
+    deletions = [Deletion(n.name, n.uid, "the job has ended") for n in doomed]
+    if not patient:
+        deletions += _rendezvous_deletion(observed, "the job has ended")
+    return Decision(
+        status=report(job, observed, Situation(), now),
+        deletions=tuple(deletions),
+        target=_target(job, observed, close=True) if patient else None,
+        look_again_seconds=_RECREATE_SECONDS if patient else None,
+    )
+
+
+def _suspended(job: TorchrunJob, observed: Observed, now: datetime) -> Decision:
+    why = "spec.suspend is true"
+    present = [n for n in observed.nodes if n.phase is not Phase.TERMINATING]
+    deletions = [Deletion(n.name, n.uid, why) for n in present] + _rendezvous_deletion(observed, why)
+    situation = Situation(suspended=True, deleted=frozenset(n.uid for n in present))
+    return Decision(status=report(job, observed, situation, now), deletions=tuple(deletions))
+
+
+@dataclass(frozen=True)
+class _Count:
+    """The restarts after this pass, and what is new in them."""
+
+    losses: tuple[Loss, ...]
+    workers: WorkerFailures
+    restarts: Restarts
+    bookkeeping: RendezvousStatus
+    fresh: dict[str, int]
+
+
+def _active(job: TorchrunJob, observed: Observed, now: datetime) -> Decision:
+    count = _count(job, observed, now)
+    end = completion(job, observed)
+    exhausted = count.restarts.code > job.spec.max_restarts and not end.complete
+    running = not (end.complete or exhausted)
+    create: tuple[int, ...] = ()
+    deletions: list[Deletion] = []
+    later: list[datetime] = [count.workers.undecided_until] if count.workers.undecided_until else []
+    if running and end.broken:
+        why = "a node was lost after others had finished: all start again from the last snapshot"
+        deletions = [Deletion(n.name, n.uid, why, None if n.live else 0) for n in _present(observed)]
+    elif running and not end.finishing:
+        create, deletions, waits = _replace(job, observed, count, now)
+        later += waits
+    deletions += _stale_rendezvous(observed, spent=end.rendezvous_spent)
+    situation = Situation(
+        losses=count.losses,
+        worker_failures=count.workers,
+        restarts=count.restarts,
+        bookkeeping=count.bookkeeping,
+        complete=end.complete,
+        exhausted=exhausted,
+        deleted=frozenset(deletion.uid for deletion in deletions),
+    )
+    return Decision(
+        status=report(job, observed, situation, now),
+        apply_objects=running,
+        create_rendezvous=running and observed.rendezvous_pod is None,
+        create_nodes=create,
+        deletions=tuple(deletions),
+        target=_target(job, observed, close=exhausted) if exhausted or not end.finishing else None,
+        events=tuple(_events(count, deletions)),
+        look_again_seconds=_seconds_until(later, now),
+        losses=count.fresh,
+    )
+
+
+def _count(job: TorchrunJob, observed: Observed, now: datetime) -> _Count:
+    status, rendezvous = job.status, observed.rendezvous
+    recorded = status.rendezvous or RendezvousStatus()
+    losses = new_losses(status.nodes, observed, job.spec.wanted_nodes, recorded)
+    change = status.membership.last_change if status.membership else None
+    last_loss = now if losses else change.time if change and change.cause != Cause.CODE else None
+    workers = new_worker_failures(recorded, rendezvous, last_loss, now)
+    fresh: dict[str, int] = {}
+    for loss in losses:
+        fresh[loss.cause] = fresh.get(loss.cause, 0) + 1
+    if workers.count:
+        fresh[Cause.CODE] = fresh.get(Cause.CODE, 0) + workers.count
+    membership = status.membership
+    if membership is not None and membership.round and membership.desired_nodes not in (0, job.spec.wanted_nodes):
+        fresh[Cause.RESIZE] = fresh.get(Cause.RESIZE, 0) + 1
+    before = status.restarts or Restarts()
+    restarts = Restarts(**{cause: getattr(before, cause) + fresh.get(cause, 0) for cause in Cause})
+    if rendezvous is None:
+        bookkeeping = recorded
+    else:
+        known = recorded.instance == rendezvous.instance and recorded.since is not None
+        since = recorded.since if known else now
+        bookkeeping = RendezvousStatus(instance=rendezvous.instance, unrequested=workers.handled, since=since)
+    return _Count(losses, workers, restarts, bookkeeping, fresh)
+
+
+def _replace(
+    job: TorchrunJob, observed: Observed, count: _Count, now: datetime
+) -> tuple[tuple[int, ...], list[Deletion], list[datetime]]:
+    """Return nodes to create, pods to delete, and the times at which failed nodes may be replaced."""
+    wanted = job.spec.wanted_nodes
+    lost = {loss.index: loss for loss in count.losses}
+    deletions, later = [], []
+    for node in observed.nodes:
+        if node.index >= wanted and node.live:
+            deletions.append(Deletion(node.name, node.uid, f"spec.replicas asks for {wanted} nodes"))
+        elif node.phase is Phase.FAILED:
+            loss = lost.get(node.index)
+            by_code = loss.cause is Cause.CODE if loss else count.restarts.code > 0
+            at = replace_at(node, count.restarts.code, failed_by_code=by_code)
+            if at is not None and at > now:
+                later.append(at)
+            else:
+                deletions.append(Deletion(node.name, node.uid, describe(node.exit), 0))
+    present = {node.index for node in observed.nodes}
+    return tuple(index for index in range(wanted) if index not in present), deletions, later
+
+
+def _target(job: TorchrunJob, observed: Observed, *, close: bool) -> Target:
+    wanted = job.spec.wanted_nodes
+    return Target(
+        generation=job.metadata.generation,
+        size=wanted,
+        minimum=job.spec.min_nodes,
+        last_call_seconds=float(job.spec.rendezvous.last_call_seconds),
+        leavers=leavers(observed, wanted),
+        close=close,
+    )
+
+
+def _present(observed: Observed) -> list[NodePod]:
+    return [node for node in observed.nodes if node.phase is not Phase.TERMINATING]
+
+
+def _rendezvous_deletion(observed: Observed, why: str) -> list[Deletion]:
+    pod = observed.rendezvous_pod
+    if pod is None or pod.phase is Phase.TERMINATING:
+        return []
+    return [Deletion(pod.name, pod.uid, why)]
+
+
+def _stale_rendezvous(observed: Observed, *, spent: bool) -> list[Deletion]:
+    """A rendezvous pod that has ended for good, is closed, or believes another token."""
+    pod = observed.rendezvous_pod
+    if pod is None:
+        return []
+    if pod.phase in (Phase.FAILED, Phase.SUCCEEDED):
+        return [Deletion(pod.name, pod.uid, "it has ended", 0)]
+    if spent:
+        return _rendezvous_deletion(observed, "it is closed")
+    if observed.token_digest and pod.token_digest != observed.token_digest:
+        return _rendezvous_deletion(observed, "the operator's key has changed")
+    return []
+
+
+def _events(count: _Count, deletions: list[Deletion]) -> list[Event]:
+    events = [
+        Event("NodeLost", f"Node {loss.index} (pod {loss.pod}) {loss.what}; cause: {loss.cause}", warning=True)
+        for loss in count.losses
+    ]
+    if count.workers.count:
+        by = ", ".join(count.workers.by) or "unknown"
+        events.append(Event("WorkersFailed", f"Workers failed and restart in place; first at {by}", warning=True))
+    events += [
+        Event("NodeRemoved", f"Pod {d.name} is removed: {d.why}")
+        for d in deletions
+        if d.why.startswith("spec.replicas")
+    ]
+    return events
+
+
+def _seconds_until(times: list[datetime], now: datetime) -> float | None:
+    return max(0.0, min((at - now).total_seconds() for at in times)) if times else None

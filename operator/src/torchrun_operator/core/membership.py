@@ -1,0 +1,75 @@
+"""Which nodes should be in the rendezvous, and what the round says of the job."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from torchrun_operator.core.observed import NodePod, Observed, Phase
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the rendezvous host is asked for; it evicts leavers and completes a round at `size`, or at `minimum` once
+    that many have waited last_call_seconds for more.
+    """
+
+    generation: int
+    size: int
+    minimum: int
+    last_call_seconds: float
+    leavers: tuple[str, ...]
+    close: bool = False
+    """End the rendezvous for good: agents exit as soon as they look for the next round."""
+
+
+def leavers(observed: Observed, wanted: int) -> tuple[str, ...]:
+    """Return the addresses that must not be members: of dead, terminating and surplus pods, and of pods long gone.
+
+    An address that belongs to no pod may be a new pod's that Kubernetes has not told of yet: as long as a live pod has
+    no address, strangers are left alone.
+    """
+    staying = {node.address for node in observed.nodes if _stays(node, wanted) and node.address}
+    going = {node.address for node in observed.nodes if not _stays(node, wanted) and node.address}
+    if observed.rendezvous is not None and all(node.address for node in observed.nodes if node.live):
+        present = {address for address, _ in observed.rendezvous.members} | set(observed.rendezvous.waiting)
+        going |= present
+    return tuple(sorted(going - staying))
+
+
+def _stays(node: NodePod, wanted: int) -> bool:
+    # A node that has succeeded has left by itself; evicting it would restart those that are about to succeed.
+    return node.phase is Phase.SUCCEEDED or (node.live and node.index < wanted)
+
+
+def training(observed: Observed, wanted: int) -> tuple[NodePod, ...]:
+    """Return the live nodes that are members of a complete round: those that train."""
+    rendezvous = observed.rendezvous
+    if rendezvous is None or not rendezvous.complete:
+        return ()
+    members = {address for address, _ in rendezvous.members}
+    return tuple(n for n in observed.nodes if n.phase is Phase.RUNNING and n.index < wanted and n.address in members)
+
+
+def rank_of(observed: Observed, node: NodePod) -> int | None:
+    """Return the node's group rank in the complete round, if it is in it."""
+    rendezvous = observed.rendezvous
+    if rendezvous is None or not rendezvous.complete or node.address is None:
+        return None
+    return dict(rendezvous.members).get(node.address)
+
+
+_SHORT_LIFE = timedelta(seconds=5)
+
+
+def replace_at(node: NodePod, code_restarts: int, *, failed_by_code: bool) -> datetime | None:
+    """Return when a failed node may be replaced; None: now.
+
+    A node that keeps failing because of the code waits 1, 2, 4… at most 60 s, and one that dies as soon as it starts
+    waits until 5 s after that start, so that no cluster is flooded by a pod that cannot live.
+    """
+    ended = node.exit.finished_at if node.exit is not None else None
+    candidates = []
+    if failed_by_code and ended is not None and code_restarts > 1:
+        candidates.append(ended + timedelta(seconds=min(60, 2 ** (code_restarts - 2))))
+    if node.created_at is not None:
+        candidates.append(node.created_at + _SHORT_LIFE)
+    return max(candidates, default=None)

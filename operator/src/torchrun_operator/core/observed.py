@@ -1,0 +1,126 @@
+"""The frozen picture that decisions are made from: pods and rendezvous as the operator saw them."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+
+class Phase(StrEnum):
+    """Where a node pod stands; Terminating wins over what its containers do."""
+
+    PENDING = "Pending"
+    STARTING = "Starting"
+    RUNNING = "Running"
+    TERMINATING = "Terminating"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+
+
+class Cause(StrEnum):
+    """Why a node or a round ended: the keys of status.restarts."""
+
+    CODE = "code"
+    INFRASTRUCTURE = "infrastructure"
+    PREEMPTION = "preemption"
+    RESIZE = "resize"
+
+
+@dataclass(frozen=True)
+class Exit:
+    """How the trainer container ended."""
+
+    code: int
+    reason: str
+    """What Kubernetes calls it: Error, OOMKilled, StartError, Evicted…"""
+    message: str
+    """The worker's own words where it left any (torchrun's error file), else what Kubernetes says."""
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True)
+class NodePod:
+    """One node of the job. Waiting is the reason its container or scheduling waits, with a message for people."""
+
+    index: int
+    name: str
+    uid: str
+    phase: Phase
+    address: str | None = None
+    machine: str | None = None
+    created_at: datetime | None = None
+    disrupted: bool = False
+    """Kubernetes ended it on purpose: preemption, eviction, taint."""
+    exit: Exit | None = None
+    scheduled: bool = False
+    waiting_reason: str = ""
+    waiting_message: str = ""
+
+    @property
+    def live(self) -> bool:
+        """Whether it trains or may yet come to train."""
+        return self.phase in (Phase.PENDING, Phase.STARTING, Phase.RUNNING)
+
+
+@dataclass(frozen=True)
+class RendezvousPod:
+    """The pod that hosts the store."""
+
+    name: str
+    uid: str
+    phase: Phase
+    address: str | None = None
+    ready: bool = False
+    token_digest: str = ""
+    waiting_reason: str = ""
+    waiting_message: str = ""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What the training script last said of itself."""
+
+    step: int
+    time: datetime
+    total_steps: int | None = None
+    epoch: int | None = None
+    loss: float | None = None
+    samples_per_second: float | None = None
+    world_size: int | None = None
+    snapshot_step: int | None = None
+    snapshot_time: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Rendezvous:
+    """The state of torchrun's c10d rendezvous, as its host last told."""
+
+    instance: str
+    """One per life of the store."""
+    round: int
+    complete: bool
+    closed: bool
+    members: tuple[tuple[str, int], ...] = ()
+    """(address, group rank) of who is in the round."""
+    waiting: tuple[str, ...] = ()
+    unrequested: int = 0
+    """Rounds that ended because a member's workers failed, in this life of the store."""
+    last_unrequested_at: datetime | None = None
+    last_unrequested_by: tuple[str, ...] = ()
+    progress: Progress | None = None
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Everything a decision may depend on besides the job and the time."""
+
+    nodes: tuple[NodePod, ...] = ()
+    """The job's own, by index."""
+    rendezvous_pod: RendezvousPod | None = None
+    rendezvous: Rendezvous | None = None
+    """None: its host has not answered (yet)."""
+    token_digest: str = ""
+    """What the rendezvous pod's should be."""
+    refusal: str = ""
+    """What the API server said when it last refused one of this job's objects; empty: it refuses none."""
+    foreign: tuple[str, ...] = ()
+    """Names of pods in the job's place that belong to somebody else."""

@@ -1,0 +1,320 @@
+"""The status that tells of a situation: state, conditions, nodes, membership, progress. Pure."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from torchrun_operator.api import v1alpha1 as api
+from torchrun_operator.api.conditions import Condition, ConditionType, Reason, is_true, set_condition
+from torchrun_operator.api.names import node_selector
+from torchrun_operator.core.accounting import Loss, WorkerFailures
+from torchrun_operator.core.membership import rank_of, training
+from torchrun_operator.core.observed import Cause, NodePod, Observed, Phase, RendezvousPod
+
+LOST = "Lost"
+"""Phase of a node in the status whose pod is gone."""
+_FATAL_WAITS = frozenset(
+    {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "CreateContainerConfigError",
+     "CreateContainerError", "RunContainerError"}
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What this pass found beyond what was observed."""
+
+    losses: tuple[Loss, ...] = ()
+    worker_failures: WorkerFailures = field(default_factory=lambda: WorkerFailures(0, 0))
+    restarts: api.Restarts | None = None
+    """None: as they were."""
+    bookkeeping: api.RendezvousStatus | None = None
+    complete: bool = False
+    exhausted: bool = False
+    suspended: bool = False
+    deleted: frozenset[str] = frozenset()
+    """uids of the pods that this pass deletes: they are not lost."""
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    """One condition before it is written."""
+
+    type: ConditionType
+    status: bool
+    reason: Reason
+    message: str
+
+
+def report(job: api.TorchrunJob, observed: Observed, situation: Situation, now: datetime) -> api.TorchrunJobStatus:
+    """Return the whole status. Applied twice to the same situation it gives the same."""
+    old = job.status
+    restarts = situation.restarts or old.restarts or api.Restarts()
+    ended = _ended(old.conditions) or situation.complete or situation.exhausted
+    membership = _membership(job, observed, situation, now)
+    conditions = old.conditions
+    for verdict in _verdicts(job, observed, situation, membership):
+        conditions = set_condition(
+            conditions,
+            verdict.type,
+            verdict.status,
+            verdict.reason,
+            verdict.message,
+            now=now,
+            generation=job.metadata.generation,
+        )
+    live = [node for node in observed.nodes if node.live and node.uid not in situation.deleted]
+    return api.TorchrunJobStatus(
+        observed_generation=job.metadata.generation,
+        state=_state(conditions, observed, membership),
+        conditions=conditions,
+        replicas=len(live),
+        ready_replicas=sum(1 for node in live if node.phase is Phase.RUNNING),
+        selector=node_selector(job.metadata.name),
+        membership=membership,
+        restarts=restarts,
+        restart_count=sum(getattr(restarts, cause) for cause in Cause if cause is not Cause.RESIZE),
+        rendezvous=situation.bookkeeping or old.rendezvous,
+        progress=_progress(old.progress, observed),
+        start_time=old.start_time or now,
+        completion_time=old.completion_time or (now if ended else None),
+        nodes=_nodes(job, observed, situation),
+    )
+
+
+def unaccepted(
+    job_status: api.TorchrunJobStatus, generation: int, reason: Reason, message: str, now: datetime
+) -> api.TorchrunJobStatus:
+    """Return the status of a job that cannot be worked on as it stands; all else in it stays as it was."""
+    conditions = set_condition(
+        job_status.conditions, ConditionType.ACCEPTED, False, reason, message, now=now, generation=generation
+    )
+    return job_status.model_copy(
+        update={"conditions": conditions, "state": api.JobState.INVALID, "observed_generation": generation}
+    )
+
+
+def _ended(conditions: tuple[Condition, ...]) -> bool:
+    return is_true(conditions, ConditionType.COMPLETE) or is_true(conditions, ConditionType.FAILED)
+
+
+def _state(conditions: tuple[Condition, ...], observed: Observed, membership: api.Membership) -> api.JobState:
+    for type_, state in (
+        (ConditionType.FAILED, api.JobState.FAILED),
+        (ConditionType.COMPLETE, api.JobState.COMPLETE),
+        (ConditionType.SUSPENDED, api.JobState.SUSPENDED),
+        (ConditionType.RESIZING, api.JobState.RESIZING),
+        (ConditionType.RUNNING, api.JobState.RUNNING),
+    ):
+        if is_true(conditions, type_):
+            return state
+    if not is_true(conditions, ConditionType.ACCEPTED):
+        return api.JobState.INVALID
+    scheduled = is_true(conditions, ConditionType.SCHEDULED) and bool(observed.nodes)
+    return api.JobState.STARTING if scheduled or membership.round else api.JobState.PENDING
+
+
+def _membership(job: api.TorchrunJob, observed: Observed, situation: Situation, now: datetime) -> api.Membership:
+    old = job.status.membership or api.Membership()
+    wanted = 0 if situation.suspended else job.spec.wanted_nodes
+    active = training(observed, wanted)
+    rendezvous = observed.rendezvous
+    progress = rendezvous.progress if rendezvous is not None else None
+    return api.Membership(
+        round=rendezvous.round if rendezvous is not None else old.round,
+        nodes=len(active),
+        world_size=_world_size(job, len(active), progress.world_size if progress else None),
+        desired_nodes=wanted,
+        summary=f"{len(active)}/{job.spec.min_nodes}:{job.spec.max_nodes}",
+        instance=rendezvous.instance if rendezvous is not None else old.instance,
+        last_change=_last_change(job, observed, situation, old, now),
+    )
+
+
+def _world_size(job: api.TorchrunJob, nodes: int, reported: int | None) -> int:
+    """Nodes times processes; where torchrun chooses the processes (gpu, cpu, auto) the script's word counts."""
+    per_node = job.spec.nproc_per_node
+    if isinstance(per_node, int):
+        return nodes * per_node
+    return (reported or 0) if nodes else 0
+
+
+def _last_change(
+    job: api.TorchrunJob, observed: Observed, situation: Situation, old: api.Membership, now: datetime
+) -> api.MembershipChange | None:
+    """The newest change and, once the script reports a step after it, how long that took."""
+    if situation.suspended:
+        return old.last_change
+    if situation.losses:
+        return api.MembershipChange(time=now, cause=situation.losses[0].cause)
+    if situation.worker_failures.count:
+        at = observed.rendezvous.last_unrequested_at if observed.rendezvous else None
+        return api.MembershipChange(time=at or now, cause=Cause.CODE)
+    if old.round and old.desired_nodes not in (0, job.spec.wanted_nodes):
+        return api.MembershipChange(time=now, cause=Cause.RESIZE)
+    change = old.last_change
+    rendezvous = observed.rendezvous
+    if change is None or change.recovery_seconds is not None or rendezvous is None or not rendezvous.complete:
+        return change
+    progress = rendezvous.progress
+    if progress is None or progress.time <= change.time:
+        return change
+    before = job.status.progress.step if job.status.progress else None
+    lost = max(0, before - progress.step + 1) if before is not None else None
+    recovery = round((progress.time - change.time).total_seconds(), 1)
+    return change.model_copy(update={"recovery_seconds": recovery, "lost_steps": lost})
+
+
+def _progress(old: api.Progress | None, observed: Observed) -> api.Progress | None:
+    new = observed.rendezvous.progress if observed.rendezvous is not None else None
+    if new is None:
+        return old
+    return api.Progress(
+        step=new.step,
+        total_steps=new.total_steps,
+        epoch=new.epoch,
+        loss=new.loss,
+        samples_per_second=new.samples_per_second,
+        world_size=new.world_size,
+        snapshot_step=new.snapshot_step,
+        snapshot_time=new.snapshot_time,
+        time=new.time,
+    )
+
+
+def _nodes(job: api.TorchrunJob, observed: Observed, situation: Situation) -> tuple[api.NodeStatus, ...]:
+    """List the nodes by index; one whose pod is gone stays, as lost, until its replacement is there."""
+    if situation.suspended:
+        return ()
+    recorded = {node.index: node for node in job.status.nodes}
+    entries = {node.index: _node(node, recorded.get(node.index), observed, situation) for node in observed.nodes}
+    for index, node in recorded.items():
+        if index not in entries and index < job.spec.wanted_nodes:
+            entries[index] = node.model_copy(update={"phase": LOST})
+    return tuple(entries[index] for index in sorted(entries))
+
+
+def _node(node: NodePod, recorded: api.NodeStatus | None, observed: Observed, situation: Situation) -> api.NodeStatus:
+    rank = rank_of(observed, node)
+    complete = observed.rendezvous is not None and observed.rendezvous.complete
+    if rank is None and recorded is not None and recorded.uid == node.uid and (not complete or not node.live):
+        rank = recorded.rank  # between rounds, and when it has ended, a node keeps the rank it had
+    return api.NodeStatus(
+        index=node.index,
+        pod=node.name,
+        uid=node.uid,
+        machine=node.machine,
+        phase=Phase.TERMINATING if node.uid in situation.deleted and node.live else node.phase,
+        address=node.address,
+        rank=rank,
+    )
+
+
+def _verdicts(
+    job: api.TorchrunJob, observed: Observed, situation: Situation, membership: api.Membership
+) -> list[_Verdict]:
+    if _ended(job.status.conditions):
+        return []
+    return [
+        _accepted(observed),
+        _suspended(observed, situation),
+        _scheduled(job, observed, situation),
+        _running(job, observed, situation, membership),
+        _resizing(job, observed, situation, membership),
+        *_outcome(job, observed, situation),
+    ]
+
+
+def _accepted(observed: Observed) -> _Verdict:
+    if observed.refusal:
+        return _Verdict(ConditionType.ACCEPTED, False, Reason.REFUSED_BY_CLUSTER, observed.refusal)
+    if observed.foreign:
+        names = ", ".join(observed.foreign[:5])
+        message = f"pods of another owner carry this job's label: {names}; delete them, or give the job another name"
+        return _Verdict(ConditionType.ACCEPTED, False, Reason.NAME_TAKEN, message)
+    return _Verdict(ConditionType.ACCEPTED, True, Reason.VALID, "the job can be run as it is written")
+
+
+def _suspended(observed: Observed, situation: Situation) -> _Verdict:
+    if not situation.suspended:
+        return _Verdict(ConditionType.SUSPENDED, False, Reason.NOT_SUSPENDED, "spec.suspend is not set")
+    left = len(observed.nodes)
+    if left:
+        return _Verdict(ConditionType.SUSPENDED, True, Reason.SUSPENDING, f"{left} pods are being deleted")
+    message = "no pods while spec.suspend is true; set it to false to go on from the last snapshot"
+    return _Verdict(ConditionType.SUSPENDED, True, Reason.SUSPENDED, message)
+
+
+def _scheduled(job: api.TorchrunJob, observed: Observed, situation: Situation) -> _Verdict:
+    wanted = 0 if situation.suspended else job.spec.wanted_nodes
+    nodes = [node for node in observed.nodes if node.index < wanted]
+    placed = sum(1 for node in nodes if node.scheduled)
+    if wanted and placed >= wanted:
+        return _Verdict(ConditionType.SCHEDULED, True, Reason.ALL_SCHEDULED, f"all {wanted} node pods have a machine")
+    unplaced = next((node for node in nodes if not node.scheduled and node.waiting_message), None)
+    if unplaced is not None:
+        message = f"{placed} of {wanted} node pods have a machine; {unplaced.name}: {unplaced.waiting_message}"
+        return _Verdict(ConditionType.SCHEDULED, False, Reason.WAITING_FOR_CAPACITY, message)
+    message = f"{placed} of {wanted} node pods have a machine"
+    return _Verdict(ConditionType.SCHEDULED, False, Reason.WAITING_FOR_PODS, message)
+
+
+def _running(job: api.TorchrunJob, observed: Observed, situation: Situation, membership: api.Membership) -> _Verdict:
+    if situation.suspended or situation.complete or situation.exhausted:
+        return _Verdict(ConditionType.RUNNING, False, Reason.ENDED, "nothing trains")
+    if membership.nodes:
+        message = f"{membership.nodes} of {membership.desired_nodes} wanted nodes train in round {membership.round}"
+        return _Verdict(ConditionType.RUNNING, True, Reason.TRAINING, message)
+    pods: list[NodePod | RendezvousPod] = [*observed.nodes]
+    if observed.rendezvous_pod is not None:
+        pods.append(observed.rendezvous_pod)
+    stuck = next((pod for pod in pods if pod.waiting_reason in _FATAL_WAITS), None)
+    if stuck is not None:
+        message = f"pod {stuck.name} cannot start: {stuck.waiting_reason}: {stuck.waiting_message}"
+        return _Verdict(ConditionType.RUNNING, False, Reason.PODS_WAITING, message)
+    if observed.rendezvous is None:
+        message = f"the rendezvous pod {job.metadata.name}-rdzv does not answer yet"
+        return _Verdict(ConditionType.RUNNING, False, Reason.STARTING_RENDEZVOUS, message)
+    joined = len(observed.rendezvous.members)
+    message = f"{joined} nodes have joined round {observed.rendezvous.round}; it needs {job.spec.min_nodes}"
+    return _Verdict(ConditionType.RUNNING, False, Reason.WAITING_FOR_NODES, message)
+
+
+def _resizing(job: api.TorchrunJob, observed: Observed, situation: Situation, membership: api.Membership) -> _Verdict:
+    """Between a change of a job that has trained and the round that settles it."""
+    trained = any(node.rank is not None for node in job.status.nodes) and not situation.suspended
+    if not trained or situation.complete or situation.exhausted:
+        return _Verdict(ConditionType.RESIZING, False, Reason.SETTLED, "no change is under way")
+    lost = [node.pod for node in job.status.nodes if node.phase in (LOST, Phase.TERMINATING, Phase.FAILED)]
+    lost += [loss.pod for loss in situation.losses if loss.pod not in lost]
+    have, wanted = membership.nodes, membership.desired_nodes
+    if have == wanted and not any(node.live and node.index >= wanted for node in observed.nodes):
+        return _Verdict(ConditionType.RESIZING, False, Reason.SETTLED, "no change is under way")
+    if lost:
+        message = f"{have} of {wanted} nodes train; lost: {', '.join(sorted(lost)[:5])}"
+        return _Verdict(ConditionType.RESIZING, True, Reason.NODE_LOST, message)
+    if observed.rendezvous is not None and not observed.rendezvous.complete and len(observed.nodes) == wanted:
+        message = f"workers restart; {len(observed.rendezvous.members)} of {wanted} nodes have joined the next round"
+        return _Verdict(ConditionType.RESIZING, True, Reason.RESTARTING_WORKERS, message)
+    message = f"{have} nodes train, {wanted} are wanted"
+    return _Verdict(ConditionType.RESIZING, True, Reason.REPLICAS_CHANGED, message)
+
+
+def _outcome(job: api.TorchrunJob, observed: Observed, situation: Situation) -> list[_Verdict]:
+    if situation.complete:
+        count = sum(1 for node in observed.nodes if node.phase is Phase.SUCCEEDED)
+        return [_Verdict(ConditionType.COMPLETE, True, Reason.FINISHED, f"all {count} nodes succeeded")]
+    if situation.exhausted:
+        return [_Verdict(ConditionType.FAILED, True, Reason.MAX_RESTARTS_EXCEEDED, _failure(job, situation))]
+    return []
+
+
+def _failure(job: api.TorchrunJob, situation: Situation) -> str:
+    budget = job.spec.max_restarts
+    code = [loss for loss in situation.losses if loss.cause is Cause.CODE]
+    if code:
+        what = f"pod {code[0].pod} {code[0].what}"
+    else:
+        by = ", ".join(situation.worker_failures.by) or "unknown"
+        what = f"workers failed, first on the node at {by}"
+    return (
+        f"{what}; the code has failed {budget + 1} times and spec.maxRestarts is {budget}; see kubectl logs of that pod"
+    )

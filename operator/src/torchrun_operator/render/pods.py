@@ -1,0 +1,119 @@
+"""The job's pods: one per node, made from the user's template, and the one that hosts the rendezvous."""
+
+import copy
+from typing import Any
+
+from torchrun_operator.api.names import (
+    ANNOTATION_TOKEN_DIGEST,
+    LABEL_NODE_INDEX,
+    LABEL_ROLE,
+    PORT_HTTP,
+    ROLE_NODE,
+    ROLE_RENDEZVOUS,
+    TRAINER_CONTAINER,
+    files_name,
+    node_name,
+    rendezvous_name,
+    service_name,
+    snapshots_name,
+)
+from torchrun_operator.api.v1alpha1 import TorchrunJob
+from torchrun_operator.render.env import trainer_env
+from torchrun_operator.render.objects import file_key, owned_metadata
+
+_FILES_VOLUME = "torchrun-files"
+_SNAPSHOTS_VOLUME = "torchrun-snapshots"
+_PROGRAM_VOLUME = "torchrun-operator"
+_PROGRAM_DIRECTORY = "/torchrun-operator"
+_SCHEDULING_FIELDS = (
+    "imagePullSecrets",
+    "nodeSelector",
+    "priorityClassName",
+    "runtimeClassName",
+    "securityContext",
+    "serviceAccountName",
+    "tolerations",
+)
+"""What the rendezvous pod takes from the user's template: where it may run and as whom. Not what makes a node a
+training node (resources, affinity, schedulerName, volumes)."""
+
+
+def node_pod(job: TorchrunJob, index: int) -> dict[str, Any]:
+    """Return the pod of node `index`. The template is the user's; what the wiring needs is added, never replaced."""
+    template = copy.deepcopy(dict(job.spec.template))
+    name = node_name(job.metadata.name, index)
+    labels = {LABEL_ROLE: ROLE_NODE, LABEL_NODE_INDEX: str(index)}
+    metadata = owned_metadata(job, name, **labels)
+    given = template.get("metadata") or {}
+    metadata["labels"] = {**(given.get("labels") or {}), **metadata["labels"]}
+    if given.get("annotations"):
+        metadata["annotations"] = given["annotations"]
+    spec = template["spec"]
+    spec["restartPolicy"] = "Never"
+    spec["hostname"] = name
+    spec["subdomain"] = service_name(job.metadata.name)
+    trainer = next(container for container in spec["containers"] if container["name"] == TRAINER_CONTAINER)
+    trainer["env"] = [*trainer_env(job, index), *(trainer.get("env") or [])]
+    if job.spec.nccl.config_map_ref is not None:
+        reference = {"configMapRef": {"name": job.spec.nccl.config_map_ref.name}}
+        trainer["envFrom"] = [reference, *(trainer.get("envFrom") or [])]
+    _mount(job, spec, trainer)
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+
+
+def _mount(job: TorchrunJob, spec: dict[str, Any], trainer: dict[str, Any]) -> None:
+    volumes, mounts = [*(spec.get("volumes") or [])], [*(trainer.get("volumeMounts") or [])]
+    if job.spec.files:
+        volumes.append({"name": _FILES_VOLUME, "configMap": {"name": files_name(job.metadata.name)}})
+        mounts.extend(
+            # One by one: a directory mount would hide what the image has beside the file.
+            {"name": _FILES_VOLUME, "mountPath": file.path, "subPath": file_key(position), "readOnly": True}
+            for position, file in enumerate(job.spec.files)
+        )
+    if job.spec.snapshots is not None:
+        claim = job.spec.snapshots.claim_name or snapshots_name(job.metadata.name)
+        volumes.append({"name": _SNAPSHOTS_VOLUME, "persistentVolumeClaim": {"claimName": claim}})
+        mounts.append({"name": _SNAPSHOTS_VOLUME, "mountPath": job.spec.snapshots.mount_path})
+    if volumes:
+        spec["volumes"] = volumes
+    if mounts:
+        trainer["volumeMounts"] = mounts
+
+
+def rendezvous_pod(job: TorchrunJob, token_digest: str) -> dict[str, Any]:
+    """Return the pod that hosts the store: the job's own image (same torch, same wire format), no accelerator."""
+    template_spec = job.spec.template["spec"]
+    trainer = next(c for c in template_spec["containers"] if c["name"] == TRAINER_CONTAINER)
+    metadata = owned_metadata(job, rendezvous_name(job.metadata.name), **{LABEL_ROLE: ROLE_RENDEZVOUS})
+    metadata["annotations"] = {ANNOTATION_TOKEN_DIGEST: token_digest}
+    container = {
+        "name": "rendezvous",
+        "image": trainer["image"],
+        "command": ["python3", f"{_PROGRAM_DIRECTORY}/host.py"],
+        "env": [
+            {"name": "RDZV_ID", "value": job.metadata.uid},
+            {"name": "RDZV_PORT", "value": str(job.spec.rendezvous.port)},
+            {"name": "RDZV_HTTP_PORT", "value": str(PORT_HTTP)},
+            {"name": "RDZV_TOKEN_SHA256", "value": token_digest},
+        ],
+        "ports": [
+            {"name": "store", "containerPort": job.spec.rendezvous.port, "protocol": "TCP"},
+            {"name": "http", "containerPort": PORT_HTTP, "protocol": "TCP"},
+        ],
+        "readinessProbe": {"httpGet": {"path": "/healthz", "port": "http"}, "periodSeconds": 1, "failureThreshold": 5},
+        "resources": {"requests": {"cpu": "50m", "memory": "256Mi"}},
+        "volumeMounts": [{"name": _PROGRAM_VOLUME, "mountPath": _PROGRAM_DIRECTORY, "readOnly": True}],
+    }
+    for field in ("imagePullPolicy", "securityContext"):
+        if field in trainer:
+            container[field] = copy.deepcopy(trainer[field])
+    spec = {
+        **{field: copy.deepcopy(template_spec[field]) for field in _SCHEDULING_FIELDS if field in template_spec},
+        "restartPolicy": "Always",
+        "terminationGracePeriodSeconds": 5,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "containers": [container],
+        "volumes": [{"name": _PROGRAM_VOLUME, "configMap": {"name": rendezvous_name(job.metadata.name)}}],
+    }
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
