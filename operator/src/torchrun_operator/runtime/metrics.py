@@ -1,0 +1,168 @@
+"""The operator's Prometheus metrics: one registry, and a method for each thing worth counting."""
+
+import platform
+from collections.abc import Callable
+from typing import Final
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+
+from torchrun_operator.api.names import ROLE_NODE, ROLE_RENDEZVOUS
+from torchrun_operator.api.v1alpha1.status import JobState, Restarts
+
+_API_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_RECONCILE_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+
+
+class Metrics:
+    """All metrics, in a registry of their own. Labels come from small fixed sets: no series per job or pod."""
+
+    def __init__(self, version: str) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, that nobody asks for
+        self.registry: Final = CollectorRegistry()
+        self._job_states: dict[str, str] = {}
+        self._links: dict[str, str] = {}
+        self._reconciles = Counter(
+            "torchrun_operator_reconciles",
+            "Reconciles, by result.",
+            ["result"],
+            registry=self.registry,
+        )
+        self._reconcile_seconds = Histogram(
+            "torchrun_operator_reconcile_duration_seconds",
+            "How long reconciles took, waiting for the API server included.",
+            buckets=_RECONCILE_SECONDS,
+            registry=self.registry,
+        )
+        self._errors = Counter(
+            "torchrun_operator_errors",
+            "Errors, by kind (conflict, api, rendezvous, internal...).",
+            ["kind"],
+            registry=self.registry,
+        )
+        self._queue_depth = Gauge(
+            "torchrun_operator_queue_depth",
+            "Jobs that wait to be reconciled and are due.",
+            registry=self.registry,
+        )
+        self._queue_age = Gauge(
+            "torchrun_operator_queue_oldest_seconds",
+            "How long the job that waits longest has been due; 0 if none waits.",
+            registry=self.registry,
+        )
+        self._api_seconds = Histogram(
+            "torchrun_operator_api_request_duration_seconds",
+            "Requests to the API server, by verb, resource and HTTP status (0: no answer).",
+            ["verb", "resource", "status"],
+            buckets=_API_SECONDS,
+            registry=self.registry,
+        )
+        self._create_job_metrics()
+        Gauge(
+            "torchrun_operator_build_info",
+            "Always 1; the labels say what runs.",
+            ["version", "python"],
+            registry=self.registry,
+        ).labels(version, platform.python_version()).set(1)
+        ProcessCollector(registry=self.registry)
+
+    def _create_job_metrics(self) -> None:
+        self._jobs = Gauge("torchrun_operator_jobs", "Jobs, by state.", ["state"], registry=self.registry)
+        self._restarts = Counter(
+            "torchrun_operator_job_restarts",
+            "Restarts of jobs' workers, by cause.",
+            ["cause"],
+            registry=self.registry,
+        )
+        self._pods_created = Counter(
+            "torchrun_operator_pods_created", "Pods created, by role.", ["role"], registry=self.registry
+        )
+        self._pods_deleted = Counter(
+            "torchrun_operator_pods_deleted", "Pods deleted, by role.", ["role"], registry=self.registry
+        )
+        self._rendezvous_links = Gauge(
+            "torchrun_operator_rendezvous_links",
+            "Rendezvous hosts that the operator talks to, by whether they answer (up) or not (down).",
+            ["state"],
+            registry=self.registry,
+        )
+        self._rounds = Counter(
+            "torchrun_operator_rendezvous_rounds",
+            "Rendezvous rounds that were completed, over all jobs.",
+            registry=self.registry,
+        )
+        # A series that appears only with its first increment hides that increment from rate().
+        for state in JobState:
+            self._jobs.labels(state)
+        for cause in Restarts.model_fields:
+            self._restarts.labels(cause)
+        for role in (ROLE_NODE, ROLE_RENDEZVOUS):
+            self._pods_created.labels(role)
+            self._pods_deleted.labels(role)
+        for link in ("up", "down"):
+            self._rendezvous_links.labels(link)
+
+    def reconciled(self, result: str, seconds: float) -> None:
+        """Count a reconcile that ended with `result` after `seconds`."""
+        self._reconciles.labels(result).inc()
+        self._reconcile_seconds.observe(seconds)
+
+    def error(self, kind: str) -> None:
+        """Count an error; `kind` is a word from a small set, never a message."""
+        self._errors.labels(kind).inc()
+
+    def watch_queue(self, depth: Callable[[], int], oldest_seconds: Callable[[], float]) -> None:
+        """Ask these two, which must be quick, whenever metrics are read."""
+        self._queue_depth.set_function(depth)
+        self._queue_age.set_function(oldest_seconds)
+
+    def api_request(self, verb: str, resource: str, status: int, seconds: float) -> None:
+        """Count a request to the API server: `resource` is a plural, with its subresource; `status` 0 is no answer."""
+        self._api_seconds.labels(verb, resource, str(status)).observe(seconds)
+
+    def job_state(self, key: str, state: JobState | None) -> None:
+        """Note the state a job is in now, or None when it is gone; `key` names the job, such as namespace/name."""
+        _move(self._job_states, self._jobs, key, state)
+        if state is None:
+            self.rendezvous_link(key, None)
+
+    def restarts(self, cause: str, count: int = 1) -> None:
+        """Add `count` restarts by `cause`, a key of status.restarts."""
+        self._restarts.labels(cause).inc(count)
+
+    def pods_created(self, role: str, count: int = 1) -> None:
+        """Add pods that were created; `role` is node or rendezvous."""
+        self._pods_created.labels(role).inc(count)
+
+    def pods_deleted(self, role: str, count: int = 1) -> None:
+        """Add pods whose deletion was asked for; `role` is node or rendezvous."""
+        self._pods_deleted.labels(role).inc(count)
+
+    def rendezvous_link(self, key: str, up: bool | None) -> None:
+        """Note whether a job's rendezvous host answers; None: there is none to talk to any more."""
+        _move(self._links, self._rendezvous_links, key, None if up is None else "up" if up else "down")
+
+    def rounds_completed(self, count: int = 1) -> None:
+        """Add rendezvous rounds that were completed."""
+        self._rounds.inc(count)
+
+    def text(self) -> bytes:
+        """Return everything in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+def _move(places: dict[str, str], gauge: Gauge, key: str, place: str | None) -> None:
+    """Take `key` out of the series it is counted in and count it in `place`'s, if any."""
+    before = places.pop(key, None)
+    if before is not None:
+        gauge.labels(before).dec()
+    if place is not None:
+        places[key] = place
+        gauge.labels(place).inc()
