@@ -36,6 +36,8 @@ class Reason(StrEnum):
     # Accepted
     VALID = "Valid"
     INVALID_SPEC = "InvalidSpec"
+    REFUSED_BY_CLUSTER = "RefusedByCluster"
+    NAME_TAKEN = "NameTaken"
     # Suspended
     SUSPENDED = "Suspended"
     SUSPENDING = "Suspending"
@@ -49,9 +51,12 @@ class Reason(StrEnum):
     WAITING_FOR_NODES = "WaitingForNodes"
     STARTING_RENDEZVOUS = "StartingRendezvous"
     RENDEZVOUS_UNREACHABLE = "RendezvousUnreachable"
+    PODS_WAITING = "PodsWaiting"
+    ENDED = "Ended"
     # Resizing
     REPLICAS_CHANGED = "ReplicasChanged"
     NODE_LOST = "NodeLost"
+    RESTARTING_WORKERS = "RestartingWorkers"
     SETTLED = "Settled"
     # Complete
     FINISHED = "Finished"
@@ -59,7 +64,6 @@ class Reason(StrEnum):
     # Failed
     NO_FAILURE = "NoFailure"
     MAX_RESTARTS_EXCEEDED = "MaxRestartsExceeded"
-    IMAGE_UNAVAILABLE = "ImageUnavailable"
 
 
 class Condition(TolerantModel):

@@ -28,6 +28,7 @@ TRAINER_CONTAINER: Final = "trainer"
 
 MAX_NODES: Final = 1000
 MAX_PROCESSES_PER_NODE: Final = 256
+
 MAX_JOB_NAME_LENGTH: Final = 54
 """Leaves room for the longest suffix within the 63 characters of a DNS label."""
 
@@ -72,6 +73,13 @@ RESERVED_ENV: Final = (
 
 RESERVED_RDZV_CONF: Final = ("is_host", "store_type", "join_timeout", "last_call_timeout", "use_libuv")
 """Rendezvous settings that the operator depends on; a job cannot change them."""
+
+RESERVED_DIRECTORIES: Final = ("dev", "proc", "sys", "torchrun-operator")
+"""Directories below / where a job can put neither files nor its snapshots."""
+MAX_FILES_BYTES: Final = 900 * 1024
+"""Inline files live in one ConfigMap, which holds a little more."""
+ALLOWED_NCCL_PREFIXES: Final = ("NCCL", "TORCH_NCCL", "OFI_NCCL", "GLOO", "FI", "UCX")
+"""Beginnings, up to the underscore, of the variables that ``spec.nccl.env`` may set."""
 
 TERMINATION_LOG: Final = "/dev/termination-log"
 

@@ -98,7 +98,7 @@ class File(Model):
         Field(
             description="Absolute path of the file in the trainer container. Example: /workspace/train.py.",
             min_length=1,
-            max_length=512,
+            max_length=256,
         ),
     ]
     content: Annotated[
@@ -114,7 +114,7 @@ class Snapshots(Model):
         Field(
             description="Where the volume is mounted in the trainer container. Example: /snapshots.",
             min_length=1,
-            max_length=512,
+            max_length=256,
         ),
     ] = "/snapshots"
     claim_name: Annotated[

@@ -1,0 +1,113 @@
+"""Assembles the CustomResourceDefinition of TorchrunJob."""
+
+import copy
+from typing import Any
+
+from model_schema import Schema, structural
+from pod_schema import claim_template, pod_template
+from rules import BOUNDS, RULES
+
+from torchrun_operator.api.names import CATEGORIES, GROUP, KIND, PLURAL, SHORT_NAME, SINGULAR, VERSION
+from torchrun_operator.api.v1alpha1 import TorchrunJob, TorchrunJobSpec, TorchrunJobStatus
+
+_COLUMNS = (
+    # name, type, path, description, 0 or 1 for those of -o wide
+    ("Nodes", "string", ".status.membership.summary", "Nodes that train, of MIN:MAX.", 0),
+    ("World", "integer", ".status.membership.worldSize", "Worker processes that train.", 0),
+    ("State", "string", ".status.state", "The job in one word.", 0),
+    ("Step", "integer", ".status.progress.step", "Training steps done.", 0),
+    ("Restarts", "integer", ".status.restartCount", "Restarts for any cause.", 0),
+    ("Age", "date", ".metadata.creationTimestamp", "Time since the job was created.", 0),
+    ("Loss", "number", ".status.progress.loss", "Training loss.", 1),
+    ("Samples/s", "number", ".status.progress.samplesPerSecond", "Samples per second, of all workers.", 1),
+    ("Snapshot", "integer", ".status.progress.snapshotStep", "Step of the newest snapshot.", 1),
+    ("Round", "integer", ".status.membership.round", "Rendezvous round.", 1),
+    ("Last-Change", "string", ".status.membership.lastChange.cause", "Why the world last changed.", 1),
+)
+
+
+def schema() -> Schema:
+    """Return the structural schema of a TorchrunJob, rules included."""
+    spec = structural(TorchrunJobSpec, defaults=True)
+    _fill(spec["properties"]["template"], pod_template())
+    _fill(spec["properties"]["snapshots"]["properties"]["volumeClaimTemplate"], claim_template())
+    status = structural(TorchrunJobStatus, defaults=False)
+    status["properties"]["conditions"] |= _keyed("type")
+    spec["properties"]["files"] |= _keyed("path")
+    root: Schema = {
+        "type": "object",
+        "description": TorchrunJob.__doc__,
+        "required": ["metadata", "spec"],
+        "properties": {
+            "apiVersion": {"type": "string", "description": f"Always {GROUP}/{VERSION}."},
+            "kind": {"type": "string", "description": f"Always {KIND}."},
+            "metadata": {"type": "object", "properties": {"name": {"type": "string"}}},
+            "spec": spec,
+            "status": status,
+        },
+    }
+    for path, bounds in BOUNDS.items():
+        at(root, path).update(bounds)
+    for rule in RULES:
+        at(root, rule.at).setdefault("x-kubernetes-validations", []).append(rule.wire())
+    return root
+
+
+def at(root: Schema, path: str) -> Schema:
+    """Return the part of the schema at a path such as `spec.files[].path`."""
+    node = root
+    for part in path.split(".") if path else ():
+        node = node["properties"][part.removesuffix("[]")]
+        if part.endswith("[]"):
+            node = node["items"]
+    return node
+
+
+def crd() -> dict[str, Any]:
+    """Return the CustomResourceDefinition."""
+    version = {
+        "name": VERSION,
+        "served": True,
+        "storage": True,
+        "additionalPrinterColumns": [
+            {"name": name, "type": kind, "jsonPath": path, "description": description, "priority": wide}
+            for name, kind, path, description, wide in _COLUMNS
+        ],
+        "subresources": {
+            "status": {},
+            "scale": {
+                "specReplicasPath": ".spec.replicas",
+                "statusReplicasPath": ".status.replicas",
+                "labelSelectorPath": ".status.selector",
+            },
+        },
+        "schema": {"openAPIV3Schema": copy.deepcopy(schema())},
+    }
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{PLURAL}.{GROUP}"},
+        "spec": {
+            "group": GROUP,
+            "scope": "Namespaced",
+            "names": {
+                "kind": KIND,
+                "listKind": f"{KIND}List",
+                "plural": PLURAL,
+                "singular": SINGULAR,
+                "shortNames": [SHORT_NAME],
+                "categories": list(CATEGORIES),
+            },
+            "versions": [version],
+        },
+    }
+
+
+def _fill(node: Schema, typed: Schema) -> None:
+    """Give a free-form mapping of the models the full type that the API server checks it by."""
+    del node["x-kubernetes-preserve-unknown-fields"]
+    node.update({key: value for key, value in typed.items() if key != "description"})
+
+
+def _keyed(key: str) -> Schema:
+    return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}

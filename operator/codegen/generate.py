@@ -1,0 +1,53 @@
+"""Writes what is generated from the API's models: the CRD, the chart's copy of it and its reference.
+
+Run as `python operator/codegen/generate.py`; with --check it writes nothing and fails when a file is stale.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import yaml
+from crd import crd
+from reference import reference
+
+_ROOT = Path(__file__).resolve().parents[2]
+_HEAD = "# Generated from operator/src/torchrun_operator/api by operator/codegen/generate.py; do not edit.\n"
+_NAME = "torchrun.dev_torchrunjobs.yaml"
+
+
+class _Dumper(yaml.SafeDumper):
+    """YAML without anchors, which kubectl reads but people do not."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        """Write every value out."""
+        return True
+
+
+def generated() -> dict[Path, str]:
+    """Return the content of every generated file."""
+    document = _HEAD + yaml.dump(crd(), Dumper=_Dumper, sort_keys=False, width=120)
+    return {
+        _ROOT / "crds" / _NAME: document,
+        _ROOT / "charts" / "torchrun-operator" / "files" / _NAME: document,
+        _ROOT / "docs" / "reference" / "torchrunjob.md": reference(),
+    }
+
+
+def main() -> int:
+    """Write or check the files; 1 when the check finds a stale one."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--check", action="store_true", help="write nothing, fail when a file is stale")
+    check = parser.parse_args().check
+    stale = [path for path, text in generated().items() if not path.exists() or path.read_text() != text]
+    for path in stale:
+        if check:
+            sys.stderr.write(f"{path.relative_to(_ROOT)} is stale: run python operator/codegen/generate.py\n")
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(generated()[path])
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,122 @@
+"""Writes the reference of TorchrunJob for people, from the same schema that the API server checks by."""
+
+from collections.abc import Iterator
+
+from crd import schema
+from model_schema import Schema
+from rules import RULES, Rule
+
+from torchrun_operator.api.names import API_VERSION, CATEGORIES, KIND, SHORT_NAME
+
+_HEAD = f"""<!-- Generated from operator/src/torchrun_operator/api by operator/codegen/generate.py; do not edit. -->
+# {KIND}
+
+`{API_VERSION}`, short name `{SHORT_NAME}`, in the categories {" and ".join(f"`{name}`" for name in CATEGORIES)}.
+`kubectl explain {SHORT_NAME}.spec` says the same in a terminal.
+
+Fields that do not exist are errors, in the pod template too: `kubectl apply` and `kubectl create` refuse them.
+"""
+_SPEC = """
+## spec
+
+"""
+_STATUS = """
+## status
+
+Written by the operator alone.
+
+"""
+_RULES = """
+## Rules
+
+What breaks one of these is refused by the API server, with the words on the right.
+
+| Field | Words |
+| --- | --- |
+"""
+_SCALE = """
+## Scaling
+
+`kubectl scale trj/NAME --replicas=N` and autoscalers go through the `scale` subresource. It needs `spec.replicas` to be
+set when the job is created: while it is left out, `kubectl scale` fails, and
+`kubectl patch trj NAME --type=merge -p '{"spec": {"replicas": 3}}'` sets it.
+"""
+_OPAQUE = ("spec.template", "spec.snapshots.volumeClaimTemplate")
+"""Kubernetes' own types: their fields are not repeated here."""
+
+
+def reference() -> str:
+    """Return the reference as Markdown."""
+    root = schema()["properties"]
+    rules = "".join(f"| `{_blamed(rule)}` | {_cell(rule.message)} |\n" for rule in RULES)
+    return (
+        _HEAD
+        + _SPEC
+        + _table("spec", root["spec"])
+        + _RULES
+        + rules
+        + _SCALE
+        + _STATUS
+        + _table("status", root["status"])
+    )
+
+
+def _table(path: str, node: Schema) -> str:
+    head = "| Field | Type | Default | Description |\n| --- | --- | --- | --- |\n"
+    return head + "".join(_rows(path, node))
+
+
+def _rows(path: str, node: Schema) -> Iterator[str]:
+    for name, child in node.get("properties", {}).items():
+        field = f"{path}.{name}"
+        required = " (required)" if name in node.get("required", []) else ""
+        default = f"`{_literal(child['default'])}`" if "default" in child else ""
+        yield f"| `{field}`{required} | {_type(child)} | {default} | {_cell(child['description'])} |\n"
+        if field not in _OPAQUE:
+            yield from _rows(f"{field}[]" if "items" in child else field, child.get("items", child))
+
+
+def _type(node: Schema) -> str:
+    if "enum" in node:
+        return " \\| ".join(f"`{value}`" for value in node["enum"])
+    if node.get("x-kubernetes-int-or-string"):
+        return "integer or string"
+    name: str = node["type"]
+    if name == "array":
+        name = f"list of {node['items']['type']}s"
+    elif "additionalProperties" in node:
+        name = f"map of {node['additionalProperties']['type']}s"
+    elif "format" in node:
+        name = "time"
+    bounds = _bounds(node)
+    return f"{name}, {bounds}" if bounds else name
+
+
+def _bounds(node: Schema) -> str:
+    low, high = node.get("minimum"), node.get("maximum")
+    parts = []
+    if low is not None and high is not None:
+        parts.append(f"{low} to {high}")
+    elif low is not None:
+        parts.append(f"at least {low}")
+    for key, unit in (("maxLength", "characters"), ("maxItems", "items"), ("maxProperties", "keys")):
+        if key in node:
+            parts.append(f"at most {node[key]} {unit}")
+    return ", ".join(parts)
+
+
+def _blamed(rule: Rule) -> str:
+    return (rule.at + rule.field).removeprefix(".")
+
+
+def _literal(value: object) -> str:
+    match value:
+        case bool():
+            return str(value).lower()
+        case dict():
+            return "{}"
+    return str(value)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;")

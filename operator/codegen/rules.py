@@ -1,0 +1,334 @@
+"""The rules of a TorchrunJob that types cannot say, in CEL: the API server refuses what breaks them.
+
+The operator repeats them in `torchrun_operator.api.validation`, for jobs that were stored before a rule existed.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torchrun_operator.api.names import (
+    ALLOWED_NCCL_PREFIXES,
+    GROUP,
+    MAX_FILES_BYTES,
+    MAX_JOB_NAME_LENGTH,
+    MAX_NODES,
+    MAX_PROCESSES_PER_NODE,
+    PORT_HTTP,
+    RESERVED_DIRECTORIES,
+    RESERVED_ENV,
+    RESERVED_ENV_PREFIXES,
+    RESERVED_PREFIX,
+    RESERVED_RDZV_CONF,
+    TERMINATION_LOG,
+    TRAINER_CONTAINER,
+)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule: where it stands, when it holds, and what to do if not."""
+
+    at: str
+    """Path in the schema; `files[]` is an item of the list `files`."""
+    holds: str
+    message: str
+    expression: str = ""
+    """CEL for a message that quotes the values; the message stands in where it cannot be had."""
+    field: str = ""
+    """The field to blame, below `at`."""
+    reason: str = "FieldValueInvalid"
+
+    def wire(self) -> dict[str, Any]:
+        """Return the rule as an item of x-kubernetes-validations."""
+        result = {"rule": self.holds, "message": self.message, "reason": self.reason}
+        if self.expression:
+            result["messageExpression"] = self.expression
+        if self.field:
+            result["fieldPath"] = self.field
+        return result
+
+
+def _strings(values: tuple[str, ...]) -> str:
+    return "[" + ", ".join(f"'{value}'" for value in values) + "]"
+
+
+_RANGE = "matches('^[0-9]{1,9}(:[0-9]{1,9})?$')"
+_CONTAINERS = "self.template.spec.containers"
+_NOT_TRAINER = f"self.name != '{TRAINER_CONTAINER}'"
+_ENV_NAMES = " || ".join(
+    [f"e.name in {_strings(RESERVED_ENV)}", *(f"e.name.startsWith('{prefix}')" for prefix in RESERVED_ENV_PREFIXES)]
+)
+_ENV_REMEDY = (
+    "remove it from the trainer container: nodes, processes and rendezvous are set by spec.nnodes, spec.nprocPerNode "
+    "and spec.rendezvous"
+)
+_PATH = "matches('^(/[^/:]+)+$') && !self.split('/').exists(part, part == '.' || part == '..')"
+_OWN_PATHS = f"matches('^/({'|'.join(RESERVED_DIRECTORIES)})(/|$)')"
+
+_NAME = Rule(
+    "",
+    f"size(self.metadata.name) <= {MAX_JOB_NAME_LENGTH} && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
+    f"the job's pods and services are named after it: write at most {MAX_JOB_NAME_LENGTH} lower case letters, digits "
+    "and '-', beginning with a letter and not ending with '-'",
+    field=".metadata.name",
+)
+
+_NODES = (
+    Rule(
+        "spec.nnodes",
+        f"type(self) == int || self.{_RANGE}",
+        'write a number of nodes such as 4, or "MIN:MAX" such as "2:4"',
+    ),
+    Rule(
+        "spec.nnodes",
+        f"type(self) == int || !self.{_RANGE} || !self.contains(':') "
+        "|| int(self.split(':')[0]) <= int(self.split(':')[1])",
+        'MIN is greater than MAX; write the smaller number first, such as "2:4"',
+        """'MIN is greater than MAX; write "' + self.split(':')[1] + ':' + self.split(':')[0] + '"'""",
+    ),
+    Rule(
+        "spec.nnodes",
+        f"type(self) == int ? self >= 1 : !self.{_RANGE} || int(self.split(':')[0]) >= 1",
+        "MIN must be at least 1; to stop the job set spec.suspend to true",
+    ),
+    Rule(
+        "spec.nnodes",
+        f"type(self) == int ? self <= {MAX_NODES} "
+        f": !self.{_RANGE} || int(self.split(':')[self.split(':').size() - 1]) <= {MAX_NODES}",
+        f"MAX must be at most {MAX_NODES}, the most nodes that one job can have",
+    ),
+    Rule(
+        "spec",
+        "!has(self.replicas) || self.replicas >= 1",
+        "must be at least 1; to stop the job set spec.suspend to true",
+        field=".replicas",
+    ),
+    Rule(
+        "spec",
+        "!has(self.replicas) || self.replicas < 1 || (type(self.nnodes) == int ? self.replicas == self.nnodes "
+        f": !self.nnodes.{_RANGE} || (self.replicas >= int(self.nnodes.split(':')[0]) "
+        "&& self.replicas <= int(self.nnodes.split(':')[self.nnodes.split(':').size() - 1])))",
+        "must be from MIN to MAX of spec.nnodes; change it, or spec.nnodes",
+        "'must be from MIN to MAX of spec.nnodes, which is ' + string(self.nnodes) + '; change it, or spec.nnodes'",
+        field=".replicas",
+    ),
+    Rule(
+        "spec.nprocPerNode",
+        f"type(self) == int ? self >= 1 && self <= {MAX_PROCESSES_PER_NODE} : self in ['gpu', 'cpu', 'auto'] "
+        f"|| (self.matches('^[0-9]{{1,9}}$') && int(self) >= 1 && int(self) <= {MAX_PROCESSES_PER_NODE})",
+        f"write a number from 1 to {MAX_PROCESSES_PER_NODE}, or one of gpu, cpu, auto",
+    ),
+)
+
+_WIRING = (
+    Rule(
+        "spec.rendezvous.port",
+        f"self != {PORT_HTTP}",
+        f"{PORT_HTTP} is the port of the rendezvous host's control; choose another, such as 29400",
+    ),
+    Rule(
+        "spec.rendezvous.conf",
+        f"self.all(key, !(key in {_strings(RESERVED_RDZV_CONF)}))",
+        f"remove {', '.join(RESERVED_RDZV_CONF)}: the operator sets them",
+        f"'remove ' + self.filter(key, key in {_strings(RESERVED_RDZV_CONF)})[0] + ': the operator sets it'",
+        reason="FieldValueForbidden",
+    ),
+    Rule(
+        "spec.rendezvous.conf",
+        "self.all(key, key.matches('^[a-z][a-z0-9_]*$') && self[key].matches('^[^,=]*$'))",
+        'write keys as in torchrun --rdzv-conf, such as read_timeout: "120", and values without "," or "="',
+    ),
+    Rule(
+        "spec.nccl.env",
+        f"self.all(name, name.matches('^({'|'.join(ALLOWED_NCCL_PREFIXES)})_[A-Z0-9_]+$'))",
+        f"only names starting with {'_, '.join(ALLOWED_NCCL_PREFIXES)}_ belong here; set other variables in the env of "
+        f"the container {TRAINER_CONTAINER}",
+    ),
+)
+
+_FILES = (
+    Rule(
+        "spec.files",
+        f"self.map(file, size(file.content)).sum() <= {MAX_FILES_BYTES}",
+        "the files may have 900 KiB together; put larger ones into the image or onto a volume",
+    ),
+    Rule(
+        "spec.files",
+        "self.all(file, !self.exists(other, file.path.startsWith(other.path + '/')))",
+        "a path leads through another file; choose paths so that no file is the directory of another",
+    ),
+    Rule(
+        "spec.files[].path",
+        f"self.{_PATH}",
+        'write an absolute path without "." and "..", ":" and "//", such as /workspace/train.py',
+    ),
+    Rule(
+        "spec.files[].path",
+        f"!self.{_OWN_PATHS}",
+        f"no file can be put below /{', /'.join(RESERVED_DIRECTORIES)}; choose another directory, such as /workspace",
+        reason="FieldValueForbidden",
+    ),
+)
+
+_SNAPSHOTS = (
+    Rule(
+        "spec.snapshots",
+        "has(self.claimName) || has(self.volumeClaimTemplate)",
+        "set claimName to an existing PersistentVolumeClaim, or volumeClaimTemplate to have one made",
+        reason="FieldValueRequired",
+    ),
+    Rule(
+        "spec.snapshots",
+        "!has(self.claimName) || !has(self.volumeClaimTemplate)",
+        "set either claimName or volumeClaimTemplate, not both",
+    ),
+    Rule(
+        "spec.snapshots.volumeClaimTemplate.spec",
+        "has(self.accessModes) && size(self.accessModes) > 0",
+        "write how the volume is used: [ReadWriteMany], which nodes on several machines need",
+        field=".accessModes",
+        reason="FieldValueRequired",
+    ),
+    Rule(
+        "spec.snapshots.volumeClaimTemplate.spec",
+        "has(self.resources) && has(self.resources.requests) && 'storage' in self.resources.requests",
+        "say how large the volume is to be: requests: {storage: 100Gi}",
+        field=".resources",
+        reason="FieldValueRequired",
+    ),
+    Rule(
+        "spec.snapshots.mountPath",
+        f"self.{_PATH}",
+        'write an absolute path other than "/", without "." and "..", ":" and "//", such as /snapshots',
+    ),
+    Rule(
+        "spec.snapshots.mountPath",
+        f"!self.{_OWN_PATHS}",
+        f"no volume can be mounted below /{', /'.join(RESERVED_DIRECTORIES)}; choose another path, such as /snapshots",
+        reason="FieldValueForbidden",
+    ),
+    Rule(
+        "spec",
+        "!has(self.snapshots) || !has(self.files) || self.files.all(file, file.path != self.snapshots.mountPath "
+        "&& !file.path.startsWith(self.snapshots.mountPath + '/') "
+        "&& !self.snapshots.mountPath.startsWith(file.path + '/'))",
+        "one of spec.files is inside the snapshots' mountPath or the other way round; choose paths apart, such as "
+        "/snapshots and /workspace/train.py",
+        field=".snapshots.mountPath",
+    ),
+    Rule(
+        "spec",
+        f"!has(self.snapshots) || {_CONTAINERS}.all(c, c.name != '{TRAINER_CONTAINER}' || !has(c.volumeMounts) "
+        "|| c.volumeMounts.all(mount, mount.mountPath != self.snapshots.mountPath))",
+        "the trainer container mounts another volume at that path; choose another path or remove the volumeMount",
+        field=".snapshots.mountPath",
+    ),
+    Rule(
+        "spec",
+        f"!has(self.files) || {_CONTAINERS}.all(c, c.name != '{TRAINER_CONTAINER}' || !has(c.volumeMounts) "
+        "|| c.volumeMounts.all(mount, self.files.all(file, mount.mountPath != file.path)))",
+        "the trainer container mounts a volume at the path of a file; choose another path or remove the volumeMount",
+        field=".files",
+    ),
+)
+
+_TEMPLATE = (
+    Rule(
+        "spec.template.spec.containers",
+        f"self.exists_one(c, c.name == '{TRAINER_CONTAINER}')",
+        f'exactly one container must have the name "{TRAINER_CONTAINER}": name the one that runs torchrun so',
+    ),
+    Rule(
+        "spec.template.spec.containers[]",
+        f"{_NOT_TRAINER} || !has(self.env) || !self.env.exists(e, {_ENV_NAMES})",
+        f"the operator or torchrun sets one of these itself; {_ENV_REMEDY}",
+        f"'the operator or torchrun sets ' + self.env.filter(e, {_ENV_NAMES})[0].name + ' itself; {_ENV_REMEDY}'",
+        field=".env",
+        reason="FieldValueForbidden",
+    ),
+    Rule(
+        "spec.template.spec.containers[]",
+        f"{_NOT_TRAINER} || !has(self.terminationMessagePath) || self.terminationMessagePath == '{TERMINATION_LOG}'",
+        f"remove terminationMessagePath: torchrun writes the worker's error to {TERMINATION_LOG}, where the operator "
+        "reads it",
+        field=".terminationMessagePath",
+        reason="FieldValueForbidden",
+    ),
+    Rule(
+        "spec.template.spec.containers[]",
+        f"{_NOT_TRAINER} || !has(self.restartPolicy) || self.restartPolicy == 'Never'",
+        "remove restartPolicy or write Never: the operator replaces failed nodes, see spec.maxRestarts",
+        field=".restartPolicy",
+        reason="FieldValueForbidden",
+    ),
+    Rule(
+        "spec.template.spec",
+        "!has(self.restartPolicy) || self.restartPolicy == 'Never'",
+        "remove restartPolicy or write Never: the operator replaces failed nodes, see spec.maxRestarts",
+        field=".restartPolicy",
+    ),
+    *(
+        Rule(
+            "spec.template.spec",
+            f"!has(self.{name})",
+            f"remove {name}: every node is called <job>-<index> in the job's headless service",
+            field=f".{name}",
+            reason="FieldValueForbidden",
+        )
+        for name in ("hostname", "hostnameOverride", "subdomain")
+    ),
+    Rule(
+        "spec.template.spec",
+        "!has(self.hostNetwork) || !self.hostNetwork",
+        "remove hostNetwork: nodes are told apart by the addresses of their pods, and on the machine's network two of "
+        "them may have the same; reach fast network cards with a device plugin or a second network",
+        field=".hostNetwork",
+        reason="FieldValueForbidden",
+    ),
+    Rule(
+        "spec.template.spec.volumes[].name",
+        f"!self.startsWith('{RESERVED_PREFIX}')",
+        f'names that begin with "{RESERVED_PREFIX}" are the operator\'s; choose another',
+        reason="FieldValueForbidden",
+    ),
+    *(
+        Rule(
+            f"spec.template.metadata.{kind}",
+            f"self.all(key, !key.startsWith('{GROUP}/'))",
+            f"keys that begin with {GROUP}/ are the operator's; choose others",
+            reason="FieldValueForbidden",
+        )
+        for kind in ("labels", "annotations")
+    ),
+)
+
+_FROZEN = tuple(
+    Rule(
+        "spec",
+        f"oldSelf.suspend || (has(self.{name}) == has(oldSelf.{name}) "
+        f"&& (!has(self.{name}) || self.{name} == oldSelf.{name}))",
+        "cannot be changed while the job is to run: set spec.suspend to true first, or create a new job",
+        field=f".{name}",
+        reason="FieldValueForbidden",
+    )
+    for name in ("nnodes", "nprocPerNode", "rendezvous", "nccl", "files", "snapshots", "template")
+)
+
+RULES: tuple[Rule, ...] = (_NAME, *_NODES, *_WIRING, *_FILES, *_SNAPSHOTS, *_TEMPLATE, *_FROZEN)
+
+BOUNDS: dict[str, dict[str, int]] = {
+    "spec.template.metadata.labels": {"maxProperties": 128},
+    "spec.template.metadata.annotations": {"maxProperties": 128},
+    "spec.template.spec.containers": {"maxItems": 16},
+    "spec.template.spec.containers[].name": {"maxLength": 63},
+    "spec.template.spec.containers[].env": {"maxItems": 512},
+    "spec.template.spec.containers[].env[].name": {"maxLength": 256},
+    "spec.template.spec.containers[].volumeMounts": {"maxItems": 64},
+    "spec.template.spec.containers[].volumeMounts[].mountPath": {"maxLength": 512},
+    "spec.template.spec.containers[].terminationMessagePath": {"maxLength": 512},
+    "spec.template.spec.volumes": {"maxItems": 256},
+    "spec.template.spec.volumes[].name": {"maxLength": 63},
+    "spec.snapshots.volumeClaimTemplate.spec.accessModes": {"maxItems": 4},
+    "spec.snapshots.volumeClaimTemplate.spec.resources.requests": {"maxProperties": 16},
+}
+"""Limits of the pod template without which the API server would take the rules to be too costly."""
