@@ -120,7 +120,7 @@ def _exit(status: Mapping[str, Any]) -> Exit | None:
 
 
 def _waiting(status: Mapping[str, Any]) -> tuple[str, str]:
-    """Why the pod is not running yet: the first container that waits for something bad, else what the scheduler says."""
+    """Why the pod does not run yet: the first container that waits for something bad, else what the scheduler says."""
     for container in [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]:
         waiting = (container.get("state") or {}).get("waiting") or {}
         if waiting.get("reason") not in (None, "", "ContainerCreating", "PodInitializing"):

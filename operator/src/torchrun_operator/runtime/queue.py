@@ -15,6 +15,10 @@ _BACKOFF_FIRST_SECONDS = 0.5
 _BACKOFF_MOST_SECONDS = 60.0
 
 
+class QueueClosed(Exception):  # noqa: N818 - no error: the end
+    """No turn is given any more."""
+
+
 @dataclass
 class _Key:
     due: float | None = None
@@ -38,6 +42,7 @@ class WorkQueue(Generic[K]):
     _heap: list[tuple[float, int, K]] = field(default_factory=list)
     _sequence: "itertools.count[int]" = field(default_factory=itertools.count)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _closed: bool = False
 
     def add(self, key: K, after: float = 0.0) -> None:
         """Ask for a turn in `after` seconds or earlier; an earlier one that waits already stands."""
@@ -51,8 +56,11 @@ class WorkQueue(Generic[K]):
             self._push(key, due)
 
     async def get(self) -> K:
-        """Wait for the next turn; its worker must call done() or failed() in the end."""
-        while True:
+        """Wait for the next turn; its worker must call done(), failed() or forget() in the end.
+
+        Raises QueueClosed.
+        """
+        while not self._closed:
             now = self.clock()
             while self._heap and self._heap[0][0] <= now:
                 due, _, key = heapq.heappop(self._heap)
@@ -68,6 +76,13 @@ class WorkQueue(Generic[K]):
                 await asyncio.wait_for(self._wake.wait(), timeout)
             except TimeoutError:
                 continue
+        self._wake.set()  # the next waiter has to see it too
+        raise QueueClosed
+
+    def close(self) -> None:
+        """Give no more turns; those that wait for one learn it at once."""
+        self._closed = True
+        self._wake.set()
 
     def done(self, key: K, after: float | None = None) -> None:
         """End a turn well; with `after`, ask for the next one in that many seconds."""
@@ -79,7 +94,7 @@ class WorkQueue(Generic[K]):
         state = self._keys[key]
         delay = float(min(_BACKOFF_MOST_SECONDS, _BACKOFF_FIRST_SECONDS * 2**state.failures))
         state.failures = min(state.failures + 1, 32)
-        # What wakes the key meanwhile must not shorten the wait: a broken job would otherwise be retried at every event.
+        # What wakes the key meanwhile must not shorten the wait: a broken job would be retried at every event.
         state.not_before = self.clock() + delay
         state.due = None
         self._end(key, delay)

@@ -1,0 +1,25 @@
+"""The operator's process: settings, logs, run."""
+
+import asyncio
+import sys
+
+from pydantic import ValidationError
+
+from torchrun_operator.runtime.app import run
+from torchrun_operator.runtime.logs import configure_logging
+from torchrun_operator.settings import Settings
+
+
+def main() -> None:
+    """Run the operator; exit 2 where a setting is wrong."""
+    try:
+        settings = Settings()
+        settings.read_key()
+    except (ValidationError, ValueError, OSError) as error:
+        sys.exit(f"torchrun-operator: wrong setting: {error}")
+    configure_logging(settings.log_level, settings.log_format)
+    sys.exit(asyncio.run(run(settings)))
+
+
+if __name__ == "__main__":
+    main()

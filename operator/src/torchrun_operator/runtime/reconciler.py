@@ -1,0 +1,290 @@
+"""One pass over one job: observe, decide, write the status, act. Level-based: a pass that dies at any point is repaired
+by the next.
+"""
+
+import asyncio
+import hashlib
+import json
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from torchrun_operator.api import v1alpha1 as api
+from torchrun_operator.api.base import rfc3339
+from torchrun_operator.api.conditions import ConditionType, Reason, is_true
+from torchrun_operator.api.names import API_VERSION, KIND, MANAGED_BY
+from torchrun_operator.api.validation import problems, readable
+from torchrun_operator.cluster.port import Cluster, ClusterError, Manifest, NameTakenError, RefusedError
+from torchrun_operator.core.decide import decide
+from torchrun_operator.core.decision import Decision, Event
+from torchrun_operator.core.observe import observe
+from torchrun_operator.core.observed import Observed, Phase
+from torchrun_operator.core.report import unaccepted
+from torchrun_operator.core.transitions import transitions
+from torchrun_operator.render.objects import objects
+from torchrun_operator.render.pods import node_pod, rendezvous_pod
+from torchrun_operator.runtime.links import Key, Links
+from torchrun_operator.runtime.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+_REFUSED_RETRY_SECONDS = 15.0
+_CONCURRENT_WRITES = 32
+_EVENT_CHARACTERS = 1024
+"""The most that the API server takes in an event's message."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the queue should do with the key."""
+
+    gone: bool = False
+    look_again_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    """What the API server did not accept, and of which generation of the job."""
+
+    message: str
+    generation: int
+    at: datetime
+
+
+@dataclass
+class _Memory:
+    """What is remembered of a job between passes: only to save work, never needed to be right."""
+
+    uid: str
+    applied: str = ""
+    applied_at: datetime | None = None
+    refusal: _Refusal | None = None
+    status_written_at: datetime | None = None
+
+
+class Reconciler:
+    """Brings jobs to what their specs ask for. Different keys may be reconciled at the same time, one key never is."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        links: Links,
+        metrics: Metrics,
+        clock: Callable[[], datetime],
+        host_source: str,
+        *,
+        resync_seconds: float = 300.0,
+        progress_interval: float = 5.0,
+    ) -> None:
+        """Clock tells the time in UTC; host_source is the program of the rendezvous pods."""
+        self._cluster = cluster
+        self._links = links
+        self._metrics = metrics
+        self._clock = clock
+        self._host_source = host_source
+        self._resync_seconds = resync_seconds
+        self._progress_interval = progress_interval
+        self._memories: dict[Key, _Memory] = {}
+        self._writes = asyncio.Semaphore(_CONCURRENT_WRITES)
+
+    async def reconcile(self, key: Key) -> Outcome:
+        """Make one pass. Raises ClusterError where the API server could not be read or written."""
+        raw = await self._cluster.get_job(*key)
+        if raw is None or raw["metadata"].get("deletionTimestamp"):
+            self._forget(key)
+            return Outcome(gone=raw is None)
+        memory = self._memory(key, raw)
+        try:
+            job = api.job_of(dict(raw))
+        except ValidationError as error:
+            return await self._refuse(key, raw, Reason.INVALID_SPEC, readable(error))
+        found = [] if _ended(job.status) else problems(job)
+        if found:
+            return await self._refuse(key, raw, Reason.INVALID_SPEC, "; ".join(map(str, found)))
+        observed = await self._observe(key, job, memory)
+        decision = decide(job, observed, self._clock())
+        delay = await self._write_status(key, raw, job.status, decision, memory)
+        if decision.target is not None:
+            self._links.tell(key, decision.target)
+        await self._tell(raw, decision.events)
+        retry = await self._act(key, job, decision, memory)
+        return Outcome(look_again_seconds=_soonest(decision.look_again_seconds, delay, retry))
+
+    def _memory(self, key: Key, raw: Manifest) -> _Memory:
+        memory = self._memories.get(key)
+        if memory is None or memory.uid != raw["metadata"]["uid"]:
+            memory = self._memories[key] = _Memory(uid=raw["metadata"]["uid"])
+        return memory
+
+    def _forget(self, key: Key) -> None:
+        self._memories.pop(key, None)
+        self._links.drop(key)
+        self._metrics.job_state(_name(key), None)
+        self._metrics.rendezvous_link(_name(key), None)
+
+    async def _refuse(self, key: Key, raw: Manifest, reason: Reason, message: str) -> Outcome:
+        """Say what is wrong and touch nothing else: what runs goes on, and a corrected spec is taken up at once."""
+        old = api.status_of(dict(raw))
+        new = unaccepted(old, raw["metadata"].get("generation", 0), reason, message, self._clock())
+        if new.wire() != raw.get("status"):
+            await self._cluster.apply_status(*key, raw["metadata"]["resourceVersion"], new.wire())
+            await self._tell(raw, transitions(old, new))
+            logger.warning("the job is not accepted: %s", message)
+        self._metrics.job_state(_name(key), new.state)
+        return Outcome()
+
+    async def _observe(self, key: Key, job: api.TorchrunJob, memory: _Memory) -> Observed:
+        # The rendezvous state is read first: every address in it then belongs to a pod that the list shows, or to one
+        # that has gone.
+        state = self._links.state(key)
+        pods = await self._cluster.list_pods(*key)
+        digest = self._links.token_digest(job.uid)
+        refusal = memory.refusal.message if memory.refusal is not None else ""
+        observed = observe(job.uid, pods, state, token_digest=digest, refusal=refusal)
+        host = observed.rendezvous_pod
+        up = host is not None and host.phase is Phase.RUNNING and host.token_digest == digest
+        self._links.ensure(key, job.uid, host.address if host is not None and up else None)
+        return observed
+
+    async def _write_status(
+        self, key: Key, raw: Manifest, old: api.TorchrunJobStatus, decision: Decision, memory: _Memory
+    ) -> float | None:
+        """Write the status where it differs; return in how many seconds to look again if progress alone waits."""
+        new, now = decision.status.wire(), self._clock()
+        before = raw.get("status") or {}
+        self._metrics.job_state(_name(key), decision.status.state)
+        if new == before:
+            return None
+        written = memory.status_written_at
+        if written is not None and _without_progress(new) == _without_progress(before):
+            wait = self._progress_interval - (now - written).total_seconds()
+            if wait > 0:
+                return wait
+        await self._cluster.apply_status(*key, raw["metadata"]["resourceVersion"], new)
+        memory.status_written_at = now
+        for cause, count in decision.losses.items():
+            self._metrics.restarts(cause, count)
+        await self._tell(raw, transitions(old, decision.status))
+        return None
+
+    async def _act(self, key: Key, job: api.TorchrunJob, decision: Decision, memory: _Memory) -> float | None:
+        """Carry the decision out; return in how many seconds to try again what was refused.
+
+        What belongs to the pods exists before them; the pods are made and deleted side by side, and each may fail
+        without holding up the others.
+        """
+        deletions = [
+            self._cluster.delete_pod(key[0], deletion.name, deletion.uid, deletion.grace_seconds)
+            for deletion in decision.deletions
+        ]
+        await self._together(deletions)
+        held = self._held(job, memory)
+        if held is not None:
+            return held
+        refused = None
+        try:
+            if decision.apply_objects:
+                await self._apply_objects(job, memory)
+            await self._create(job, decision)
+        except (RefusedError, NameTakenError) as error:
+            refused = _Refusal(error.message, job.metadata.generation, self._clock())
+            logger.warning("the cluster refuses what the job needs: %s", error.message)
+        changed = (refused is None) != (memory.refusal is None)
+        memory.refusal = refused
+        return 0.0 if changed else _REFUSED_RETRY_SECONDS if refused else None
+
+    def _held(self, job: api.TorchrunJob, memory: _Memory) -> float | None:
+        """Return for how long not to ask again: what was refused is tried anew after a while (a quota may have been
+        raised), or at once when the spec has changed.
+        """
+        refusal = memory.refusal
+        if refusal is None or refusal.generation != job.metadata.generation:
+            return None
+        left = _REFUSED_RETRY_SECONDS - (self._clock() - refusal.at).total_seconds()
+        return left if left > 0 else None
+
+    async def _apply_objects(self, job: api.TorchrunJob, memory: _Memory) -> None:
+        """Apply the owned objects when they should differ from what was applied last, and now and then regardless."""
+        manifests = objects(job, self._host_source)
+        digest = hashlib.sha256(json.dumps(manifests, sort_keys=True).encode()).hexdigest()
+        now, last = self._clock(), memory.applied_at
+        fresh = last is not None and (now - last).total_seconds() < self._resync_seconds
+        if digest == memory.applied and fresh:
+            return
+        await self._together([self._cluster.apply(manifest) for manifest in manifests])
+        memory.applied, memory.applied_at = digest, now
+
+    async def _create(self, job: api.TorchrunJob, decision: Decision) -> None:
+        pods = [node_pod(job, index) for index in decision.create_nodes]
+        if decision.create_rendezvous:
+            # First: every node waits for it.
+            pods.insert(0, rendezvous_pod(job, self._links.token_digest(job.uid)))
+        await self._together([self._cluster.create_pod(pod) for pod in pods])
+        if decision.create_rendezvous:
+            self._metrics.pods_created("rendezvous")
+        self._metrics.pods_created("node", len(decision.create_nodes))
+
+    async def _together(self, requests: Sequence[Awaitable[None]]) -> None:
+        """Await all; then raise what went wrong: a passing error before a refusal, because it is tried again."""
+
+        async def limited(request: Awaitable[None]) -> None:
+            async with self._writes:
+                await request
+
+        results = await asyncio.gather(*map(limited, requests), return_exceptions=True)
+        errors = [result for result in results if isinstance(result, BaseException)]
+        if errors:
+            raise min(errors, key=lambda error: isinstance(error, RefusedError | NameTakenError))
+
+    async def _tell(self, raw: Manifest, events: Sequence[Event]) -> None:
+        """Record events; one that cannot be recorded is only logged, nothing depends on it."""
+        for event in events:
+            logger.log(logging.WARNING if event.warning else logging.INFO, "%s: %s", event.reason, event.message)
+            try:
+                await self._cluster.create_event(_event_manifest(raw, event, self._clock()))
+            except ClusterError as error:
+                logger.warning("the event %s could not be recorded: %s", event.reason, error)
+
+
+def _event_manifest(raw: Manifest, event: Event, now: datetime) -> dict[str, Any]:
+    metadata = raw["metadata"]
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"generateName": f"{metadata['name']}-", "namespace": metadata["namespace"]},
+        "involvedObject": {
+            "apiVersion": API_VERSION,
+            "kind": KIND,
+            "name": metadata["name"],
+            "namespace": metadata["namespace"],
+            "uid": metadata["uid"],
+            "resourceVersion": metadata["resourceVersion"],
+        },
+        "type": "Warning" if event.warning else "Normal",
+        "reason": event.reason,
+        "message": event.message[:_EVENT_CHARACTERS],
+        "source": {"component": MANAGED_BY},
+        "firstTimestamp": rfc3339(now),
+        "lastTimestamp": rfc3339(now),
+        "count": 1,
+    }
+
+
+def _without_progress(status: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in status.items() if key != "progress"}
+
+
+def _ended(status: api.TorchrunJobStatus) -> bool:
+    return is_true(status.conditions, ConditionType.COMPLETE) or is_true(status.conditions, ConditionType.FAILED)
+
+
+def _soonest(*delays: float | None) -> float | None:
+    return min((delay for delay in delays if delay is not None), default=None)
+
+
+def _name(key: Key) -> str:
+    return f"{key[0]}/{key[1]}"

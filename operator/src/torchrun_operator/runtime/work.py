@@ -1,0 +1,81 @@
+"""Turns of the queue become passes over jobs, and every job gets a turn now and then even if nothing is heard of it."""
+
+import asyncio
+import logging
+import random
+import time
+from typing import Protocol
+
+from torchrun_operator.cluster.port import Cluster, ClusterError, ConflictError
+from torchrun_operator.runtime.health import Liveness, Readiness
+from torchrun_operator.runtime.links import Key
+from torchrun_operator.runtime.logs import job_context
+from torchrun_operator.runtime.metrics import Metrics
+from torchrun_operator.runtime.queue import QueueClosed, WorkQueue
+from torchrun_operator.runtime.reconciler import Outcome
+from torchrun_operator.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+_LIST_RETRY_SECONDS = 5.0
+
+
+class Reconciles(Protocol):
+    """Makes passes over jobs; see runtime.reconciler."""
+
+    async def reconcile(self, key: Key) -> Outcome:
+        """Make one pass over a job."""
+        ...
+
+
+async def work(
+    queue: WorkQueue[Key], reconciler: Reconciles, metrics: Metrics, liveness: Liveness, settings: Settings
+) -> None:
+    """Take turns until the queue is closed. No failure of a pass ends the worker; each is logged and counted."""
+    while True:
+        try:
+            key = await queue.get()
+        except QueueClosed:
+            return
+        with job_context(*key), liveness.working(f"reconcile {key[0]}/{key[1]}", settings.stuck_seconds):
+            await _turn(queue, key, reconciler, metrics, settings)
+
+
+async def _turn(queue: WorkQueue[Key], key: Key, reconciler: Reconciles, metrics: Metrics, settings: Settings) -> None:
+    started, result = time.monotonic(), "error"
+    try:
+        outcome = await reconciler.reconcile(key)
+    except ConflictError:
+        result = "conflict"  # somebody else wrote the job meanwhile: what woke us for that is on its way
+        queue.done(key, after=settings.min_reconcile_interval)
+    except ClusterError as error:
+        metrics.error(error.reason)
+        logger.warning("the pass failed and is tried again in %.1f s: %s", queue.failed(key), error)
+    except Exception as error:
+        metrics.error(type(error).__name__)
+        delay = queue.failed(key)
+        logger.exception("the pass failed and is tried again in %.1f s", delay)
+    else:
+        result = "ok"
+        if outcome.gone:
+            queue.forget(key)
+        else:
+            resync = settings.resync_seconds * random.uniform(0.8, 1.2)  # noqa: S311 - spreads load, guards nothing
+            again = outcome.look_again_seconds
+            queue.done(key, after=resync if again is None else min(resync, again))
+    finally:
+        metrics.reconciled(result, time.monotonic() - started)
+
+
+async def resync(queue: WorkQueue[Key], cluster: Cluster, readiness: Readiness, settings: Settings) -> None:
+    """List all jobs at the start and now and then: an event that was missed is made good. Runs for ever."""
+    while True:
+        try:
+            for key in await cluster.list_jobs():
+                queue.add(key)
+        except ClusterError as error:
+            logger.warning("the jobs cannot be listed: %s", error)
+            await asyncio.sleep(_LIST_RETRY_SECONDS)
+            continue
+        readiness.reached("jobs listed")
+        await asyncio.sleep(settings.resync_seconds)
