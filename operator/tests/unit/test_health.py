@@ -166,7 +166,9 @@ async def test_a_taken_port_is_an_error_and_a_closed_one_is_free_again() -> None
 
 
 async def test_every_interface_is_the_default() -> None:
-    async with serving(healthy_app(), None, 0) as port:
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    async with serving(healthy_app(), "127.0.0.1", 0) as free:
+        pass
+    async with serving(healthy_app(), None, free):
+        _, writer = await asyncio.open_connection("127.0.0.1", free)
         writer.close()
         await writer.wait_closed()

@@ -119,7 +119,10 @@ def health_app(liveness: Liveness, readiness: Readiness, metrics: Metrics) -> we
 
 @asynccontextmanager
 async def serving(app: web.Application, host: str | None, port: int) -> AsyncIterator[int]:
-    """Serve `app` inside the block, on every interface if host is None; gives the port. OSError if it is taken."""
+    """Serve `app` inside the block and give the port; OSError if it is taken.
+
+    On every interface if `host` is None; port 0, a free one, is then another one for IPv4 than for IPv6.
+    """
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     try:
