@@ -44,9 +44,13 @@ func main() {
 		etcdmain.Main(append([]string{"etcd"}, os.Args[1:]...))
 		return
 	}
+	if name == "open-volumes" && len(os.Args) == 2 {
+		fmt.Fprintln(os.Stderr, "open-volumes:", openVolumes(os.Args[1]))
+		os.Exit(1)
+	}
 	program, ok := programs[name]
 	if !ok {
-		names := []string{"etcd"}
+		names := []string{"etcd", "open-volumes DIRECTORY"}
 		for known := range programs {
 			names = append(names, known)
 		}

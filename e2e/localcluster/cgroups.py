@@ -1,0 +1,37 @@
+"""Control groups of the cluster's pods: removed once their processes are gone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from pathlib import Path
+
+_ROOT = Path("/sys/fs/cgroup")
+
+
+def hierarchies(root: Path = _ROOT) -> list[Path]:
+    """Roots of all hierarchies: several with version 1, one with version 2."""
+    if (root / "cgroup.controllers").exists():
+        return [root]
+    return [path for path in root.iterdir() if path.is_dir() and not path.is_symlink()]
+
+
+def remove(name: str, patience: float = 5.0) -> list[Path]:
+    """Remove the group `name` and all below it in every hierarchy; return what is still there after some seconds."""
+    tops = [hierarchy / name.lstrip("/") for hierarchy in hierarchies()]
+    deadline = time.monotonic() + patience
+    while True:
+        tops = [top for top in tops if top.exists()]
+        for top in tops:
+            _remove_tree(top)
+        tops = [top for top in tops if top.exists()]
+        if not tops or time.monotonic() > deadline:
+            return tops
+        time.sleep(0.05)  # a process that was killed leaves its group a little later
+
+
+def _remove_tree(top: Path) -> None:
+    for directory, _, _ in os.walk(top, topdown=False):
+        with contextlib.suppress(OSError):
+            Path(directory).rmdir()

@@ -1,0 +1,169 @@
+"""The whole cluster: bringing it up, looking at it, giving it images."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from localcluster import builds, netns, preflight, processes, stores
+from localcluster.api import Api
+from localcluster.builds import Programs
+from localcluster.controlplane import ControlPlane
+from localcluster.down import down
+from localcluster.files import read_json, write_json
+from localcluster.images import PRODUCTS, Builder, Image
+from localcluster.node import Node
+from localcluster.paths import Layout, node_index
+from localcluster.shell import ClusterError, say, step, wait_until
+
+DEFAULT_NODES = 2
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+def nodes(layout: Layout) -> list[Node]:
+    """Nodes that the cluster has, running or not."""
+    indexes = (node_index(path.name) for path in (layout.state / "machines").glob("node*"))
+    return [Node(layout, index) for index in sorted(index for index in indexes if index)]
+
+
+def find_node(layout: Layout, name: str) -> Node:
+    """Node with this name."""
+    known = {node.name: node for node in nodes(layout)}
+    if name not in known:
+        raise ClusterError(f"no node {name!r}; nodes: {', '.join(known) or 'none (the cluster is down)'}")
+    return known[name]
+
+
+def build(layout: Layout, *, bare: bool = False) -> tuple[Programs, list[Image]]:
+    """Build all programs, images and the nodes' image store, as far as they are not there."""
+    preflight.require_packages(layout.cache / "logs/apt.log")
+    preflight.require_disk(layout.cache, preflight.WARM_DISK if _looks_built(layout) else preflight.COLD_DISK)
+    programs = builds.build(layout)
+    builder = Builder(layout)
+    images = [builder.pause(programs)]
+    # The image that changes least first: see stores.
+    images += [builder.product(name) for name in PRODUCTS if not bare]
+    stores.prepare(layout, images)
+    return programs, images
+
+
+def _looks_built(layout: Layout) -> bool:
+    return any((layout.cache / "stores").glob("*"))
+
+
+def up(layout: Layout, count: int | None = None, *, bare: bool = False) -> None:
+    """Have the cluster run with so many nodes, and the images as their sources are; the caller holds its lock."""
+    programs, images = build(layout, bare=bare)
+    _forget_earlier_boot(layout)
+    wanted = count or len(nodes(layout)) or DEFAULT_NODES
+    if wanted > netns.MOST_NODES:
+        raise ClusterError(f"at most {netns.MOST_NODES} nodes")
+    preflight.require_disk(layout.state, preflight.WARM_DISK)
+    with step("control plane"):
+        api = _start_control_plane(layout, programs)
+    for node in nodes(layout)[wanted:]:
+        say(f"removing {node.name}")
+        node.remove(api)
+    chosen = [Node(layout, index) for index in range(1, wanted + 1)]
+    with step("nodes"), ThreadPoolExecutor(max_workers=4) as pool:
+        list(pool.map(lambda node: _start_node(node, programs, images), chosen))
+        names = {node.name for node in chosen}
+        wait_until("ready nodes", 90, lambda: names <= {name for name, ready in api.ready_nodes().items() if ready})
+    load_images(layout, images)
+
+
+def _forget_earlier_boot(layout: Layout) -> None:
+    """Start afresh if the machine was restarted: etcd does not wait for the disk and may have lost anything."""
+    boot = _BOOT_ID.read_text().strip()
+    remembered = read_json(layout.state / "boot.json")
+    if remembered != boot:
+        if layout.state.exists():
+            say("the machine was restarted since: the cluster starts afresh")
+            down(layout)
+        write_json(layout.state / "boot.json", boot)
+
+
+def _start_control_plane(layout: Layout, programs: Programs) -> Api:
+    control_plane = ControlPlane(layout)
+    if control_plane.machine.first_process() is None:
+        # The bridge went with it, and with the bridge the nodes' network.
+        for node in nodes(layout):
+            node.machine.power_off()
+    return control_plane.ensure(programs)
+
+
+def _start_node(node: Node, programs: Programs, images: Sequence[Image]) -> None:
+    if not node.containerd_root.exists():
+        node.set_images({})
+        stores.provide(node.layout, images, node.containerd_root)
+        node.set_images({image.reference: image.key for image in images})
+    node.ensure(programs)
+
+
+def start_node(node: Node) -> None:
+    """Start a stopped node."""
+    programs = builds.find(node.layout)
+    if programs is None:
+        raise ClusterError("the cluster's programs changed or were removed from the cache: use `up`")
+    node.ensure(programs)
+
+
+def load_images(layout: Layout, images: Sequence[Image]) -> None:
+    """Put images on the running nodes that have another version of them or none."""
+    for image in images:
+        behind = [node for node in nodes(layout) if node.is_on() and node.images().get(image.reference) != image.key]
+        if not behind:
+            continue
+        with tempfile.TemporaryDirectory(dir=layout.cache, prefix="load-") as directory:
+            archive = Path(directory) / "image.tar"
+            Builder(layout).export(image, archive)
+            load_archive(behind, archive, image.reference)
+        for node in behind:
+            node.set_images({**node.images(), image.reference: image.key})
+
+
+def load_archive(targets: Sequence[Node], archive: Path, name: str) -> None:
+    """Import an image archive on nodes, all at once."""
+
+    def load(node: Node) -> None:
+        argv = node.machine.command(["ctr", "--namespace=k8s.io", "images", "import", "-"])
+        with archive.open("rb") as content:
+            done = subprocess.run(argv, stdin=content, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise ClusterError(f"{node.name} cannot import {archive}: {done.stderr.strip()[-1000:]}")
+
+    with step(f"{name} to {', '.join(node.name for node in targets)}"), ThreadPoolExecutor() as pool:
+        list(pool.map(load, targets))
+
+
+def status(layout: Layout) -> bool:
+    """Print what runs; return whether that is all of it."""
+    control_plane = ControlPlane(layout)
+    print(f"cluster {layout.id}, state {layout.state}")
+    if not layout.state.exists():
+        print("down")
+        return False
+    api = control_plane.api()
+    answers = api is not None and api.answers("/readyz")
+    ready = api.ready_nodes() if api and answers else {}
+    entrance = processes.load(layout.state / "entrance.json")
+    healthy = answers and entrance is not None and processes.alive(entrance.identity)
+    print(f"api server   {'ready' if answers else 'does not answer'} at https://127.0.0.1:{control_plane.port()}")
+    for machine in (control_plane.machine, *(node.machine for node in nodes(layout))):
+        services = machine.services()
+        ended = [name for name, runs in services.items() if not runs]
+        power = "on" if machine.first_process() else "off"
+        index = node_index(machine.name)
+        notes = [f"{len(services) - len(ended)} services", *(f"{name} ended" for name in ended)]
+        good = power == "on" and not ended
+        if index is not None:
+            good = good and ready.get(machine.name, False)
+            reachable = Node(layout, index).is_reachable()
+            notes += ["Ready" if ready.get(machine.name) else "not Ready", *([] if reachable else ["partitioned"])]
+        print(f"{machine.name:12} {power:4} {', '.join(notes if power == 'on' else notes[-1:])}")
+        healthy = healthy and good
+    print(f"kubeconfig   {layout.kubeconfig}")
+    return healthy

@@ -1,0 +1,184 @@
+"""Container images: pause, two small Debian bases, and the products' images built from their Dockerfiles."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from localcluster import dockerfile
+from localcluster.builds import Programs
+from localcluster.files import key_of, tree_parts, write
+from localcluster.locks import exclusive
+from localcluster.paths import Layout
+from localcluster.shell import contained, run, stream, succeeds
+
+SUITE = "bookworm"
+BASES: Mapping[str, tuple[str, ...]] = {
+    "runtime": ("ca-certificates", "python3"),
+    "build": ("ca-certificates", "python3", "python3-pip", "python3-venv"),
+}
+_UNWANTED_FILES = ("/usr/share/doc/*", "/usr/share/info/*", "/usr/share/locale/*", "/usr/share/man/*")
+PRODUCTS = {"trainer": "torchrun-trainer", "operator": "torchrun-operator"}
+PAUSE = "docker.io/library/pause:1"
+_PAUSE_DOCKERFILE = 'FROM scratch\nCOPY pause /pause\nENTRYPOINT ["/pause"]\n'
+_KEPT = 3  # versions of each image that stay in the cache
+
+# How this machine reaches package indexes: for the build's commands, never left in the image.
+_PASSED = re.compile(
+    r"(?i:(https?|ftp|all|no)_proxy)"
+    r"|PIP_(CERT|CLIENT_CERT|DEFAULT_TIMEOUT|EXTRA_INDEX_URL|FIND_LINKS|INDEX_URL|NO_INDEX|PROXY|RETRIES|TRUSTED_HOST)"
+    r"|UV_(DEFAULT_INDEX|EXTRA_INDEX_URL|FIND_LINKS|HTTP_TIMEOUT|INDEX|INDEX_URL|INSECURE_HOST|NATIVE_TLS|SYSTEM_CERTS)"
+    r"|SSL_CERT_(FILE|DIR)|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE"
+)
+_CERTIFICATES = ("/etc/ssl/certs", "/usr/share/ca-certificates", "/usr/local/share/ca-certificates")
+
+
+@dataclass(frozen=True)
+class Image:
+    """One version of an image: what nodes call it, and what it is called in the cache's image storage."""
+
+    reference: str
+    key: str
+    stored: str
+
+
+def passed_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Variables that the commands of a build get to see."""
+    return {name: value for name, value in sorted(environment.items()) if _PASSED.fullmatch(name) and value}
+
+
+def build_volumes(environment: Mapping[str, str]) -> list[str]:
+    """Host paths that the commands of a build need at the same place, to read only."""
+    named = [path for value in environment.values() for path in value.split() if path.startswith("/")]
+    paths = dict.fromkeys([*_CERTIFICATES, *named])
+    # What lies in a directory that is there already needs no mount of its own.
+    kept = [path for path in paths if Path(path).exists() and not any(str(up) in paths for up in Path(path).parents)]
+    return [f"--volume={path}:{path}:ro" for path in kept]
+
+
+def apt_options(apt_configuration: str) -> list[str]:
+    """How this machine's apt reaches its archives, out of `apt-config dump`, for mmdebstrap."""
+    wanted = re.findall(r'^(Acquire::\S*(?:[Pp]roxy|CaInfo|CaPath)\S* ".+";)$', apt_configuration, re.MULTILINE)
+    return [f"--aptopt={line}" for line in wanted]
+
+
+def base_key(name: str) -> str:
+    """Version of a base image."""
+    return key_of([SUITE, os.uname().machine, *BASES[name], *_UNWANTED_FILES])
+
+
+class Builder:
+    """Builds images into a storage of its own inside the cache."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._storage = layout.cache / "images"
+
+    def pause(self, programs: Programs) -> Image:
+        """Image that every pod's sandbox runs."""
+        with self._workspace() as work:
+            context = work / "context"
+            context.mkdir()
+            shutil.copy2(Path(programs["pause"]).resolve(), context / "pause")
+            key = key_of([_PAUSE_DOCKERFILE, *tree_parts(context)])
+            image = Image(PAUSE, key, self._stored("pause", key))
+            if not self._done(image.stored).exists():
+                write(work / "Dockerfile", _PAUSE_DOCKERFILE)
+                self._build("pause", image.stored, work, [])
+        return image
+
+    def product(self, name: str) -> Image:
+        """Image of one of PRODUCTS as its sources are now, built if that version is not there."""
+        text = (self._layout.checkout / name / "Dockerfile").read_text()
+        with self._workspace() as work:
+            context = work / "context"
+            dockerfile.stage(self._layout.checkout, dockerfile.sources(text), context)
+            key = key_of([text, base_key("runtime"), base_key("build"), *tree_parts(context)])
+            image = Image(f"docker.io/library/{PRODUCTS[name]}:dev", key, self._stored(name, key))
+            if not self._done(image.stored).exists():
+                bases = {
+                    f"{argument}_IMAGE": self._base(base)
+                    for argument, base in (("BASE", "runtime"), ("BUILD", "build"))
+                }
+                write(work / "Dockerfile", text)
+                self._build(name, image.stored, work, [f"--build-arg={key}={value}" for key, value in bases.items()])
+        return image
+
+    def export(self, image: Image, archive: Path) -> None:
+        """Write an image to a file that containerd imports."""
+        with self._workspace() as work:
+            target = f"docker-archive:{archive}:{image.reference}"
+            self._buildah(f"export {image.reference}", work, ["push", "--quiet", image.stored, target])
+
+    @staticmethod
+    def _stored(name: str, key: str) -> str:
+        return f"localhost/{name}:{key}"
+
+    def _done(self, stored: str) -> Path:
+        """File that says an image is complete: asking the storage would take longer."""
+        return self._storage / "done" / stored.replace("/", "_")
+
+    def _base(self, name: str) -> str:
+        stored = self._stored(f"base-{name}", base_key(name))
+        if self._done(stored).exists():
+            return stored
+        with self._workspace() as work:
+            context = work / "context"
+            context.mkdir()
+            options = [f"--dpkgopt=path-exclude={path}" for path in _UNWANTED_FILES]
+            options += apt_options(run(["apt-config", "dump"]))
+            options += ["--mode=root", "--variant=essential", f"--include={','.join(BASES[name])}"]
+            log = self._layout.cache / "logs" / f"base-{name}.log"
+            stream(
+                f"install Debian {SUITE} ({name})",
+                contained(["mmdebstrap", *options, SUITE, context / "base.tar"]),
+                log,
+            )
+            write(work / "Dockerfile", "FROM scratch\nADD base.tar /\n")
+            self._build(f"base-{name}", stored, work, [])
+        return stored
+
+    def _build(self, name: str, stored: str, work: Path, options: list[str]) -> None:
+        environment = passed_environment(os.environ)
+        argv = ["build", "--isolation=chroot", "--network=host", "--layers", "--pull=never", "--format=docker"]
+        argv += [*options, *build_volumes(environment), f"--tag={stored}", f"--file={work / 'Dockerfile'}"]
+        with exclusive(self._layout.cache / "locks" / f"image-{name}", f"it builds the image {name}"):
+            if not self._done(stored).exists():
+                self._buildah(f"build image {name}", work, [*argv, str(work / "context")])
+                write(self._done(stored), "")
+                self._prune(name, work)
+
+    def _prune(self, name: str, work: Path) -> None:
+        done = sorted(
+            self._done(self._stored(name, "*")).parent.glob(f"localhost_{name}:*"),
+            key=lambda path: path.stat().st_mtime,
+        )
+        for path in done[:-_KEPT]:
+            path.unlink()
+            stored = path.name.replace("_", "/", 1)
+            succeeds(contained(["buildah", *self._storage_options(work), "rmi", stored]))
+
+    def _storage_options(self, work: Path) -> list[str]:
+        return [f"--root={self._storage / 'storage'}", f"--runroot={work / 'run'}", "--storage-driver=overlay"]
+
+    def _buildah(self, title: str, work: Path, argv: list[str]) -> None:
+        # Variables in this file are seen by the build's commands and, unlike those of --env, not kept in the image.
+        environment = [f"{name}={value}" for name, value in passed_environment(os.environ).items()]
+        write(work / "containers.conf", f"[containers]\nenv = {json.dumps(environment)}\n")
+        env = {**os.environ, "CONTAINERS_CONF": str(work / "containers.conf"), "TMPDIR": str(work)}
+        log = self._layout.cache / "logs" / f"{title.replace(' ', '-').replace('/', '_')}.log"
+        stream(title, contained(["buildah", *self._storage_options(work), *argv]), log, env=env)
+
+    @contextlib.contextmanager
+    def _workspace(self) -> Iterator[Path]:
+        parent = self._layout.cache / "work"
+        parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=parent, prefix="image-") as directory:
+            yield Path(directory)

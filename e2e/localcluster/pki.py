@@ -1,0 +1,106 @@
+"""The cluster's certificates and keys, and kubeconfig files made from them."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+from localcluster.files import remove, write
+from localcluster.netns import CONTROL_PLANE_ADDRESS, KUBERNETES_SERVICE, node_address
+from localcluster.paths import node_name
+from localcluster.shell import run
+
+_DAYS = "3650"
+_KEY = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+API_SERVER_NAMES = (
+    "IP:127.0.0.1",
+    f"IP:{CONTROL_PLANE_ADDRESS}",
+    f"IP:{KUBERNETES_SERVICE}",
+    "DNS:localhost",
+    "DNS:kubernetes",
+    "DNS:kubernetes.default",
+    "DNS:kubernetes.default.svc",
+    "DNS:kubernetes.default.svc.cluster.local",
+)
+# Name of the files -> subject.
+CLIENTS = {
+    "admin": "/O=system:masters/CN=local-admin",
+    "apiserver-kubelet-client": "/O=system:masters/CN=kube-apiserver-kubelet-client",
+    "controller-manager": "/CN=system:kube-controller-manager",
+    "coredns": "/CN=system:coredns",
+    "proxy": "/CN=system:kube-proxy",
+    "scheduler": "/CN=system:kube-scheduler",
+}
+
+
+def openssl_configuration(names: tuple[str, ...], *, authority: bool) -> str:
+    """Extensions of a certificate, the way openssl reads them."""
+    lines = ["[req]", "distinguished_name = subject", "x509_extensions = extensions", "[subject]", "[extensions]"]
+    if authority:
+        lines += ["basicConstraints = critical, CA:TRUE", "keyUsage = critical, keyCertSign, cRLSign, digitalSignature"]
+    else:
+        lines += ["basicConstraints = critical, CA:FALSE", "keyUsage = critical, digitalSignature"]
+        lines += ["extendedKeyUsage = serverAuth, clientAuth"]
+    if names:
+        lines.append(f"subjectAltName = {', '.join(names)}")
+    return "\n".join(lines) + "\n"
+
+
+def _certificate(directory: Path, name: str, subject: str, names: tuple[str, ...] = ()) -> None:
+    authority = name == "ca"
+    configuration = directory / f".{name}.cnf"
+    write(configuration, openssl_configuration(names, authority=authority))
+    signer = [] if authority else ["-CA", directory / "ca.crt", "-CAkey", directory / "ca.key"]
+    output = ["-keyout", directory / f"{name}.key", "-out", directory / f"{name}.crt"]
+    run(
+        ["openssl", "req", "-x509", "-config", configuration, "-subj", subject, "-days", _DAYS, *_KEY, *signer, *output]
+    )
+    configuration.unlink()
+
+
+def ensure(directory: Path) -> None:
+    """Make the authority and everything of the control plane, if it is not there."""
+    if directory.exists():
+        return
+    partial = directory.with_name(".pki")
+    remove(partial)
+    partial.mkdir(parents=True, mode=0o700)
+    _certificate(partial, "ca", "/CN=local-cluster")
+    _certificate(partial, "apiserver", "/CN=kube-apiserver", API_SERVER_NAMES)
+    for name, subject in CLIENTS.items():
+        _certificate(partial, name, subject)
+    key = partial / "service-accounts.key"
+    run(["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", key])
+    run(["openssl", "pkey", "-in", key, "-pubout", "-out", partial / "service-accounts.pub"])
+    partial.rename(directory)
+
+
+def ensure_node(directory: Path, index: int) -> None:
+    """Make a node's certificate, for both its kubelet's sides, if it is not there."""
+    name = node_name(index)
+    if (directory / f"{name}.crt").exists() and (directory / f"{name}.key").exists():
+        return
+    names = (f"DNS:{name}", f"IP:{node_address(index)}")
+    _certificate(directory, name, f"/O=system:nodes/CN=system:node:{name}", names)
+
+
+def kubeconfig(directory: Path, user: str, server: str, context: str = "local") -> dict[str, Any]:
+    """Kubeconfig of a user that holds all it needs."""
+
+    def data(name: str) -> str:
+        return base64.b64encode((directory / name).read_bytes()).decode()
+
+    return {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": context, "cluster": {"server": server, "certificate-authority-data": data("ca.crt")}}],
+        "users": [
+            {
+                "name": user,
+                "user": {"client-certificate-data": data(f"{user}.crt"), "client-key-data": data(f"{user}.key")},
+            }
+        ],
+        "contexts": [{"name": context, "context": {"cluster": context, "user": user}}],
+        "current-context": context,
+    }

@@ -1,0 +1,102 @@
+"""Checks before anything is built or started; every refusal names a way out."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from localcluster.shell import TOOL_PATH, ClusterError, run, say, stream
+
+GIB = 1024**3
+COLD_DISK = 25 * GIB
+WARM_DISK = 4 * GIB
+GO_AT_LEAST = (1, 25)
+ALTERNATIVE = "Or use another cluster: set KUBECONFIG to any Kubernetes you have, or make one with kind."
+
+# What each Debian package is needed for: a program on PATH or a file.
+PACKAGES: Mapping[str, tuple[str, ...]] = {
+    "buildah": ("buildah",),
+    "ca-certificates": ("/etc/ssl/certs/ca-certificates.crt",),
+    "conntrack": ("conntrack",),
+    "containerd": ("containerd", "ctr"),
+    "containernetworking-plugins": ("/usr/lib/cni/ptp", "/usr/lib/cni/host-local"),
+    "debian-archive-keyring": ("/usr/share/keyrings/debian-archive-keyring.gpg",),
+    "iproute2": ("ip",),
+    "iptables": ("iptables",),
+    "mmdebstrap": ("mmdebstrap",),
+    "openssl": ("openssl",),
+    "runc": ("runc",),
+    "socat": ("socat",),
+    "util-linux": ("unshare", "nsenter", "setpriv", "pivot_root"),
+}
+
+
+def present(need: str) -> bool:
+    """Whether a program or file is there."""
+    return Path(need).exists() if need.startswith("/") else shutil.which(need) is not None
+
+
+def missing_packages(is_present: Callable[[str], bool] = present) -> list[str]:
+    """Debian packages that would bring what is missing."""
+    return [package for package, needs in PACKAGES.items() if not all(is_present(need) for need in needs)]
+
+
+def parse_go_version(text: str) -> tuple[int, int] | None:
+    """Major and minor version in the output of `go env GOVERSION`, as in go1.25.3."""
+    found = re.match(r"go(\d+)\.(\d+)", text.strip())
+    return (int(found[1]), int(found[2])) if found else None
+
+
+def require_machine() -> None:
+    """Refuse to go on where the cluster cannot run at all."""
+    if platform.system() != "Linux":
+        raise ClusterError(f"The local cluster needs Linux; this is {platform.system()}.\n{ALTERNATIVE}")
+    if os.geteuid() != 0:
+        raise ClusterError(f"The local cluster makes namespaces and mounts: run it as root (sudo -E).\n{ALTERNATIVE}")
+    # Some shells of root, and all of sudo, have no sbin on their PATH.
+    os.environ["PATH"] = ":".join(dict.fromkeys([*os.environ.get("PATH", "").split(":"), *TOOL_PATH.split(":")]))
+
+
+def require_packages(log: Path) -> None:
+    """Install the Debian packages that are missing; raise ClusterError if that is not possible."""
+    missing = missing_packages()
+    if not missing:
+        return
+    names = " ".join(missing)
+    if shutil.which("apt-get") is None:
+        raise ClusterError(f"Missing, and no apt-get to install it: {names} (names of Debian packages).\n{ALTERNATIVE}")
+    say(f"installing Debian packages: {names}")
+    env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    stream("apt-get update", ["apt-get", "update", "-q"], log, env=env)
+    install = ["apt-get", "install", "-q", "-y", "--no-install-recommends", *missing]
+    stream("apt-get install", install, log, env=env)
+    still = missing_packages()
+    if still:
+        raise ClusterError(f"Installed, but what is needed of them is not where expected: {' '.join(still)}.")
+
+
+def require_go() -> str:
+    """Return Go's version; raise ClusterError if it is missing or too old."""
+    wanted = ".".join(str(part) for part in GO_AT_LEAST)
+    if shutil.which("go") is None:
+        raise ClusterError(f"Go {wanted} or newer is needed to build Kubernetes, and there is no go.\n{ALTERNATIVE}")
+    text = run(["go", "env", "GOVERSION"]).strip()
+    version = parse_go_version(text)
+    if version is None or version < GO_AT_LEAST:
+        raise ClusterError(f"Go {wanted} or newer is needed to build Kubernetes; this is {text}.\n{ALTERNATIVE}")
+    return text
+
+
+def require_disk(directory: Path, needed: int) -> None:
+    """Raise ClusterError if the file system that will hold `directory` has less than `needed` bytes free."""
+    existing = next(path for path in (directory, *directory.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise ClusterError(
+            f"{directory} has {free / GIB:.1f} GiB free; {needed / GIB:.0f} GiB are needed. Free some space, or set "
+            f"XDG_CACHE_HOME and XDG_STATE_HOME to directories on one larger disk.\n{ALTERNATIVE}"
+        )
