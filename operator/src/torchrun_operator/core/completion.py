@@ -16,7 +16,7 @@ class Completion:
     """How far the job is past its training."""
 
     finishing: bool = False
-    """Some member has succeeded, or its agent has closed the rendezvous to say so."""
+    """Some member has succeeded, or its agent says so in the rendezvous."""
     complete: bool = False
     """Every member has succeeded."""
     broken: bool = False
@@ -28,10 +28,11 @@ class Completion:
 def completion(job: TorchrunJob, observed: Observed) -> Completion:
     """Return how far the job is past its training."""
     closed = observed.rendezvous is not None and observed.rendezvous.closed
+    ending = closed or (observed.rendezvous is not None and observed.rendezvous.finished > 0)
     succeeded = any(node.phase is Phase.SUCCEEDED for node in observed.nodes)
     members = _members(job, observed)
     present = [pod for pod in members if pod is not None and pod.phase not in _LOST]
-    if not (succeeded or (closed and present)):
+    if not (succeeded or (ending and present)):
         return Completion(rendezvous_spent=closed)
     return Completion(
         finishing=True,

@@ -99,6 +99,8 @@ class Rendezvous:
     round: int
     complete: bool
     closed: bool
+    finished: int = 0
+    """Agents whose workers have all succeeded: they wait for the others to end too."""
     members: tuple[tuple[str, int], ...] = ()
     """(address, group rank) of who is in the round."""
     waiting: tuple[str, ...] = ()

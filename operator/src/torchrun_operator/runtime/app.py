@@ -1,6 +1,7 @@
 """The running operator: kopf, the workers and the resync, supervised as one: where any of them ends, all end."""
 
 import asyncio
+import functools
 import logging
 import signal
 import threading
@@ -10,11 +11,10 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 
 import aiohttp
-import kopf
 
 from torchrun_operator.cluster.kubernetes import connect
 from torchrun_operator.rendezvous.client import host_source
-from torchrun_operator.runtime.handlers import registry, watch_settings
+from torchrun_operator.runtime.handlers import watch
 from torchrun_operator.runtime.health import Liveness, Readiness, health_app, serving
 from torchrun_operator.runtime.links import Key, RendezvousLinks
 from torchrun_operator.runtime.metrics import Metrics
@@ -41,7 +41,8 @@ async def run(settings: Settings) -> int:
     metrics.watch_queue(lambda: queue.depth, lambda: queue.oldest_wait_seconds)
     cluster = await connect(metrics.api_request, settings.watch_namespaces)
     async with (
-        aiohttp.ClientSession() as session,
+        # A long poll is open for each job: no bound on connections but the jobs.
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
         serving(health_app(liveness, readiness, metrics), settings.http_host, settings.http_port),
     ):
         links = RendezvousLinks(session, settings.read_key(), queue.add, metrics)
@@ -58,14 +59,16 @@ async def run(settings: Settings) -> int:
             asyncio.create_task(work(queue, reconciler, metrics, liveness, settings), name=f"worker {number}")
             for number in range(settings.workers)
         ]
+        unwatch = threading.Event()
         others = [
             asyncio.create_task(resync(queue, cluster, readiness, settings), name="resync"),
             asyncio.create_task(_beat(liveness), name="heartbeat"),
+            asyncio.create_task(_watch(queue, readiness, settings.watch_namespaces, unwatch), name="watching"),
         ]
         try:
-            with _watching(queue, readiness, settings) as watching:
-                return await _supervise(stop, queue, workers, [*others, watching])
+            return await _supervise(stop, queue, workers, others)
         finally:
+            unwatch.set()
             await links.aclose()
             await cluster.aclose()
 
@@ -78,46 +81,17 @@ async def _beat(liveness: Liveness) -> None:
         await asyncio.sleep(_BEAT_SECONDS)
 
 
-class _watching:  # noqa: N801 - a context manager
-    """Kopf in a thread and an event loop of its own.
+async def _watch(queue: WorkQueue[Key], readiness: Readiness, namespaces: Sequence[str], stop: threading.Event) -> None:
+    """Run kopf in a thread and an event loop of its own.
 
-    In ours it would take over the signals and cancel whatever tasks it does not know when it stops, passes included.
+    In ours it would take over the signals, and cancel whatever tasks it does not know when it stops, passes included.
     """
-
-    def __init__(self, queue: WorkQueue[Key], readiness: Readiness, settings: Settings) -> None:
-        loop = asyncio.get_running_loop()
-        self._stop, self._ready = threading.Event(), threading.Event()
-        self._namespaces = settings.watch_namespaces
-        self._wake: Callable[[Key], None] = lambda key: _from_thread(loop, queue.add, key)
-        self._reached = lambda: readiness.reached("watching")
-
-    def __enter__(self) -> "asyncio.Task[None]":
-        self._task = asyncio.create_task(self._watch(), name="watching")
-        return self._task
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-
-    async def _watch(self) -> None:
-        thread = asyncio.create_task(asyncio.to_thread(self._run))
-        ready = asyncio.create_task(asyncio.to_thread(self._ready.wait))
-        await asyncio.wait([thread, ready], return_when=asyncio.FIRST_COMPLETED)
-        self._reached()
-        await thread
-
-    def _run(self) -> None:
-        try:
-            kopf.run(
-                registry=registry(self._wake),
-                settings=watch_settings(),
-                standalone=True,
-                clusterwide=not self._namespaces,
-                namespaces=self._namespaces,
-                stop_flag=self._stop,
-                ready_flag=self._ready,
-            )
-        finally:
-            self._ready.set()
+    loop, ready = asyncio.get_running_loop(), threading.Event()
+    wake = functools.partial(_from_thread, loop, queue.add)
+    watching = asyncio.create_task(asyncio.to_thread(watch, wake, namespaces, stop, ready))
+    await asyncio.to_thread(ready.wait)
+    readiness.reached("watching")
+    await watching
 
 
 def _from_thread(loop: asyncio.AbstractEventLoop, add: Callable[[Key], None], key: Key) -> None:

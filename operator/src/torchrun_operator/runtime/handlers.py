@@ -1,7 +1,8 @@
-"""The kopf side: it watches jobs and their pods, and does nothing but put their keys into the queue."""
+"""The kopf side: it watches jobs and their pods, and does nothing but wake the queue."""
 
 import logging
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import kopf
@@ -23,12 +24,12 @@ def registry(wake: Callable[[Key], None]) -> kopf.OperatorRegistry:
         return kopf.login_with_service_account(**arguments) or kopf.login_with_kubeconfig(**arguments)
 
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=handlers)
-    async def job_changed(namespace: str, name: str, **_: Any) -> None:  # noqa: ANN401
-        wake((namespace, name))
+    async def job_changed(*, namespace: str | None, name: str, **_: Any) -> None:  # noqa: ANN401
+        wake((namespace or "", name))
 
     @kopf.on.event("", "v1", "pods", labels={LABEL_JOB_NAME: kopf.PRESENT}, registry=handlers)
-    async def pod_changed(namespace: str, labels: dict[str, str], **_: Any) -> None:  # noqa: ANN401
-        wake((namespace, labels[LABEL_JOB_NAME]))
+    async def pod_changed(*, namespace: str | None, labels: Mapping[str, str], **_: Any) -> None:  # noqa: ANN401
+        wake((namespace or "", labels[LABEL_JOB_NAME]))
 
     return handlers
 
@@ -46,3 +47,21 @@ def watch_settings() -> kopf.OperatorSettings:
     settings.execution.max_workers = 1
     logging.getLogger("kopf.objects").setLevel(logging.WARNING)
     return settings
+
+
+def watch(
+    wake: Callable[[Key], None], namespaces: Sequence[str], stop: threading.Event, ready: threading.Event
+) -> None:
+    """Watch until stopped; blocks, and is meant for a thread of its own. Raises whatever ended the watching."""
+    try:
+        kopf.run(
+            registry=registry(wake),
+            settings=watch_settings(),
+            standalone=True,
+            clusterwide=not namespaces,
+            namespaces=namespaces,
+            stop_flag=stop,
+            ready_flag=ready,
+        )
+    finally:
+        ready.set()

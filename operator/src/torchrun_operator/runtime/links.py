@@ -1,9 +1,17 @@
 """One connection to each job's rendezvous host: what the reconciler reads from and tells them."""
 
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
+import aiohttp
+
+from torchrun_operator.api.names import PORT_HTTP
 from torchrun_operator.core.membership import Target
-from torchrun_operator.core.observed import Rendezvous
+from torchrun_operator.core.observed import Progress, Rendezvous
+from torchrun_operator.rendezvous import client
+from torchrun_operator.runtime.metrics import Metrics
 
 Key = tuple[str, str]
 """Namespace and name of a job."""
@@ -31,3 +39,111 @@ class Links(Protocol):
     def token_digest(self, uid: str) -> str:
         """Return the hex SHA-256 of the token that the job's host must take."""
         ...
+
+
+@dataclass
+class _Link:
+    uid: str
+    address: str
+    connection: client.RendezvousLink
+    rounds: int | None = None
+    """The newest complete round already counted."""
+
+
+class RendezvousLinks:
+    """Implements Links over HTTP, one background connection for each job."""
+
+    def __init__(
+        self, session: aiohttp.ClientSession, key: bytes, wake: Callable[[Key], None], metrics: Metrics
+    ) -> None:
+        """Make tokens from the operator's key; call `wake` whenever a host tells something new."""
+        self._session = session
+        self._key = key
+        self._wake = wake
+        self._metrics = metrics
+        self._links: dict[Key, _Link] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def ensure(self, key: Key, uid: str, address: str | None) -> None:
+        """See Links.ensure."""
+        link = self._links.get(key)
+        if link is not None and (link.uid, link.address) == (uid, address):
+            self._metrics.rendezvous_link(_name(key), link.connection.connected)
+            return
+        self.drop(key)
+        if address is not None:
+            host = f"[{address}]" if ":" in address else address
+            token = client.token_for(self._key, uid)
+            url = f"http://{host}:{PORT_HTTP}"
+            connection = client.RendezvousLink(self._session, url, token, lambda: self._wake(key))
+            self._links[key] = _Link(uid, address, connection)
+
+    def state(self, key: Key) -> Rendezvous | None:
+        """See Links.state."""
+        link = self._links.get(key)
+        if link is None or not link.connection.connected or link.connection.latest is None:
+            return None
+        state = _rendezvous(link.connection.latest)
+        if state.complete and link.rounds != state.round:
+            link.rounds = state.round
+            self._metrics.rounds_completed()
+        return state
+
+    def tell(self, key: Key, target: Target) -> None:
+        """See Links.tell."""
+        link = self._links.get(key)
+        if link is not None:
+            link.connection.set_target(
+                client.Target(
+                    generation=target.generation,
+                    size=target.size,
+                    minimum=target.minimum,
+                    last_call_seconds=target.last_call_seconds,
+                    leavers=target.leavers,
+                    close=target.close,
+                )
+            )
+
+    def drop(self, key: Key) -> None:
+        """See Links.drop."""
+        link = self._links.pop(key, None)
+        if link is not None:
+            self._metrics.rendezvous_link(_name(key), None)
+            closing = asyncio.get_running_loop().create_task(link.connection.aclose())
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+
+    def token_digest(self, uid: str) -> str:
+        """See Links.token_digest."""
+        return client.token_digest(client.token_for(self._key, uid))
+
+    async def aclose(self) -> None:
+        """End every connection; the hosts keep what they were told."""
+        for key in list(self._links):
+            self.drop(key)
+        await asyncio.gather(*self._closing, return_exceptions=True)
+
+
+def _rendezvous(state: client.RendezvousState) -> Rendezvous:
+    last = state.last_unrequested
+    return Rendezvous(
+        instance=state.instance,
+        round=state.round,
+        complete=state.complete,
+        closed=state.closed,
+        finished=state.finished,
+        members=tuple((member.address, member.rank) for member in state.members),
+        waiting=state.waiting,
+        unrequested=state.rounds_ended.unrequested,
+        last_unrequested_at=last.time if last is not None else None,
+        last_unrequested_by=last.addresses if last is not None else (),
+        progress=_progress(state.progress),
+    )
+
+
+def _progress(progress: client.Progress | None) -> Progress | None:
+    return Progress(**progress.model_dump()) if progress is not None else None
+
+
+def _name(key: Key) -> str:
+    return f"{key[0]}/{key[1]}"
