@@ -1,0 +1,204 @@
+"""The run: counts steps, continues where a snapshot left off, stops on all ranks at the same step, reports."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from torchrun_trainer import snapshot
+from torchrun_trainer.progress import Progress, Publisher, event, say
+from torchrun_trainer.termination import EXIT_CODE, Termination
+
+logger = logging.getLogger(__name__)
+
+SNAPSHOT_PATH_VARIABLE = "TORCHRUN_SNAPSHOT_PATH"
+PROGRESS_URL_VARIABLE = "TORCHRUN_PROGRESS_URL"
+
+
+class Stateful(Protocol):
+    """Whatever can be saved and restored: modules, optimizers, schedulers, scalers, your own counters."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state: tensors, numbers, strings, and lists and dictionaries of them."""
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> Any:  # noqa: ANN401
+        """Take over such a state."""
+
+
+class Run:
+    """A training run that survives restarts, whatever the number of workers.
+
+    Create it on every rank, after ``init_process_group`` (which a run in one process can do without) and after the
+    objects given as ``state``: each is restored from the newest snapshot, if there is one. ``step`` is the number of
+    steps done. DistributedDataParallel is looked through: a snapshot holds the plain module's state.
+
+    Args:
+        snapshot_path: directory that all nodes share; without it, that of the environment variable
+            TORCHRUN_SNAPSHOT_PATH; without both, or when empty, nothing is saved.
+        snapshot_every: steps between two snapshots; there is always one after the last step and one before leaving.
+        keep: snapshots kept.
+        report_seconds: time between two lines of progress.
+        drain_seconds: how long a rank waits for its own SIGTERM after the ranks have agreed to stop.
+        state: what a snapshot holds, by name.
+
+    Raises:
+        SnapshotError: there are snapshots, but none that can be read or that fits ``state``.
+
+    """
+
+    def __init__(
+        self,
+        snapshot_path: str | Path | None = None,
+        *,
+        snapshot_every: int = 100,
+        keep: int = 2,
+        report_seconds: float = 1.0,
+        drain_seconds: float = 60.0,
+        **state: Stateful,
+    ) -> None:
+        if snapshot_every < 1:
+            raise ValueError(f"snapshot_every is {snapshot_every}; it must be at least 1")
+        path = os.environ.get(SNAPSHOT_PATH_VARIABLE, "") if snapshot_path is None else snapshot_path
+        self.step = 0
+        self.rank = dist.get_rank() if dist.is_initialized() else 0
+        self.world_size = dist.get_world_size() if dist.is_initialized() else 1
+        self._directory = Path(path) if path else None
+        self._snapshot_every = snapshot_every
+        self._keep = keep
+        self._report_seconds = report_seconds
+        self._drain_seconds = drain_seconds
+        self._state = {name: _plain(stateful) for name, stateful in state.items()}
+        self._device = _collective_device()
+        self._snapshot: snapshot.Snapshot | None = None
+        self._loss: float | Tensor | None = None
+        self._epoch: int | None = None
+        self._samples = 0
+        self._reported = 0.0
+        self._restore()
+
+    def steps(self, total_steps: int) -> Iterator[int]:
+        """Yield the number of each step still to do, from 0; do the step in the loop's body, on every rank.
+
+        After each step the ranks agree whether one of them has received SIGTERM. If so, rank 0 saves a snapshot, every
+        rank waits for its own SIGTERM (leaving earlier would look like success or failure of its own to torchrun) and
+        leaves with SystemExit, code 143. Call it in the main thread.
+        """
+        url = os.environ.get(PROGRESS_URL_VARIABLE) if self.rank == 0 else None
+        publisher = Publisher(url) if url else None
+        self._samples = 0
+        self._reported = time.monotonic()
+        if self.rank == 0:
+            event("start", at=self.step, world=self.world_size)
+        first = self.step
+        try:
+            with Termination() as termination:
+                while self.step < total_steps:
+                    yield self.step
+                    self.step += 1
+                    draining = self._any_rank(termination.requested)
+                    termination.step_done()
+                    with termination.saving():
+                        self._save_if_due(wanted=draining or self.step == total_steps)
+                    self._report(total_steps, publisher, wanted=draining or self.step in (first + 1, total_steps))
+                    if draining:
+                        self._leave(termination)
+        finally:
+            if publisher:
+                publisher.close()
+
+    def report(self, *, loss: float | Tensor | None = None, samples: int = 0, epoch: int | None = None) -> None:
+        """Say how the current step went; shown with the next line of progress. Costs nothing on ranks other than 0.
+
+        Args:
+            loss: this rank's loss; a tensor is read (which waits for a GPU) only when a line is due.
+            samples: how many samples all ranks together have taken in this step.
+            epoch: the epoch the step belongs to.
+
+        """
+        self._loss = loss.detach() if isinstance(loss, Tensor) else loss
+        self._epoch = epoch
+        self._samples += samples
+
+    def _restore(self) -> None:
+        """Load on every rank the snapshot that rank 0 has found."""
+        if self._directory is None:
+            return
+        choice: list[snapshot.Snapshot | None] = [snapshot.newest(self._directory) if self.rank == 0 else None]
+        if dist.is_initialized():
+            dist.broadcast_object_list(choice, src=0, device=self._device)
+        self._snapshot = choice[0]
+        if self._snapshot is None:
+            return
+        saved = snapshot.load(self._snapshot, verify=self.rank != 0)
+        states = saved["state"]
+        if states.keys() != self._state.keys():
+            raise snapshot.SnapshotError(
+                f"snapshot {self._snapshot.path} holds {sorted(states)}, but this run has {sorted(self._state)}"
+            )
+        for name, stateful in self._state.items():
+            stateful.load_state_dict(states[name])
+        self.step = saved["step"]
+
+    def _any_rank(self, mine: bool) -> bool:
+        """Return on every rank whether ``mine`` is true on one of them."""
+        if self.world_size == 1:
+            return mine
+        flag = torch.tensor([int(mine)], dtype=torch.int32, device=self._device)
+        dist.all_reduce(flag, dist.ReduceOp.MAX)
+        return bool(flag.item())
+
+    def _save_if_due(self, *, wanted: bool) -> None:
+        if self.rank != 0 or self._directory is None or not (wanted or self.step % self._snapshot_every == 0):
+            return
+        state = {name: stateful.state_dict() for name, stateful in self._state.items()}
+        self._snapshot = snapshot.save(self._directory, self.step, {"step": self.step, "state": state}, self._keep)
+
+    def _report(self, total_steps: int, publisher: Publisher | None, *, wanted: bool) -> None:
+        elapsed = time.monotonic() - self._reported
+        if self.rank != 0 or not (wanted or elapsed >= self._report_seconds):
+            return
+        progress = Progress(
+            step=self.step,
+            total_steps=total_steps,
+            epoch=self._epoch,
+            loss=None if self._loss is None else float(self._loss),
+            samples_per_second=self._samples / elapsed if self._samples and elapsed else None,
+            world_size=self.world_size,
+            snapshot_step=self._snapshot.step if self._snapshot else None,
+            snapshot_time=self._snapshot.time if self._snapshot else None,
+        )
+        self._samples = 0
+        self._reported = time.monotonic()
+        say(progress.line(time.time()))
+        if publisher:
+            publisher.publish(progress)
+
+    def _leave(self, termination: Termination) -> None:
+        if self.rank == 0:
+            event("drain", at=self.step, snapshot=self._snapshot.step if self._snapshot else "none")
+        if not termination.wait(self._drain_seconds):
+            logger.warning("another rank was told to stop %.0f s ago, this one was not; leaving", self._drain_seconds)
+        raise SystemExit(EXIT_CODE)
+
+
+def _plain(stateful: Stateful) -> Stateful:
+    if isinstance(stateful, DistributedDataParallel):
+        module: Stateful = stateful.module
+        return module
+    return stateful
+
+
+def _collective_device() -> torch.device:
+    """Return where the ranks' small agreements travel: on the CPU if the process group can, to wait for no GPU."""
+    if dist.is_initialized() and "cpu:" not in dist.get_backend_config():
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
