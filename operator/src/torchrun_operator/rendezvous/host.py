@@ -1,0 +1,890 @@
+"""The rendezvous host of one job: torchrun's c10d store in a process of its own, and the driver of its rounds.
+
+Runs inside the job's image (standard library and torch >= 2.6, Python >= 3.10) as a single file:
+``step`` decides, without I/O; ``Driver`` reads and writes torchrun's state; ``Handler`` is the HTTP side.
+
+A round, as torchrun's agents see it (the state in the store) and as this program drives it:
+
+    open ──(wanted nodes joined)──> complete ──(every member has seen it)──> next round open, members keep running
+     ^                                  │                                              │
+     └──(every member left) <── kick: a node that does not exist waits, so agents restart and join again ──┘
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import io
+import json
+import math
+import os
+import pickle
+import secrets
+import signal
+import socket
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta, timezone
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import parse_qs, urlsplit
+
+if TYPE_CHECKING:
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+    from torch.distributed.elastic.rendezvous.dynamic_rendezvous import _NodeDesc, _RendezvousState
+
+UTC = timezone.utc  # noqa: UP017 - datetime.UTC needs Python 3.11, the job's image may have 3.10
+TICK_SECONDS = 0.1
+HURRY_SECONDS = 0.002  # while nodes that must not join could be seen waiting by members of a fresh round
+STALE_SECONDS = 15.0  # without a good tick for so long, /healthz says so
+SILENT_SECONDS = 20.0  # agents send a heartbeat every 5 s; one that vanishes after such a silence has died
+DISTURBED_SECONDS = 5.0  # a member that leaves so soon after a stranger waited has seen the stranger
+ASIDE_SECONDS = 3.0  # nodes that were set aside try again every second
+STORE_TIMEOUT = timedelta(seconds=10)
+MAX_NODES = 1_048_576
+MAX_LEAVERS = 16_384
+MAX_INT = 2**53
+TARGET_BYTES, PROGRESS_BYTES = 1 << 20, 64 << 10
+MAX_CONNECTIONS, MAX_CONNECTIONS_PER_CLIENT = 256, 32
+PROGRESS_SECONDS = 2.0
+POLL_SECONDS = 60.0
+
+
+# --- decisions -------------------------------------------------------------------------------------------------------
+
+
+class Node(NamedTuple):
+    """A node as torchrun describes it; sorted like there, which decides the ranks."""
+
+    address: str
+    pid: int
+    local_id: int
+
+
+KICK = Node("~torchrun-operator", 0, 0)  # waits in every round that has to end; it never has a heartbeat
+
+
+@dataclass(frozen=True)
+class View:
+    """What torchrun's state says. Heartbeats in seconds since the epoch; finished: agents whose workers are done."""
+
+    round: int = 0
+    complete: bool = False
+    closed: bool = False
+    deadline: bool = False
+    participants: Mapping[Node, int] = field(default_factory=dict)
+    waiting: frozenset[Node] = frozenset()
+    redundant: frozenset[Node] = frozenset()
+    heartbeats: Mapping[Node, float] = field(default_factory=dict)
+    finished: int = 0
+
+    def joined(self) -> set[Node]:
+        """Nodes in any list; without a heartbeat they are not an agent's (and would break it as participants)."""
+        return {n for n in (*self.participants, *self.waiting, *self.redundant) if n in self.heartbeats}
+
+    def without(self, nodes: Iterable[Node]) -> View:
+        """Drop nodes everywhere. Heartbeats go too: torch raises when it removes a node that has none."""
+        gone = frozenset(nodes)
+        return replace(
+            self,
+            participants={n: rank for n, rank in self.participants.items() if n not in gone},
+            waiting=self.waiting - gone,
+            redundant=self.redundant - gone,
+            heartbeats={n: beat for n, beat in self.heartbeats.items() if n not in gone},
+        )
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the operator wants: how many nodes, at least how many, seconds to wait for more, and who must not be in.
+
+    close ends the rendezvous for good: agents exit as soon as they look for the next round, which they do at once.
+    """
+
+    generation: int
+    size: int
+    minimum: int
+    last_call: float
+    leavers: frozenset[str] = frozenset()
+    close: bool = False
+
+
+@dataclass(frozen=True)
+class Running:
+    """A complete round: its members by rank, who of them is still in, and why it ends."""
+
+    round: int
+    members: Mapping[Node, int]
+    still: frozenset[Node]
+    beats: Mapping[Node, float]  # heartbeats at completion: a newer one says that the member has seen it
+    kicked: bool = False
+    requested: bool = False
+    first_left: tuple[str, ...] = ()
+    first_left_at: float = 0.0
+    disturbed_at: float = -math.inf
+    repaired: bool = False
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What the state in the store does not say. Times in seconds since the epoch."""
+
+    running: Running | None = None
+    heartbeats: Mapping[Node, float] = field(default_factory=dict)
+    evicted: frozenset[Node] = frozenset()
+    aside: Mapping[str, float] = field(default_factory=dict)  # alive but not wanted in the round; when last seen
+    enough_since: float | None = None
+    growth_since: float | None = None
+    forming_since: float | None = None
+    formation_seconds: float | None = None
+    completed_at: float | None = None
+    rounds: int = 0
+    requested: int = 0
+    unrequested: int = 0
+    evictions: int = 0
+    last_unrequested: tuple[int, tuple[str, ...], float] | None = None
+
+
+Event = dict[str, object]  # of a log line; "event" says which
+
+
+class Step(NamedTuple):
+    """Result of a decision: the state to write, what to remember, what to log, and what else to do."""
+
+    view: View
+    memory: Memory
+    events: tuple[Event, ...] = ()
+    repair: int | None = None  # round whose MASTER_ADDR nobody is left to publish
+    hurry: bool = False
+
+
+def step(view: View, target: Target | None, now: float, memory: Memory) -> Step:
+    """Decide what to do about the state: pure, so it can be repeated when somebody else wrote first."""
+    events: list[Event] = []
+    memory = _conclude(_observe(view, now, memory, events), now, events)
+    if target is not None and target.close and not view.closed:
+        view, memory = _close(view, memory, events)
+    # After the end of any worker group a kick could only turn success into failure: such a job is left alone.
+    if target is not None and not view.closed and not view.finished:
+        view, memory = _evict(view, target, now, memory, events)
+        memory = _conclude(memory, now, events)
+        if memory.running:
+            view, memory = _tend(view, target, now, memory, events)
+        else:
+            view, memory = _form(view, target, now, memory, events)
+    repair = None
+    running = memory.running
+    if running and not running.repaired and not any(running.members[n] == 0 for n in running.still):
+        repair = running.round
+        memory = replace(memory, running=replace(running, repaired=True))
+    aside = {address: at for address, at in memory.aside.items() if now - at < ASIDE_SECONDS}
+    memory = replace(memory, heartbeats=view.heartbeats, aside=aside)
+    return Step(view, memory, tuple(events), repair, hurry=view.complete and bool(aside))
+
+
+def _still(view: View, running: Running) -> frozenset[Node]:
+    """Return the members that have not left. While the next round is open they are in no list, yet have heartbeats."""
+    if view.complete and view.round == running.round:
+        return frozenset(n for n in running.still if n in view.participants)
+    if not view.complete and view.round == running.round + 1:
+        listed = {*view.participants, *view.waiting, *view.redundant}
+        return frozenset(n for n in running.still if n in view.heartbeats and n not in listed)
+    return frozenset()
+
+
+def _observe(view: View, now: float, memory: Memory, events: list[Event]) -> Memory:
+    """Notice members that left, and whether they did so by themselves or died."""
+    running = memory.running
+    if running is None:
+        if view.complete and view.participants:  # completed by the agents themselves
+            running = _started(view)
+            events.append({"event": "round-found", "round": view.round, "members": _addresses(running.members)})
+            memory = replace(memory, running=running, rounds=memory.rounds + 1, completed_at=now)
+        return memory
+    still = _still(view, running)
+    gone = running.still - still
+    if not gone:
+        return memory
+    died = {n for n in gone if now - memory.heartbeats.get(n, now) > SILENT_SECONDS}
+    for reason, nodes in (("no heartbeat", died), ("by itself", gone - died)):
+        if nodes:
+            event = {"event": "left", "round": running.round, "addresses": _addresses(nodes), "reason": reason}
+            events.append(event)
+    running = _left(replace(running, still=still, requested=running.requested or bool(died)), gone - died, now)
+    return replace(memory, running=running)
+
+
+def _left(running: Running, nodes: Iterable[Node], now: float) -> Running:
+    """Remember who left first, unless the end of the round was asked for before."""
+    addresses = _addresses(nodes)
+    if not addresses or running.requested or running.first_left:
+        return running
+    if now - running.disturbed_at < DISTURBED_SECONDS:
+        return replace(running, requested=True)
+    return replace(running, first_left=addresses, first_left_at=now)
+
+
+def _conclude(memory: Memory, now: float, events: list[Event]) -> Memory:
+    """Count the end of a round once nobody is left in it: only then it is known whether a member had died."""
+    running = memory.running
+    if running is None or running.still:
+        return memory
+    asked = running.requested or not running.first_left
+    memory = replace(memory, running=None, forming_since=now, enough_since=None, growth_since=None)
+    events.append({"event": "round-ended", "round": running.round, "requested": asked})
+    if asked:
+        return replace(memory, requested=memory.requested + 1)
+    last = (running.round, running.first_left, running.first_left_at)
+    return replace(memory, unrequested=memory.unrequested + 1, last_unrequested=last)
+
+
+def _close(view: View, memory: Memory, events: list[Event]) -> tuple[View, Memory]:
+    events.append({"event": "closing", "round": view.round})
+    running = memory.running
+    if running is None or view.finished:
+        return replace(view, closed=True), memory
+    memory = replace(memory, running=replace(running, kicked=True, requested=not running.first_left))
+    return replace(view, closed=True, waiting=view.waiting | {KICK}), memory
+
+
+def _evict(view: View, target: Target, now: float, memory: Memory, events: list[Event]) -> tuple[View, Memory]:
+    """Drop leavers, and the older of two processes at one address: an agent that came back without saying goodbye."""
+    known = {n for n in (*view.heartbeats, *view.participants, *view.waiting, *view.redundant) if n != KICK}
+    leavers = {n for n in known if n.address in target.leavers}
+    newest: dict[str, Node] = {}
+    for node in sorted(known - leavers, key=lambda n: (view.heartbeats.get(n, -math.inf), n)):
+        newest[node.address] = node
+    stale = known - leavers - set(newest.values())
+    gone = leavers | stale
+    running = memory.running
+    if running:
+        requested = running.requested or not leavers.isdisjoint(running.still)
+        running = _left(replace(running, requested=requested), stale & running.still, now)
+        running = replace(running, still=running.still - gone)
+    fresh = gone - memory.evicted
+    for reason, nodes in (("not wanted", leavers & fresh), ("replaced", stale & fresh)):
+        if nodes:
+            events.append({"event": "evicted", "addresses": _addresses(nodes), "reason": reason, "round": view.round})
+    evicted = frozenset(n for n in memory.evicted if n.address in target.leavers) | gone
+    memory = replace(memory, running=running, evicted=evicted, evictions=memory.evictions + len(fresh))
+    return view.without(gone), memory
+
+
+def _tend(view: View, target: Target, now: float, memory: Memory, events: list[Event]) -> tuple[View, Memory]:
+    """Look after a complete round: end it if it lost a member or can grow, else keep strangers from disturbing it."""
+    running = memory.running
+    assert running is not None
+    joiners = view.joined() - running.still
+    lost = len(running.still) < len(running.members)
+    growing = bool(joiners) and len(running.still) < target.size and not lost
+    since = (memory.growth_since if memory.growth_since is not None else now) if growing else None
+    memory = replace(memory, growth_since=since)
+    if growing and not running.kicked and not view.complete:
+        # Training goes on while more of the wanted nodes are on their way.
+        all_here = len(running.still) + len(joiners) >= target.size
+        growing = all_here or (since is not None and now - since >= target.last_call)
+    if lost or growing or running.kicked:
+        if not running.kicked:
+            reason = "a member is gone" if lost else "more nodes joined"
+            events.append({"event": "round-kicked", "round": running.round, "reason": reason})
+            running = replace(running, kicked=True, requested=running.requested or growing)
+        return replace(view, waiting=view.waiting | {KICK}), replace(memory, running=running)
+    if view.complete and joiners:
+        # Not wanted, yet every member that sees them waiting restarts. They come back each second until the next
+        # round is open, where they can wait as its participants without anybody noticing.
+        aside = {**memory.aside, **{n.address: now for n in joiners}}
+        memory = replace(memory, running=replace(running, disturbed_at=now), aside=aside)
+        return view.without(joiners), memory
+    seen = all(view.heartbeats.get(n, beat) != beat for n, beat in running.beats.items())
+    if view.complete and seen and not view.waiting and not view.redundant:
+        events.append({"event": "round-settled", "round": running.round})
+        view = replace(view, round=view.round + 1, complete=False, deadline=False, participants={})
+    return view, memory
+
+
+def _form(view: View, target: Target, now: float, memory: Memory, events: list[Event]) -> tuple[View, Memory]:
+    """Bring the open round to completion, with exactly the wanted nodes or, after the last call, with what is there."""
+    if view.complete:  # every member was evicted
+        view = replace(view, complete=False, round=view.round + 1)
+    nodes = view.joined()
+    view = replace(
+        view,
+        deadline=False,  # agents past their own deadline would complete the round themselves
+        participants={n: view.participants.get(n, 0) for n in nodes},
+        waiting=frozenset(),
+        redundant=frozenset(),
+    )
+    if nodes and memory.forming_since is None:
+        memory = replace(memory, forming_since=now)
+    enough = len(nodes) >= target.minimum
+    since = (memory.enough_since if memory.enough_since is not None else now) if enough else None
+    memory = replace(memory, enough_since=since)
+    if since is None or target.size < target.minimum:
+        return view, memory
+    if len(nodes) < target.size and now - since < target.last_call:
+        return view, memory
+    chosen = sorted(nodes)[: target.size]
+    surplus = nodes - set(chosen)
+    view = replace(view.without(surplus), complete=True, participants={n: rank for rank, n in enumerate(chosen)})
+    running = _started(view)
+    took = now - (memory.forming_since if memory.forming_since is not None else now)
+    events.append(
+        {
+            "event": "round-completed",
+            "round": view.round,
+            "members": _addresses(chosen),
+            "surplus": _addresses(surplus),
+            "seconds": round(took, 3),
+        }
+    )
+    aside = {**memory.aside, **{n.address: now for n in surplus}}
+    return view, replace(
+        memory,
+        running=running,
+        rounds=memory.rounds + 1,
+        completed_at=now,
+        formation_seconds=took,
+        enough_since=None,
+        aside=aside,
+    )
+
+
+def _started(view: View) -> Running:
+    members = dict(view.participants)
+    beats = {n: view.heartbeats.get(n, -math.inf) for n in members}
+    return Running(round=view.round, members=members, still=frozenset(members), beats=beats)
+
+
+def _addresses(nodes: Iterable[Node]) -> tuple[str, ...]:
+    return tuple(sorted({n.address for n in nodes}))
+
+
+def describe(view: View, memory: Memory, target: Target | None) -> dict[str, object]:
+    """Return the part of the state document that the store and the decisions determine."""
+    running = memory.running
+    leavers = target.leavers if target else frozenset()
+    still = running.still if running else frozenset()
+    members = sorted((running.members[n], n.address) for n in still) if running else []
+    waiting = {n.address for n in view.joined() - still} | set(memory.aside)
+    last = memory.last_unrequested
+    return {
+        "round": running.round if running else view.round,
+        "complete": running is not None and not running.kicked and len(still) == len(running.members),
+        "closed": view.closed,
+        "finished": view.finished,
+        "members": [{"address": address, "rank": rank} for rank, address in members],
+        "waiting": sorted(waiting - leavers),
+        "roundsEnded": {"requested": memory.requested, "unrequested": memory.unrequested},
+        "lastUnrequested": {"round": last[0], "addresses": list(last[1]), "time": _rfc3339(last[2])} if last else None,
+        "completedAt": _rfc3339(memory.completed_at) if memory.completed_at is not None else None,
+    }
+
+
+def _rfc3339(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+# --- torchrun's state in the store -----------------------------------------------------------------------------------
+
+
+class Codec:
+    """Between torch's pickled state and a view of it; what a view does not hold stays in the state as it is."""
+
+    SENTINEL = b"Y2FuaW1hZGFt"  # torch's own mark for "no state yet"
+
+    def __init__(self, state_class: type[_RendezvousState], node_class: type[_NodeDesc]) -> None:
+        self._node_class = node_class
+        classes = (state_class, node_class, datetime, timezone, timedelta)
+        self._allowed: dict[tuple[str, str], object] = {(c.__module__, c.__name__): c for c in classes}
+
+    def decode(self, raw: bytes) -> _RendezvousState | None:
+        """Return torch's state object, or None if there is none yet; raises if it names any other class."""
+        if raw == self.SENTINEL:
+            return None
+        allowed = self._allowed
+
+        class Unpickler(pickle.Unpickler):
+            def find_class(self, module: str, name: str) -> object:
+                if (module, name) not in allowed:
+                    raise pickle.UnpicklingError(f"refused to load {module}.{name}")
+                return allowed[module, name]
+
+        state: _RendezvousState = Unpickler(io.BytesIO(base64.b64decode(raw, validate=True))).load()
+        return state
+
+    def view(self, state: _RendezvousState | None, finished: int) -> View:
+        """Return the view of a state object."""
+        if state is None:
+            return View()
+        return View(
+            round=state.round,
+            complete=state.complete,
+            closed=state.closed,
+            deadline=state.deadline is not None,
+            participants={_node(d): rank for d, rank in state.participants.items()},
+            waiting=frozenset(_node(d) for d in state.wait_list),
+            redundant=frozenset(_node(d) for d in state.redundancy_list),
+            heartbeats={_node(d): beat.timestamp() for d, beat in state.last_heartbeats.items()},
+            finished=finished,
+        )
+
+    def encode(self, state: _RendezvousState, view: View) -> bytes:
+        """Change a state object to what the view says and return it as the store holds it."""
+        state.round, state.complete, state.closed = view.round, view.complete, view.closed
+        if not view.deadline:
+            state.deadline = None
+        state.participants = {self._node_class(*n): rank for n, rank in view.participants.items()}
+        state.wait_list = {self._node_class(*n) for n in view.waiting}
+        state.redundancy_list = {self._node_class(*n) for n in view.redundant}
+        state.last_heartbeats = {d: b for d, b in state.last_heartbeats.items() if _node(d) in view.heartbeats}
+        return base64.b64encode(pickle.dumps(state, protocol=4))
+
+
+def _node(desc: _NodeDesc) -> Node:
+    return Node(desc.addr, desc.pid, desc.local_id)
+
+
+class Driver(threading.Thread):
+    """Hosts the store and moves the rounds on; the only one that talks to the store."""
+
+    def __init__(self, rendezvous_id: str, port: int, board: Board) -> None:
+        super().__init__(name="driver", daemon=True)
+        self._prefix = f"torch.rendezvous.{rendezvous_id}"
+        self._port = port
+        self._board = board
+        self._memory = Memory()
+
+    def run(self) -> None:
+        """Serve until the process ends; a store that cannot be opened ends it."""
+        began = time.monotonic()
+        try:
+            store, codec = self._open()
+        except Exception as error:
+            log({"event": "store-failed", "error": repr(error)})
+            os._exit(1)
+        log({"event": "store-up", "port": self._port, "seconds": round(time.monotonic() - began, 2)})
+        while True:
+            self._board.wake.clear()
+            pause, failure = TICK_SECONDS, ""
+            try:
+                pause = self._tick(store, codec)
+            except Exception as error:  # must not end the store; /healthz tells if it goes on
+                failure = repr(error)
+            if failure:
+                log({"event": "tick-failed", "error": failure})
+                pause = 1.0
+            self._board.wake.wait(pause)
+
+    def _open(self) -> tuple[TCPStore, Codec]:
+        # Imported here because it takes seconds: HTTP answers before, and a SIGTERM meanwhile ends the process.
+        from torch.distributed import TCPStore  # type: ignore[attr-defined]  # noqa: PLC0415
+        from torch.distributed.elastic.rendezvous import dynamic_rendezvous as torchs  # noqa: PLC0415
+
+        store = TCPStore(
+            "0.0.0.0",  # noqa: S104 - the nodes of the job are elsewhere
+            self._port,
+            is_master=True,
+            wait_for_workers=False,
+            multi_tenant=True,
+            timeout=STORE_TIMEOUT,
+        )
+        store.compare_set(self._prefix, "", Codec.SENTINEL.decode())
+        return store, Codec(torchs._RendezvousState, torchs._NodeDesc)  # noqa: SLF001
+
+    def _tick(self, store: TCPStore, codec: Codec) -> float:
+        """Decide and write, again if an agent wrote in between; returns the seconds to the next tick."""
+        target = self._board.target
+        for _ in range(50):
+            raw: bytes = store.get(self._prefix)
+            state = codec.decode(raw)
+            view = codec.view(state, self._finished(store))
+            result = step(view, target, time.time(), self._memory)
+            if state is not None and result.view != view:
+                new = codec.encode(state, result.view)
+                if store.compare_set(self._prefix, raw.decode(), new.decode()) != new:
+                    continue
+            self._memory = result.memory
+            if result.repair is not None:
+                self._repair(store, result.repair)
+            for event in result.events:
+                log(event)
+            self._board.publish(result.view, result.memory, target)
+            return HURRY_SECONDS if result.hurry else TICK_SECONDS
+        return HURRY_SECONDS
+
+    def _finished(self, store: TCPStore) -> int:
+        """How many agents of the running round wait in torchrun's exit barrier."""
+        if self._memory.running is None:
+            return 0
+        key = f"{self._prefix}.{self._memory.running.round}/torchelastic/agent/terminal_state/num_members"
+        return int(store.get(key)) if store.check([key]) else 0
+
+    def _repair(self, store: TCPStore, number: int) -> None:
+        """Publish what rank 0 no longer can, or the others would wait for it, time out and close the rendezvous.
+
+        The address leads nowhere, which does not matter: the round has been kicked. A published one is kept.
+        """
+        for key, value in (("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "1")):
+            if store.compare_set(f"{self._prefix}.{number}/{key}", "", value) == value.encode():
+                log({"event": "repaired", "round": number, "key": key})
+
+
+# --- what HTTP and the driver share ----------------------------------------------------------------------------------
+
+
+class Board:
+    """The current state document and target, guarded by one condition that long polls wait on."""
+
+    def __init__(self) -> None:
+        self.wake = threading.Event()
+        self.target: Target | None = None
+        self._changed = threading.Condition()
+        self._instance = secrets.token_hex(8)
+        self._version = 1
+        self._ticked = -math.inf
+        self._put: dict[str, object] | None = None
+        self._body = describe(View(), Memory(), None)
+        self._progress: dict[str, object] | None = None
+        self._shown_progress: tuple[dict[str, object] | None, float] = (None, -math.inf)
+        self._memory = Memory()
+
+    def put(self, target: Target, document: dict[str, object]) -> dict[str, object]:
+        """Take over a new target and return the state document."""
+        with self._changed:
+            if document != self._put:
+                self.target, self._put = target, document
+                self._bump()
+                self.wake.set()
+            return self._document()
+
+    def report(self, progress: dict[str, object]) -> None:
+        """Take over what a worker says about its progress."""
+        with self._changed:
+            self._progress = progress
+            self._show_progress()
+
+    def publish(self, view: View, memory: Memory, target: Target | None) -> None:
+        """Take over what the driver found and did."""
+        body = describe(view, memory, target)
+        with self._changed:
+            self._ticked = time.monotonic()
+            self._memory = memory
+            if body["closed"] and not self._body["closed"]:
+                log({"event": "closed", "round": body["round"]})
+            if body != self._body:
+                self._body = body
+                self._bump()
+            self._show_progress()
+
+    def wait(self, after: int, timeout: float) -> dict[str, object]:
+        """Return the state document once its version is above ``after``, or when ``timeout`` seconds have passed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._version > after, timeout)
+            return self._document()
+
+    def healthy(self) -> bool:
+        """Whether the store is up and was read lately."""
+        with self._changed:
+            return time.monotonic() - self._ticked < STALE_SECONDS
+
+    def metrics(self) -> str:
+        """Return the metrics in Prometheus' text format."""
+        with self._changed:
+            memory, body = self._memory, self._body
+        running = memory.running
+        lines = []
+        for name, kind, text, value in (
+            ("rounds_total", "counter", "Rounds completed.", memory.rounds),
+            ("members", "gauge", "Members of the running round.", len(running.still) if running else 0),
+            ("waiting", "gauge", "Nodes that wait for a round.", len(body["waiting"])),  # type: ignore[arg-type]
+            ("evictions_total", "counter", "Nodes dropped from the rendezvous.", memory.evictions),
+            ("closed", "gauge", "1 once an agent closed the rendezvous.", int(bool(body["closed"]))),
+            ("last_round_seconds", "gauge", "How long the last round took to form.", memory.formation_seconds or 0.0),
+        ):
+            full = f"torchrun_rendezvous_{name}"
+            lines += [f"# HELP {full} {text}", f"# TYPE {full} {kind}", f"{full} {value}"]
+        full = "torchrun_rendezvous_rounds_ended_total"
+        lines += [f"# HELP {full} Rounds ended, by whether that was asked for.", f"# TYPE {full} counter"]
+        lines += [f'{full}{{requested="true"}} {memory.requested}', f'{full}{{requested="false"}} {memory.unrequested}']
+        return "\n".join(lines) + "\n"
+
+    def _show_progress(self) -> None:
+        shown, at = self._shown_progress
+        now = time.monotonic()
+        if self._progress is not shown and now - at >= PROGRESS_SECONDS:
+            self._shown_progress = (self._progress, now)
+            self._bump()
+
+    def _bump(self) -> None:
+        self._version += 1
+        self._changed.notify_all()
+
+    def _document(self) -> dict[str, object]:
+        head = {"instance": self._instance, "version": self._version}
+        return {**head, **self._body, "target": self._put, "progress": self._progress}
+
+
+# --- HTTP ------------------------------------------------------------------------------------------------------------
+
+
+class RequestError(Exception):
+    """A request that is answered with a status above 399."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def _integer(document: Mapping[str, object], key: str, low: int, high: int) -> int:
+    value = document.get(key)
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise RequestError(400, f"{key}: an integer from {low} to {high} is needed")
+    return value
+
+
+def _number(document: Mapping[str, object], key: str, low: float, high: float) -> float:
+    value = document.get(key)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        raise RequestError(400, f"{key}: a finite number from {low} to {high} is needed")
+    return value
+
+
+def _time(document: Mapping[str, object], key: str) -> str:
+    value = document.get(key)
+    try:
+        if not isinstance(value, str) or len(value) > 40 or datetime.fromisoformat(_offset(value)).tzinfo is None:
+            raise ValueError
+    except ValueError:
+        raise RequestError(400, f"{key}: a time like 2026-01-31T12:00:00Z is needed") from None
+    return value
+
+
+def _offset(text: str) -> str:
+    """Write Z as an offset, which is all that Python 3.10 reads."""
+    return text[:-1] + "+00:00" if text.endswith("Z") else text
+
+
+def parse_target(document: Mapping[str, object]) -> tuple[Target, dict[str, object]]:
+    """Check a target and return it, and as the document that is echoed. Raises RequestError."""
+    leavers = document.get("leavers")
+    if not isinstance(leavers, list) or len(leavers) > MAX_LEAVERS:
+        raise RequestError(400, f"leavers: a list of at most {MAX_LEAVERS} addresses is needed")
+    if not all(isinstance(a, str) and 0 < len(a) <= 255 for a in leavers):
+        raise RequestError(400, "leavers: addresses of 1 to 255 characters are needed")
+    close = document.get("close", False)
+    if not isinstance(close, bool):
+        raise RequestError(400, "close: true or false is needed")
+    target = Target(
+        generation=_integer(document, "generation", 0, MAX_INT),
+        size=_integer(document, "size", 0, MAX_NODES),
+        minimum=_integer(document, "min", 1, MAX_NODES),
+        last_call=_number(document, "lastCallSeconds", 0, 86400),
+        leavers=frozenset(leavers),
+        close=close,
+    )
+    clean: dict[str, object] = {
+        "generation": target.generation,
+        "size": target.size,
+        "min": target.minimum,
+        "lastCallSeconds": target.last_call,
+        "leavers": sorted(set(leavers)),
+        "close": close,
+    }
+    return target, clean
+
+
+def parse_progress(document: Mapping[str, object], now: float) -> dict[str, object]:
+    """Check what a worker says and return what is kept of it. Raises RequestError."""
+    checks: dict[str, Callable[[], object]] = {
+        "step": lambda: _integer(document, "step", 0, MAX_INT),
+        "totalSteps": lambda: _integer(document, "totalSteps", 0, MAX_INT),
+        "epoch": lambda: _integer(document, "epoch", 0, MAX_INT),
+        "loss": lambda: _number(document, "loss", -sys.float_info.max, sys.float_info.max),
+        "samplesPerSecond": lambda: _number(document, "samplesPerSecond", 0, sys.float_info.max),
+        "worldSize": lambda: _integer(document, "worldSize", 1, MAX_INT),
+        "snapshotStep": lambda: _integer(document, "snapshotStep", 0, MAX_INT),
+        "snapshotTime": lambda: _time(document, "snapshotTime"),
+    }
+    required = {"step", "worldSize"}
+    clean = {k: check() if k in required or document.get(k) is not None else None for k, check in checks.items()}
+    return {**clean, "time": _rfc3339(now)}
+
+
+Request = socket.socket | tuple[bytes, socket.socket]
+
+
+class Server(ThreadingHTTPServer):
+    """A thread per connection, with a bound on them for all clients and for each."""
+
+    daemon_threads = True
+    request_queue_size = 128
+    address_family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
+
+    def __init__(self, port: int, board: Board, digest: str) -> None:
+        self.board, self.digest = board, digest
+        self._lock = threading.Lock()
+        self._clients: Counter[str] = Counter()
+        super().__init__(("", port), Handler)
+
+    def server_bind(self) -> None:
+        """Listen for IPv4 and IPv6 alike; the base class would look the host's name up, which can take long."""
+        if self.address_family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.socket.bind(self.server_address)
+        self.server_address = self.socket.getsockname()
+
+    def verify_request(self, request: Request, client_address: tuple[str, int]) -> bool:
+        """Refuse connections above the bounds."""
+        client = client_address[0]
+        with self._lock:
+            if sum(self._clients.values()) >= MAX_CONNECTIONS or self._clients[client] >= MAX_CONNECTIONS_PER_CLIENT:
+                return False
+            self._clients[client] += 1
+        return True
+
+    def process_request_thread(self, request: Request, client_address: tuple[str, int]) -> None:
+        """Serve a connection, and count it while it lasts."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            client = client_address[0]
+            with self._lock:
+                self._clients[client] -= 1
+                if not self._clients[client]:
+                    del self._clients[client]
+
+    def handle_error(self, request: Request, client_address: tuple[str, int]) -> None:
+        """A client that goes away in the middle is nothing to report; anything else is."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            log({"event": "request-failed", "error": repr(error)})
+
+
+class Handler(BaseHTTPRequestHandler):
+    """The endpoints."""
+
+    protocol_version = "HTTP/1.1"
+    server_version, sys_version = "torchrun-rendezvous", ""
+    timeout = 20  # seconds without a byte, longer than clients keep idle connections
+    disable_nagle_algorithm = True
+    server: Server
+
+    def do_GET(self) -> None:
+        """Answer /healthz, /metrics and /v1/state."""
+        self._serve({"/healthz": self._health, "/metrics": self._metrics, "/v1/state": self._state})
+
+    def do_PUT(self) -> None:
+        """Answer /v1/target."""
+        self._serve({"/v1/target": self._target})
+
+    def do_POST(self) -> None:
+        """Answer /v1/progress."""
+        self._serve({"/v1/progress": self._progress})
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        """Requests are not logged: what they change is."""
+
+    def _serve(self, routes: Mapping[str, Callable[[], None]]) -> None:
+        try:
+            route = routes.get(urlsplit(self.path).path)
+            if route is None:
+                raise RequestError(404, "no such page")
+            route()
+        except RequestError as error:
+            self.close_connection = True  # the body may not have been read
+            self._json(error.status, {"error": str(error)})
+
+    def _health(self) -> None:
+        up = self.server.board.healthy()
+        self._send(200 if up else 503, "text/plain; charset=utf-8", b"ok\n" if up else b"the store is not up\n")
+
+    def _metrics(self) -> None:
+        self._send(200, "text/plain; version=0.0.4; charset=utf-8", self.server.board.metrics().encode())
+
+    def _state(self) -> None:
+        self._authenticate()
+        query = parse_qs(urlsplit(self.path).query, max_num_fields=8)
+        try:
+            after, timeout = int(query.get("after", ["0"])[-1][:20]), float(query.get("timeout", ["0"])[-1][:20])
+        except ValueError:
+            raise RequestError(400, "after and timeout: numbers are needed") from None
+        if not 0 <= timeout <= POLL_SECONDS:
+            raise RequestError(400, f"timeout: 0 to {POLL_SECONDS:g} seconds")
+        self._json(200, self.server.board.wait(after, timeout))
+
+    def _target(self) -> None:
+        self._authenticate()
+        self._json(200, self.server.board.put(*parse_target(self._document(TARGET_BYTES))))
+
+    def _progress(self) -> None:
+        self.server.board.report(parse_progress(self._document(PROGRESS_BYTES), time.time()))
+        self._json(200, {})
+
+    def _authenticate(self) -> None:
+        scheme, _, token = self.headers.get("Authorization", "").partition(" ")
+        presented = hashlib.sha256(token.strip().encode()).hexdigest()
+        if scheme.lower() != "bearer" or not hmac.compare_digest(presented, self.server.digest):
+            raise RequestError(401, "the token of this job is needed")
+
+    def _document(self, limit: int) -> dict[str, object]:
+        text = self.headers.get("Content-Length", "")
+        if not text.isascii() or not text.isdigit() or len(text) > 12 or "Transfer-Encoding" in self.headers:
+            raise RequestError(411, "Content-Length is needed")
+        if int(text) > limit:
+            raise RequestError(413, f"at most {limit} bytes")
+        try:
+            document = json.loads(self.rfile.read(int(text)))
+        except (ValueError, RecursionError):
+            raise RequestError(400, "the body is not JSON") from None
+        if not isinstance(document, dict):
+            raise RequestError(400, "the body is not a JSON object")
+        return document
+
+    def _json(self, status: int, document: Mapping[str, object]) -> None:
+        self._send(status, "application/json", json.dumps(document).encode())
+
+    def _send(self, status: int, content_type: str, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        if status == 401:
+            self.send_header("WWW-Authenticate", "Bearer")
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(body)
+
+
+# --- process ---------------------------------------------------------------------------------------------------------
+
+
+def log(event: Event) -> None:
+    """Write one line of JSON to stdout."""
+    sys.stdout.write(json.dumps({"time": _rfc3339(time.time()), **event}) + "\n")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    """Serve until SIGTERM, which ends the process at once: nothing here outlives it."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: os._exit(0))
+    digest = os.environ["RDZV_TOKEN_SHA256"].lower()
+    if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
+        sys.exit("RDZV_TOKEN_SHA256: 64 hexadecimal digits are needed")
+    board = Board()
+    driver = Driver(os.environ["RDZV_ID"], int(os.environ.get("RDZV_PORT", "29400")), board)
+    server = Server(int(os.environ.get("RDZV_HTTP_PORT", "29401")), board, digest)
+    log({"event": "started", "id": os.environ["RDZV_ID"], "http": server.server_address[1]})
+    driver.start()
+    threading.Thread(target=server.serve_forever, name="http", daemon=True).start()
+    threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main()
