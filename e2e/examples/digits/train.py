@@ -38,7 +38,7 @@ def arguments() -> argparse.Namespace:
 
 
 def load(path: Path, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Read images (N, 1, 8, 8) with values from 0 to 1, and their labels (N), without the slow import of scikit-learn."""
+    """Read images (N, 1, 8, 8) with values from 0 to 1, and their labels (N); scikit-learn itself is slow to import."""
     if not path.exists():
         sklearn = importlib.util.find_spec("sklearn")
         if sklearn is None or sklearn.origin is None:
