@@ -1,0 +1,52 @@
+"""A plain asynchronous client of the API server that KUBECONFIG names: for benchmarks and chaos."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from kubernetes.aio import client, config
+
+_CONNECTIONS = 64
+
+
+class Api:
+    """Requests with JSON in and out; any status above 299 is an error."""
+
+    def __init__(self, api: Any) -> None:  # noqa: ANN401 - the client is untyped
+        self._api = api
+
+    @classmethod
+    @asynccontextmanager
+    async def connected(cls) -> AsyncIterator["Api"]:
+        """Be connected as the kubeconfig says while the block runs."""
+        configuration = client.Configuration()
+        await config.load_kube_config(client_configuration=configuration)
+        configuration.connection_pool_maxsize = _CONNECTIONS
+        api = client.ApiClient(configuration)
+        try:
+            yield cls(api)
+        finally:
+            await api.close()
+
+    async def call(self, verb: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Make one request and return the answer. Raises RuntimeError."""
+        headers = {"Accept": "application/json", "Content-Type": "application/json"}
+        await self._api.update_params_for_auth(headers, [], ["BearerToken"], path, verb, body)
+        url = f"{self._api.configuration.host}/{path}"
+        response = await self._api.call_api(verb, url, headers, body, _request_timeout=60)
+        data = await response.read()
+        if response.status > 299:
+            raise RuntimeError(f"{verb} {path}: {response.status} {data[:300].decode(errors='replace')}")
+        answer: dict[str, Any] = json.loads(data)
+        return answer
+
+    @asynccontextmanager
+    async def namespace(self, name: str) -> AsyncIterator[None]:
+        """Have a namespace of that name while the block runs; it and all in it go in the end."""
+        body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+        await self.call("POST", "api/v1/namespaces", body)
+        try:
+            yield
+        finally:
+            await self.call("DELETE", f"api/v1/namespaces/{name}")
