@@ -1,0 +1,105 @@
+# One entry for everything: `make help`. Needs Linux or macOS, GNU make, python3 >= 3.11; the local cluster needs Linux
+# and root, and builds what it needs by itself (see docs/local-cluster.md).
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/torchrun-operator
+UV_VERSION := 0.13.8
+# Of its own, so that every machine installs alike.
+UV := $(CACHE)/tools/uv-$(UV_VERSION)/bin/uv
+ENV := .venv/.synced
+RUN := .venv/bin/python
+LOCAL := PYTHONPATH=e2e python3 -m localcluster
+PYTEST := $(RUN) -m pytest
+
+REGISTRY ?=
+TAG ?= dev
+ENGINE ?= $(firstword $(foreach engine,docker podman buildah,$(if $(shell command -v $(engine)),$(engine))))
+IMAGE_PREFIX := $(if $(REGISTRY),$(REGISTRY)/)
+
+.PHONY: help
+help: ## List what there is to make
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: ## Show it: a job on a real cluster loses its first node, shrinks, grows, and finishes
+	@PYTHONPATH=e2e python3 -m demo
+
+.PHONY: test
+test: $(ENV) ## Run every check and test, those on a real cluster included
+	@PYTHONPATH=e2e $(RUN) -m support.tiers
+
+.PHONY: lint
+lint: $(ENV) ## Check style, types and layers
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+.PHONY: format
+format: $(ENV) ## Format the code, and mend what ruff can mend
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+.PHONY: generate
+generate: $(ENV) ## Write the generated files: the CRD, its reference, the example's inline script
+	$(RUN) operator/codegen/generate.py
+	$(RUN) e2e/examples/digits/inline.py
+
+.PHONY: verify
+verify: $(ENV) ## Check that the generated files are up to date
+	$(RUN) operator/codegen/generate.py --check
+	$(RUN) e2e/examples/digits/inline.py --check
+
+.PHONY: test-unit
+test-unit: $(ENV) ## Run the tests that need no cluster
+	$(PYTEST) operator/tests trainer/tests e2e/tests -m "not integration and not cluster"
+
+.PHONY: test-integration
+test-integration: $(ENV) ## Run the tests against a real API server (after make cluster-up, which builds it)
+	programs=$$($(LOCAL) bin); KUBE_BINARY=$$programs/kube $(PYTEST) operator/tests -m integration
+
+.PHONY: test-cluster
+test-cluster: $(ENV) ## Run the tests with real torchrun in real pods; brings the local cluster up if need be
+	$(PYTEST) e2e/tests -m cluster
+
+.PHONY: e2e
+e2e: test-cluster ## The same as test-cluster
+
+.PHONY: cluster-up
+cluster-up: ## Bring up the local cluster, or bring it up to date with the sources
+	@$(LOCAL) up
+
+.PHONY: cluster-down
+cluster-down: ## Take the local cluster down; what was built stays in the cache
+	@$(LOCAL) down
+
+.PHONY: bench
+bench: bench-scale ## Run all benchmarks
+
+.PHONY: bench-scale
+bench-scale: $(ENV) ## Measure the start of 50 jobs of 8 nodes against plain POSTs of the same pods
+	PYTHONPATH=e2e $(RUN) -m support.withcluster $(CURDIR)/$(RUN) -m bench.scale
+
+.PHONY: image
+image: ## Build both images: REGISTRY=…, TAG=…, ENGINE=docker|podman|buildah, PUSH=1 to push them
+	@[[ -n "$(ENGINE)" ]] || { echo "no docker, podman or buildah on PATH: install one" >&2; exit 1; }
+	$(ENGINE) build -f operator/Dockerfile -t $(IMAGE_PREFIX)torchrun-operator:$(TAG) .
+	$(ENGINE) build -f trainer/Dockerfile -t $(IMAGE_PREFIX)torchrun-trainer:$(TAG) .
+	$(if $(PUSH),$(ENGINE) push $(IMAGE_PREFIX)torchrun-operator:$(TAG))
+	$(if $(PUSH),$(ENGINE) push $(IMAGE_PREFIX)torchrun-trainer:$(TAG))
+
+$(ENV): uv.lock pyproject.toml trainer/pyproject.toml | $(UV)
+	@$(UV) sync --frozen
+	@touch $@
+
+$(UV):
+	@python3 -c 'import ensurepip' 2>/dev/null || { \
+	    [[ $$(id -u) == 0 ]] && command -v apt-get >/dev/null && apt-get update -q && apt-get install -q -y python3-venv; \
+	} || { echo "python3 -m venv does not work here: install it, on Debian by apt-get install python3-venv" >&2; exit 1; }
+	@echo "installing uv $(UV_VERSION)"
+	@python3 -m venv $(CACHE)/tools/uv-$(UV_VERSION)
+	@$(CACHE)/tools/uv-$(UV_VERSION)/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@touch $@

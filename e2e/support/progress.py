@@ -1,0 +1,156 @@
+"""What the training says of itself: lines of `key=value`, followed in the logs of all pods of a job."""
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from support.kubectl import Kubectl, Object, Stream
+from support.waiting import NotInTimeError
+
+TRAINER = "trainer"
+_STARTED = ("Running", "Succeeded", "Failed")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of `time=SECONDS key=value …`; time is in seconds since 1970, by the pod's clock."""
+
+    pod: str
+    uid: str
+    time: float
+    values: Mapping[str, str]
+
+    @property
+    def event(self) -> str | None:
+        """What happened, where the line is about something that happened once."""
+        return self.values.get("event")
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step that the training has reported, and the start of the workers that took it."""
+
+    time: float
+    step: int
+    total: int | None
+    world: int
+    loss: float | None
+    snapshot: int | None
+    started_at: float
+    """When these workers started, by the pod's clock."""
+    started_from: int
+    """The step they went on from."""
+    pod: str
+
+
+def parse(text: str, pod: str = "", uid: str = "") -> Line | None:
+    """Read a line of the trainer library; None for any other line of the log."""
+    pairs = [part.partition("=") for part in text.split()]
+    if not pairs or pairs[0][0] != "time" or not all(sign for _, sign, _ in pairs):
+        return None
+    values = {key: value for key, _, value in pairs}
+    try:
+        return Line(pod, uid, float(values.pop("time")), values)
+    except ValueError:
+        return None
+
+
+def step_of(line: Line, start: Line | None) -> Step | None:
+    """Read the step that a line reports, given the line that its workers began with; None where it reports none."""
+    if "step" not in line.values or start is None:
+        return None
+    done, _, total = line.values["step"].partition("/")
+    loss, snapshot = line.values.get("loss"), line.values.get("snapshot")
+    return Step(
+        time=line.time,
+        step=int(done),
+        total=int(total) if total else None,
+        world=int(line.values["world"]),
+        loss=float(loss) if loss else None,
+        snapshot=int(snapshot) if snapshot else None,
+        started_at=start.time,
+        started_from=int(start.values["at"]),
+        pod=line.pod,
+    )
+
+
+class Training:
+    """Follows the logs of all pods that a job has and will have."""
+
+    def __init__(
+        self, kubectl: Kubectl, job: str, on_step: Callable[[Step], None] | None = None, trainer: str = TRAINER
+    ) -> None:
+        self._kubectl = kubectl
+        self._container = trainer
+        self._on_step = on_step
+        self._changed = threading.Condition()
+        self._lines: list[Line] = []
+        self._steps: list[Step] = []
+        self._start_of: dict[str, Line] = {}
+        self._logs: dict[str, Stream] = {}
+        self._skew: float | None = None
+        selector = f"torchrun.dev/job-name={job},torchrun.dev/role=node"
+        self._pods = kubectl.watch("pods", selector, self._pod_changed)
+
+    def stop(self) -> None:
+        """Stop following."""
+        self._pods.stop()
+        for stream in self._logs.values():
+            stream.stop()
+
+    def steps(self) -> list[Step]:
+        """Return the steps reported so far, in the order in which they arrived."""
+        with self._changed:
+            return list(self._steps)
+
+    def starts(self) -> list[Line]:
+        """Return every start of workers so far, by time."""
+        with self._changed:
+            return sorted((line for line in self._lines if line.event == "start"), key=lambda line: line.time)
+
+    def lines(self) -> list[Line]:
+        """Return every line so far, in the order in which they arrived."""
+        with self._changed:
+            return list(self._lines)
+
+    def now(self) -> float:
+        """Return the time by the pods' clock, as well as it is known: of the least delayed line."""
+        with self._changed:
+            return time.time() - (self._skew or 0.0)
+
+    def wait(self, what: str, wanted: Callable[[Step], bool], seconds: float) -> Step:
+        """Return the first step, past or to come, that is wanted; raise NotInTimeError after so many seconds."""
+        found: list[Step] = []
+
+        def look() -> bool:
+            found.extend(step for step in self._steps if wanted(step))
+            return bool(found)
+
+        with self._changed:
+            if not self._changed.wait_for(look, seconds):
+                last = self._steps[-1] if self._steps else "no step at all"
+                raise NotInTimeError(f"not within {seconds:.0f} s: {what}; last seen: {last}")
+        return found[0]
+
+    def _pod_changed(self, pod: Object) -> None:
+        uid, name = pod["metadata"]["uid"], pod["metadata"]["name"]
+        if pod["status"].get("phase") in _STARTED and uid not in self._logs:
+            self._logs[uid] = self._kubectl.follow(name, self._container, lambda text: self._wrote(name, uid, text))
+
+    def _wrote(self, pod: str, uid: str, text: str) -> None:
+        line = parse(text, pod, uid)
+        if line is None:
+            return
+        with self._changed:
+            delay = time.time() - line.time
+            self._skew = delay if self._skew is None else min(self._skew, delay)
+            self._lines.append(line)
+            if line.event == "start":
+                self._start_of[uid] = line
+            step = step_of(line, self._start_of.get(uid))
+            if step is not None:
+                self._steps.append(step)
+            self._changed.notify_all()
+        if step is not None and self._on_step is not None:
+            self._on_step(step)

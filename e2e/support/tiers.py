@@ -1,0 +1,113 @@
+"""All tests, tier by tier, in an order that fails early: `python3 -m support.tiers`, which `make test` runs.
+
+The local cluster takes longest, so it is built and brought up beside the quick tiers. It is taken down in the end if
+it was not up before. With KUBECONFIG set the cluster tier uses that cluster instead.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from support.clusters import ROOT, local_command, local_environment, local_programs
+
+LOG = ROOT / ".work" / "cluster-up.log"
+_REPORT_SECONDS = 15.0
+_TIERS = ("lint", "verify", "test-unit", "test-integration", "test-cluster")
+
+
+class Background:
+    """The local cluster on its way up, its output in a file."""
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("w") as output:
+            self._process = subprocess.Popen(
+                local_command("up"),
+                env=local_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def wait(self) -> bool:
+        """Wait until the cluster is up, telling now and then how far it is; return whether it came up."""
+        began = reported = time.monotonic()
+        while self._process.poll() is None:
+            time.sleep(0.2)
+            if time.monotonic() - reported >= _REPORT_SECONDS:
+                reported = time.monotonic()
+                _say(f"waiting for the cluster, {reported - began:.0f} s: {self._last_line()}")
+        return self._process.returncode == 0
+
+    def stop(self) -> None:
+        """End it where it still goes on."""
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGINT)
+            self._process.wait()
+
+    def tail(self) -> str:
+        """Return the end of its output."""
+        return "\n".join(self._log.read_text(errors="replace").splitlines()[-30:])
+
+    def _last_line(self) -> str:
+        lines = self._log.read_text(errors="replace").split("\n")
+        return next((line.strip()[:140] for line in reversed(lines) if line.strip()), "")
+
+
+def main() -> int:
+    """Run every tier; return the exit code of the first that fails."""
+    own = bool(os.environ.get("KUBECONFIG"))
+    was_up = not own and _is_up()
+    cluster = None if own else Background(LOG)
+    durations: list[tuple[str, float]] = []
+    try:
+        return _run(cluster, durations)
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        if cluster is not None:
+            cluster.stop()
+        if cluster is not None and not was_up:
+            subprocess.run(local_command("down"), env=local_environment(), check=False)
+        _say("durations: " + ", ".join(f"{name} {seconds:.0f} s" for name, seconds in durations))
+
+
+def _run(cluster: Background | None, durations: list[tuple[str, float]]) -> int:
+    for tier in _TIERS:
+        if tier == "test-integration" and cluster is not None:
+            began = time.monotonic()
+            if not cluster.wait():
+                _say(f"the local cluster did not come up; the end of {LOG}:\n{cluster.tail()}")
+                return 1
+            durations.append(("waiting for the cluster", time.monotonic() - began))
+        if tier == "test-integration" and local_programs() is None:
+            _say("test-integration is left out: it needs a kube-apiserver that `make cluster-up` builds")
+            continue
+        began = time.monotonic()
+        _say(f"make {tier}")
+        code = subprocess.run(["make", "--no-print-directory", tier], cwd=ROOT, check=False).returncode
+        durations.append((tier, time.monotonic() - began))
+        if code:
+            _say(f"make {tier} failed")
+            return code
+    return 0
+
+
+def _is_up() -> bool:
+    done = subprocess.run(local_command("status"), env=local_environment(), capture_output=True, check=False)
+    return done.returncode == 0
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"=== {text}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.exit(main())
