@@ -117,6 +117,6 @@ def _program(name: str) -> str:
     programs = local_programs()
     if programs is None:
         raise UnusableError(
-            f"{name} is not on PATH: install it, or bring the local cluster up once (`make cluster-up`), which builds it"
+            f"{name} is not on PATH: install it, or run `make cluster-up` once, which builds it"
         )
     return str(programs / name)
