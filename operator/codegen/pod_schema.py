@@ -30,6 +30,8 @@ _LEFT_OUT = {
     # Pods cannot be created with them.
     ("V1PodSpec", "ephemeral_containers"),
 }
+_REQUIRED = {("V1PodTemplateSpec", "spec")}
+"""What a Pod cannot do without although its template may."""
 _KEYS = {
     ("V1PodSpec", "containers"): "name",
     ("V1PodSpec", "init_containers"): "name",
@@ -63,7 +65,9 @@ def _object(model: type[BaseModel]) -> Schema:
         "type": "object",
         "properties": {_wire_name(key, field): _field(name, key, field) for key, field in sorted(fields.items())},
     }
-    required = sorted(_wire_name(key, field) for key, field in fields.items() if field.is_required())
+    required = sorted(
+        _wire_name(key, field) for key, field in fields.items() if field.is_required() or (name, key) in _REQUIRED
+    )
     return result | ({"required": required} if required else {})
 
 

@@ -37,9 +37,8 @@ What breaks one of these is refused by the API server, with the words on the rig
 _SCALE = """
 ## Scaling
 
-`kubectl scale trj/NAME --replicas=N` and autoscalers go through the `scale` subresource. It needs `spec.replicas` to be
-set when the job is created: while it is left out, `kubectl scale` fails, and
-`kubectl patch trj NAME --type=merge -p '{"spec": {"replicas": 3}}'` sets it.
+`kubectl scale trj/NAME --replicas=N` and autoscalers change `spec.replicas` through the `scale` subresource. A
+HorizontalPodAutoscaler takes a job without `spec.replicas` for one that is scaled to 0 and leaves it alone: set it.
 """
 _OPAQUE = ("spec.template", "spec.snapshots.volumeClaimTemplate")
 """Kubernetes' own types: their fields are not repeated here."""

@@ -240,6 +240,13 @@ _TEMPLATE = (
     ),
     Rule(
         "spec.template.spec.containers[]",
+        "has(self.image) && self.image != ''",
+        "write the image that the container runs",
+        field=".image",
+        reason="FieldValueRequired",
+    ),
+    Rule(
+        "spec.template.spec.containers[]",
         f"{_NOT_TRAINER} || !has(self.env) || !self.env.exists(e, {_ENV_NAMES})",
         f"the operator or torchrun sets one of these itself; {_ENV_REMEDY}",
         f"'the operator or torchrun sets ' + self.env.filter(e, {_ENV_NAMES})[0].name + ' itself; {_ENV_REMEDY}'",

@@ -150,7 +150,7 @@ class TorchrunJobSpec(Model):
         int | None,
         Field(
             description="Nodes wanted now, from MIN to MAX of spec.nnodes; MAX when unset. It may be changed at any "
-            "time, also by kubectl scale or an autoscaler, which need it to be set in the first place. Example: 3."
+            "time, also by kubectl scale, and by an autoscaler if it is set in the first place. Example: 3."
         ),
     ] = None
     nproc_per_node: Annotated[

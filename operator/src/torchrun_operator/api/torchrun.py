@@ -1,0 +1,43 @@
+"""torchrun's command line: finds options that would override what the operator sets in the environment."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import PurePosixPath
+from typing import Final
+
+_RESERVED: Final = {
+    "--nnodes": "spec.nnodes",
+    "--nproc-per-node": "spec.nprocPerNode",
+    "--max-restarts": "spec.maxRestarts",
+    "--rdzv-backend": "spec.rendezvous.backend",
+    "--rdzv-endpoint": "spec.rendezvous",
+    "--rdzv-id": "spec.rendezvous",
+    "--rdzv-conf": "spec.rendezvous.conf",
+    "--standalone": "spec.rendezvous",
+    "--node-rank": "spec.nnodes",
+    "--master-addr": "spec.rendezvous",
+    "--master-port": "spec.rendezvous",
+    "--local-addr": "spec.rendezvous",
+    "--monitor-interval": "spec.rendezvous",
+}
+_WITHOUT_VALUE: Final = {"--standalone", "-m", "--module", "--no-python", "--run-path", "--virtual-local-rank"}
+_MODULES: Final = ("torch.distributed.run", "torch.distributed.launch")
+
+
+def reserved_options(command: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Find torchrun's options in the command that the job sets otherwise: the option, and the field that sets it.
+
+    Only torchrun's own options are looked at, not those of the script behind it, and no shell line is taken apart.
+    """
+    words = iter(command)
+    for word in words:
+        if PurePosixPath(word).name == "torchrun" or word in _MODULES:
+            break
+    for word in words:
+        if not word.startswith("-"):
+            return
+        written, _, value = word.partition("=")
+        option = written.replace("_", "-")
+        if option in _RESERVED:
+            yield written, _RESERVED[option]
+        if not value and option not in _WITHOUT_VALUE:
+            next(words, None)
