@@ -47,13 +47,20 @@ MANIFESTS: dict[str, list[dict[str, object]]] = {
 
 
 def corefile(kubeconfig: Path) -> str:
-    """CoreDNS's configuration: the cluster's names, straight from its watch, and nothing of the world outside."""
-    return f""". {{
+    """CoreDNS's configuration: the cluster's names straight from its watch; no other name exists, said at once."""
+    return f"""cluster.local in-addr.arpa {{
   bind {CONTROL_PLANE_ADDRESS}
   errors
   kubernetes cluster.local in-addr.arpa {{
     kubeconfig {kubeconfig} local
     ttl 1
+  }}
+}}
+. {{
+  bind {CONTROL_PLANE_ADDRESS}
+  errors
+  template ANY ANY {{
+    rcode NXDOMAIN
   }}
 }}
 """

@@ -82,7 +82,8 @@ def _build(built: Program, result: Path, log: Path) -> None:
     partial = result.parent.with_name(f".{result.parent.name}")
     remove(partial)
     partial.mkdir(parents=True)
-    argv = ["go", "build", "-v", "-trimpath", "-ldflags", built.ldflags, "-o", partial / built.name, built.package]
+    output = str(partial / built.name)
+    argv = ["go", "build", "-v", "-trimpath", "-ldflags", built.ldflags, "-o", output, built.package]
     env = {**os.environ, "CGO_ENABLED": "0"}
     stream(f"build {built.name}", contained(argv), log, cwd=built.module, env=env)
     remove(result.parent)

@@ -17,6 +17,31 @@ def hierarchies(root: Path = _ROOT) -> list[Path]:
     return [path for path in root.iterdir() if path.is_dir() and not path.is_symlink()]
 
 
+def create(name: str) -> None:
+    """Make the group `name` in every hierarchy, with all that can be limited there."""
+    for hierarchy in hierarchies():
+        group = hierarchy
+        for part in Path(name.lstrip("/")).parts:
+            _delegate(group)
+            group /= part
+            group.mkdir(exist_ok=True)
+        _delegate(group)
+
+
+def _delegate(group: Path) -> None:
+    """Let the groups below this one be limited, as version 2 wants to be told; version 1 has only cpusets to copy."""
+    if (group / "cgroup.subtree_control").exists():
+        available = (group / "cgroup.controllers").read_text().split()
+        for controller in available:
+            with contextlib.suppress(OSError):  # some need a capability or do not work in groups: they are not used
+                (group / "cgroup.subtree_control").write_text(f"+{controller}")
+    for name in ("cpuset.cpus", "cpuset.mems"):
+        own, above = group / name, group.parent / name
+        if above.exists() and own.exists() and not own.read_text().strip():
+            with contextlib.suppress(OSError):
+                own.write_text(above.read_text())
+
+
 def remove(name: str, patience: float = 5.0) -> list[Path]:
     """Remove the group `name` and all below it in every hierarchy; return what is still there after some seconds."""
     tops = [hierarchy / name.lstrip("/") for hierarchy in hierarchies()]

@@ -68,8 +68,8 @@ def up(layout: Layout, count: int | None = None, *, bare: bool = False) -> None:
         say(f"removing {node.name}")
         node.remove(api)
     chosen = [Node(layout, index) for index in range(1, wanted + 1)]
-    with step("nodes"), ThreadPoolExecutor(max_workers=4) as pool:
-        list(pool.map(lambda node: _start_node(node, programs, images), chosen))
+    with step("nodes"):
+        _start_nodes(layout, chosen, programs, images)
         names = {node.name for node in chosen}
         wait_until("ready nodes", 90, lambda: names <= {name for name, ready in api.ready_nodes().items() if ready})
     load_images(layout, images)
@@ -95,12 +95,14 @@ def _start_control_plane(layout: Layout, programs: Programs) -> Api:
     return control_plane.ensure(programs)
 
 
-def _start_node(node: Node, programs: Programs, images: Sequence[Image]) -> None:
-    if not node.containerd_root.exists():
-        node.set_images({})
-        stores.provide(node.layout, images, node.containerd_root)
-        node.set_images({image.reference: image.key for image in images})
-    node.ensure(programs)
+def _start_nodes(layout: Layout, chosen: Sequence[Node], programs: Programs, images: Sequence[Image]) -> None:
+    fresh = [node for node in chosen if not node.containerd_root.exists()]
+    if fresh:
+        for node in fresh:
+            node.set_images({image.reference: image.key for image in images})
+        stores.provide(layout, images, [node.containerd_root for node in fresh])
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        list(pool.map(lambda node: node.ensure(programs), chosen))
 
 
 def start_node(node: Node) -> None:

@@ -129,7 +129,9 @@ class ControlPlane:
     def _ensure_names(self, programs: Programs) -> None:
         configuration = self.machine.etc / "Corefile"
         write(configuration, addons.corefile(self.kubeconfig_of("coredns")))
-        self.machine.service("coredns", [str(Path(programs["coredns"]).resolve()), "-conf", str(configuration)])
+        self.machine.service(
+            "coredns", [str(Path(programs["coredns"]).resolve()), "-conf", str(configuration)], [configuration]
+        )
         first = self.machine.first_process()
         assert first is not None
         # CoreDNS listens only once it has seen all that the API server holds.

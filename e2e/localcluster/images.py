@@ -20,9 +20,10 @@ from localcluster.paths import Layout
 from localcluster.shell import contained, run, stream, succeeds
 
 SUITE = "bookworm"
+# Programs for Python wheels: the C++ library is what most of those with compiled code need.
 BASES: Mapping[str, tuple[str, ...]] = {
-    "runtime": ("ca-certificates", "python3"),
-    "build": ("ca-certificates", "python3", "python3-pip", "python3-venv"),
+    "runtime": ("ca-certificates", "libstdc++6", "python3"),
+    "build": ("ca-certificates", "libstdc++6", "python3", "python3-pip", "python3-venv"),
 }
 _UNWANTED_FILES = ("/usr/share/doc/*", "/usr/share/info/*", "/usr/share/locale/*", "/usr/share/man/*")
 PRODUCTS = {"trainer": "torchrun-trainer", "operator": "torchrun-operator"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -104,19 +104,13 @@ class Machine:
             raise ClusterError(f"{self.name} is off; `up` or `node start {self.name}` starts it")
         return ["nsenter", "--target", str(first.pid), "--mount", "--uts", "--ipc", "--pid", "--net", "--", *argv]
 
-    def service(self, name: str, argv: list[str], environment: Mapping[str, str] | None = None) -> bool:
-        """Have a service run inside the machine; return whether it had to be started."""
+    def service(self, name: str, argv: list[str], files: Sequence[Path] = ()) -> bool:
+        """Have a service run inside the machine with these configuration files; return whether it was started."""
         log = self.layout.logs / f"{self.name}.{name}.log"
-        return processes.ensure(self._record(name), self.command(argv), log, self.layout.id, environment)
-
-    def stop_service(self, name: str) -> None:
-        """End a service."""
-        processes.stop(self._record(name))
+        record = self.directory / "services" / f"{name}.json"
+        return processes.ensure(record, self.command(argv), log, self.layout.id, files)
 
     def services(self) -> dict[str, bool]:
         """Services that were started, and whether each still runs."""
         records = {path.stem: processes.load(path) for path in sorted((self.directory / "services").glob("*.json"))}
         return {name: processes.alive(record.identity) for name, record in records.items() if record}
-
-    def _record(self, name: str) -> Path:
-        return self.directory / "services" / f"{name}.json"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import stat
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -84,13 +83,11 @@ def mounts(machine: Machine, entries: Iterable[Entry]) -> list[list[str]]:
 def host_root() -> list[Entry]:
     """Entries of the host's root directory."""
     found = []
-    for entry in sorted(os.scandir("/"), key=lambda entry: entry.name):
-        if entry.is_symlink():
-            found.append(Entry(entry.name, "link", os.readlink(entry.path)))
-        elif stat.S_ISDIR(entry.stat().st_mode):
-            found.append(Entry(entry.name, "directory"))
+    for path in sorted(Path("/").iterdir()):
+        if path.is_symlink():
+            found.append(Entry(path.name, "link", str(path.readlink())))
         else:
-            found.append(Entry(entry.name, "other"))
+            found.append(Entry(path.name, "directory" if path.is_dir() else "other"))
     return found
 
 

@@ -45,10 +45,9 @@ def names(prefix: str) -> list[str]:
 
 def delete(name: str) -> None:
     """Delete a network namespace and all links in it, if it is there."""
-    if path(name).exists():
-        # A run that was killed half way may have left the file without a namespace on it.
-        if not succeeds(["ip", "netns", "delete", name]):
-            path(name).unlink(missing_ok=True)
+    # A run that was killed half way may have left the file without a namespace on it.
+    if path(name).exists() and not succeeds(["ip", "netns", "delete", name]):
+        path(name).unlink(missing_ok=True)
 
 
 def create_control_plane(name: str) -> None:

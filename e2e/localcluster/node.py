@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from localcluster import netns, pki
+from localcluster import cgroups, netns, pki
 from localcluster.api import Api
 from localcluster.builds import Programs
 from localcluster.controlplane import API_SERVER, ControlPlane
@@ -81,11 +81,10 @@ def kubelet_configuration(pki_directory: Path, name: str, cgroup: str) -> dict[s
         "clusterDNS": [CONTROL_PLANE_ADDRESS],
         "clusterDomain": "cluster.local",
         "resolvConf": "",
-        # Both versions of control groups work; pods go below the cluster's own group, containers hold their limits.
+        # Both versions of control groups work; pods go below the cluster's own group.
         "failCgroupV1": False,
         "cgroupDriver": "cgroupfs",
         "cgroupRoot": cgroup,
-        "cgroupsPerQOS": False,
         "enforceNodeAllocatable": [],
         "failSwapOn": False,
         "localStorageCapacityIsolation": False,
@@ -140,18 +139,20 @@ class Node:
         if machine.first_process() is None:
             machine.power_off()
             netns.create_node(self._control_plane, machine.netns, self.index)
+            cgroups.create(machine.cgroup)
             machine.power_on(programs)
         netns.set_link(self._control_plane, self.index, up=True)
         kube = str(Path(programs["kube"]).resolve())
         etc = machine.etc
-        if machine.service("containerd", ["containerd", "--config", str(etc / "containerd.toml")]):
+        configuration = etc / "containerd.toml"
+        if machine.service("containerd", ["containerd", "--config", str(configuration)], [configuration]):
             socket = machine.inside(CONTAINERD_SOCKET)
             log = self.layout.logs / f"{self.name}.containerd.log"
             wait_until(f"containerd of {self.name}", 30, socket.exists, every=0.05, hint=f"its log: {log}")
         kubelet = [f"--config={etc / 'kubelet.json'}", f"--kubeconfig={etc / 'kubelet.kubeconfig'}"]
         address = [f"--hostname-override={self.name}", f"--node-ip={netns.node_address(self.index)}"]
-        machine.service("kubelet", [kube, "kubelet", *kubelet, *address])
-        machine.service("proxy", [kube, "kube-proxy", f"--config={etc / 'proxy.json'}"])
+        machine.service("kubelet", [kube, "kubelet", *kubelet, *address], [etc / "kubelet.json"])
+        machine.service("proxy", [kube, "kube-proxy", f"--config={etc / 'proxy.json'}"], [etc / "proxy.json"])
 
     def _write_configuration(self) -> None:
         pki.ensure_node(self.layout.pki, self.index)

@@ -51,8 +51,8 @@ def _certificate(directory: Path, name: str, subject: str, names: tuple[str, ...
     authority = name == "ca"
     configuration = directory / f".{name}.cnf"
     write(configuration, openssl_configuration(names, authority=authority))
-    signer = [] if authority else ["-CA", directory / "ca.crt", "-CAkey", directory / "ca.key"]
-    output = ["-keyout", directory / f"{name}.key", "-out", directory / f"{name}.crt"]
+    signer: list[str | Path] = [] if authority else ["-CA", directory / "ca.crt", "-CAkey", directory / "ca.key"]
+    output: list[str | Path] = ["-keyout", directory / f"{name}.key", "-out", directory / f"{name}.crt"]
     run(
         ["openssl", "req", "-x509", "-config", configuration, "-subj", subject, "-days", _DAYS, *_KEY, *signer, *output]
     )

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from localcluster.files import read_json, write_json
+from localcluster.files import key_of, read_json, write_json
 from localcluster.shell import TOOL_PATH, ClusterError
 
 MARK = "TORCHRUN_LOCAL_CLUSTER"  # in the environment of every process started here: the cluster's id
@@ -125,7 +125,7 @@ def _send(identity: Identity, number: signal.Signals) -> None:
 
 
 def start(argv: Sequence[str], log: Path, mark: str, environment: Mapping[str, str] | None = None) -> Identity:
-    """Start a program that outlives this one, in a session of its own, with a clean environment and its output in `log`."""
+    """Start a program that outlives this one: own session, clean environment, output appended to `log`."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         process = subprocess.Popen(
@@ -150,6 +150,7 @@ class Record:
 
     identity: Identity
     argv: list[str]
+    configuration: str  # key of the files it read
 
 
 def save(path: Path, record: Record) -> None:
@@ -160,17 +161,21 @@ def save(path: Path, record: Record) -> None:
 def load(path: Path) -> Record | None:
     """Service remembered there, alive or not."""
     value = read_json(path)
-    return Record(Identity(**value["identity"]), value["argv"]) if value else None
+    return Record(Identity(**value["identity"]), value["argv"], value["configuration"]) if value else None
 
 
-def ensure(path: Path, argv: list[str], log: Path, mark: str, environment: Mapping[str, str] | None = None) -> bool:
-    """Have a service run as `argv`: start it, or restart it if it runs otherwise; return whether it was started."""
+def ensure(path: Path, argv: list[str], log: Path, mark: str, files: Sequence[Path] = ()) -> bool:
+    """Have a service run as `argv` with these configuration files; return whether it had to be started.
+
+    One that runs with another command or other contents of the files is restarted.
+    """
+    configuration = key_of(file.read_bytes() for file in files)
     record = load(path)
     if record and alive(record.identity):
-        if record.argv == argv:
+        if record.argv == argv and record.configuration == configuration:
             return False
         stop(path)
-    save(path, Record(start(argv, log, mark, environment), argv))
+    save(path, Record(start(argv, log, mark), argv, configuration))
     return True
 
 

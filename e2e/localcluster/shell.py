@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 REPORT_EVERY = 15.0  # seconds between two lines of progress where output is not a terminal
@@ -87,7 +87,7 @@ class _LastLine:
 def stream(
     title: str, argv: Sequence[str | Path], log: Path, *, cwd: Path | None = None, env: Mapping[str, str] | None = None
 ) -> None:
-    """Run a long command: show elapsed time and its last line, keep all of it in `log`, raise ClusterError if it fails."""
+    """Run a long command, showing time and its last line; all goes to `log`; raise ClusterError if it fails."""
     log.parent.mkdir(parents=True, exist_ok=True)
     start = reported = time.monotonic()
     say(f"{title} …")
@@ -129,9 +129,8 @@ def tail(log: Path, lines: int = 15) -> str:
     return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
 
 
-def wait_until(what: str, seconds: float, ready: object, *, every: float = 0.1, hint: str = "") -> None:
-    """Call `ready` until it returns something true; raise ClusterError after so many seconds."""
-    assert callable(ready)
+def wait_until(what: str, seconds: float, ready: Callable[[], bool], *, every: float = 0.1, hint: str = "") -> None:
+    """Call `ready` until it returns True; raise ClusterError after so many seconds."""
     deadline = time.monotonic() + seconds
     while not ready():
         if time.monotonic() > deadline:

@@ -48,23 +48,18 @@ def chain_key(images: Iterable[Image]) -> str:
     return key_of(f"{image.reference}={image.key}" for image in images)
 
 
-def provide(layout: Layout, images: Sequence[Image], target: Path) -> None:
-    """Give a node, whose containerd does not run, a store with these images in place of any it has."""
+def provide(layout: Layout, images: Sequence[Image], targets: Iterable[Path]) -> None:
+    """Give each node, whose containerd does not run, a store with these images."""
     with exclusive(layout.cache / "locks" / "stores", "it makes the nodes' image store"):
         store = _ensure(layout, images)
-        remove(target)
-        link_copy(store, target)
+        for target in targets:
+            link_copy(store, target)
 
 
 def prepare(layout: Layout, images: Sequence[Image]) -> None:
     """Make the store for these images if it is not there."""
     with exclusive(layout.cache / "locks" / "stores", "it makes the nodes' image store"):
         _ensure(layout, images)
-
-
-def exists(layout: Layout, images: Sequence[Image]) -> bool:
-    """Whether the store for these images is there."""
-    return _path(layout, images).exists()
 
 
 def _path(layout: Layout, images: Sequence[Image]) -> Path:
@@ -88,7 +83,7 @@ def _ensure(layout: Layout, images: Sequence[Image]) -> Path:
         Builder(layout).export(images[-1], archive)
         configuration = Path(directory) / "containerd.toml"
         write(configuration, _CONFIGURATION.format(root=partial))
-        argv = ["sh", "-c", _IMPORT, "import", configuration, archive, images[-1].reference]
+        argv: list[str | Path] = ["sh", "-c", _IMPORT, "import", configuration, archive, images[-1].reference]
         log = layout.cache / "logs" / "import.log"
         stream(f"import {images[-1].reference} into the image store", contained(argv), log)
     partial.rename(store)
