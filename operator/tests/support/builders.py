@@ -68,9 +68,7 @@ def failed(index: int, code: int = 1, reason: str = "Error", message: str = "", 
     return make_node(index, Phase.FAILED, exit=Exit(code, reason, message, NOW), **changes)
 
 
-HOST = RendezvousPod(
-    "digits-rdzv", "pod-rdzv", Phase.RUNNING, address="10.0.0.250", ready=True, token_digest=DIGEST
-)
+HOST = RendezvousPod("digits-rdzv", "pod-rdzv", Phase.RUNNING, address="10.0.0.250", ready=True, token_digest=DIGEST)
 
 
 def make_rendezvous(*nodes: NodePod, **changes: Any) -> Rendezvous:
