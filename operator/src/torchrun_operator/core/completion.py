@@ -1,6 +1,6 @@
 """The end of a job: success is every member's success, and finished members end scaling.
 
-A member is a node that the status has recorded with a rank: it has been in a complete round.
+A member is a node that the status has recorded with a rank: it was in the newest complete round.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Completion:
     broken: bool = False
     """Some member was lost after others had succeeded: nobody is left to train with it."""
     rendezvous_spent: bool = False
-    """The rendezvous is closed and nobody who closed it is left: the next start needs a new one."""
+    """The rendezvous is closed, or about to be, and nobody who did that is left: the next start needs a new one."""
 
 
 def completion(job: TorchrunJob, observed: Observed) -> Completion:
@@ -33,7 +33,7 @@ def completion(job: TorchrunJob, observed: Observed) -> Completion:
     members = _members(job, observed)
     present = [pod for pod in members if pod is not None and pod.phase not in _LOST]
     if not (succeeded or (ending and present)):
-        return Completion(rendezvous_spent=closed)
+        return Completion(rendezvous_spent=ending)
     return Completion(
         finishing=True,
         complete=bool(members) and all(pod is not None and pod.phase is Phase.SUCCEEDED for pod in members),

@@ -188,15 +188,16 @@ def _nodes(job: api.TorchrunJob, observed: Observed, situation: Situation) -> tu
     entries = {node.index: _node(node, recorded.get(node.index), observed, situation) for node in observed.nodes}
     for index, node in recorded.items():
         if index not in entries and index < job.spec.wanted_nodes:
-            entries[index] = node.model_copy(update={"phase": LOST})
+            rank = node.rank if _may_be_member(node, observed) else None
+            entries[index] = node.model_copy(update={"phase": LOST, "rank": rank})
     return tuple(entries[index] for index in sorted(entries))
 
 
 def _node(node: NodePod, recorded: api.NodeStatus | None, observed: Observed, situation: Situation) -> api.NodeStatus:
     rank = rank_of(observed, node)
-    complete = observed.rendezvous is not None and observed.rendezvous.complete
-    if rank is None and recorded is not None and recorded.uid == node.uid and (not complete or not node.live):
-        rank = recorded.rank  # between rounds, and when it has ended, a node keeps the rank it had
+    if rank is None and recorded is not None and recorded.uid == node.uid:
+        # Between rounds, and when it has succeeded, a node keeps the rank it had.
+        rank = recorded.rank if node.phase is Phase.SUCCEEDED or _may_be_member(recorded, observed) else None
     return api.NodeStatus(
         index=node.index,
         pod=node.name,
@@ -206,6 +207,14 @@ def _node(node: NodePod, recorded: api.NodeStatus | None, observed: Observed, si
         address=node.address,
         rank=rank,
     )
+
+
+def _may_be_member(node: api.NodeStatus, observed: Observed) -> bool:
+    """Whether no complete round is known that does without the node."""
+    rendezvous = observed.rendezvous
+    if rendezvous is None or not rendezvous.complete:
+        return True
+    return any(address == node.address for address, _ in rendezvous.members)
 
 
 def _verdicts(

@@ -1,0 +1,202 @@
+"""Each loss is counted once and by its cause; failures of workers that a lost node explains are not counted again."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from builders import CREATED, NOW, at, failed, make_node, make_rendezvous, terminating
+from torchrun_operator.api.v1alpha1 import NodeStatus, RendezvousStatus
+from torchrun_operator.core.accounting import (
+    Loss,
+    WorkerFailures,
+    describe,
+    new_losses,
+    new_worker_failures,
+)
+from torchrun_operator.core.observed import Cause, Exit, NodePod, Observed, Phase, Rendezvous
+
+HOST_SINCE = CREATED + timedelta(minutes=1)
+HOST = RendezvousStatus(instance="aa", since=HOST_SINCE)
+NEW_HOST = replace(make_rendezvous(), instance="bb")
+
+Counted = tuple[str, Cause] | None
+
+FATES: dict[str, tuple[NodePod | None, Counted]] = {
+    "still there": (make_node(1), None),
+    "succeeded": (make_node(1, Phase.SUCCEEDED), None),
+    "waits": (make_node(1, Phase.PENDING), None),
+    "gone": (None, ("was deleted", Cause.INFRASTRUCTURE)),
+    "replaced by another pod": (make_node(1, life=2), ("was deleted", Cause.INFRASTRUCTURE)),
+    "being deleted": (terminating(make_node(1)), ("is being deleted", Cause.INFRASTRUCTURE)),
+    "being evicted": (
+        terminating(make_node(1), disrupted=True),
+        ("is being evicted or preempted", Cause.PREEMPTION),
+    ),
+    "evicted": (
+        failed(1, -1, "Evicted", "The node was low on memory.", disrupted=True),
+        ("failed: Evicted: The node was low on memory.", Cause.PREEMPTION),
+    ),
+    "preempted with an exit code": (
+        failed(1, 143, disrupted=True),
+        ("exited with code 143 (Error)", Cause.PREEMPTION),
+    ),
+    "its code failed": (
+        failed(1, 1, message="\n  ValueError: bad loss\nmore"),
+        ("exited with code 1 (Error): ValueError: bad loss", Cause.CODE),
+    ),
+    "its command is missing": (
+        failed(1, 128, "StartError", "exec: torchrun: not found"),
+        ("exited with code 128 (StartError): exec: torchrun: not found", Cause.CODE),
+    ),
+    "out of memory": (failed(1, 137, "OOMKilled"), ("exited with code 137 (OOMKilled)", Cause.CODE)),
+    "killed": (failed(1, 137), ("exited with code 137 (Error)", Cause.INFRASTRUCTURE)),
+    "terminated": (failed(1, 143), ("exited with code 143 (Error)", Cause.INFRASTRUCTURE)),
+    "its machine shuts down": (
+        failed(1, 0, "Terminated"),
+        ("exited with code 0 (Terminated)", Cause.INFRASTRUCTURE),
+    ),
+    "its machine refuses it": (
+        failed(1, -1, "UnexpectedAdmissionError", "no GPU left"),
+        ("failed: UnexpectedAdmissionError: no GPU left", Cause.INFRASTRUCTURE),
+    ),
+    "failed, nobody knows how": (make_node(1, Phase.FAILED), ("failed", Cause.INFRASTRUCTURE)),
+}
+
+
+def recorded(phase: str = Phase.RUNNING, index: int = 1) -> NodeStatus:
+    return NodeStatus(index=index, pod=f"digits-{index}", uid=f"pod-{index}-1", phase=phase)
+
+
+def picture(node: NodePod | None, rendezvous: Rendezvous | None = None) -> Observed:
+    return Observed(nodes=(node,) if node is not None else (), rendezvous=rendezvous or make_rendezvous())
+
+
+@pytest.mark.parametrize(("node", "expected"), FATES.values(), ids=FATES)
+def test_loss_of_a_live_node(node: NodePod | None, expected: Counted) -> None:
+    losses = new_losses([recorded()], picture(node), 3, HOST)
+    exit_ = node.exit if node is not None and node.phase is Phase.FAILED else None
+    assert losses == ((Loss(1, "digits-1", expected[1], expected[0], exit_),) if expected else ())
+
+
+@pytest.mark.parametrize("phase", ["Terminating", "Failed", "Succeeded", "Lost"])
+@pytest.mark.parametrize(("node", "_expected"), FATES.values(), ids=FATES)
+def test_what_the_status_records_as_dead_is_not_counted_again(
+    phase: str, node: NodePod | None, _expected: Counted
+) -> None:
+    assert new_losses([recorded(phase)], picture(node), 3, HOST) == ()
+
+
+def test_surplus_nodes_leave_and_are_not_lost() -> None:
+    assert new_losses([recorded()], picture(None), 1, HOST) == ()
+
+
+def old(node: NodePod, ended: float = 0.0) -> NodePod:
+    """Return the failed node as one that was there before the rendezvous host and ended so long after its start."""
+    exit_ = replace(node.exit or Exit(1, "", "", None), finished_at=HOST_SINCE + timedelta(seconds=ended))
+    return replace(node, exit=exit_)
+
+
+STORE: dict[str, tuple[NodePod, RendezvousStatus, Rendezvous | None, Cause]] = {
+    "no host answers": (failed(1), HOST, None, Cause.INFRASTRUCTURE),
+    "another host answers": (failed(1), HOST, NEW_HOST, Cause.INFRASTRUCTURE),
+    "no host answers, but the code is not the agent's": (failed(1, 2), HOST, None, Cause.CODE),
+    "there has been no host yet": (failed(1), RendezvousStatus(), None, Cause.CODE),
+    "ended soon after a new host was seen": (old(failed(1), 29), HOST, make_rendezvous(), Cause.INFRASTRUCTURE),
+    "ended long after": (old(failed(1), 31), HOST, make_rendezvous(), Cause.CODE),
+    "made after the new host": (
+        old(failed(1, created_at=HOST_SINCE), 5),
+        HOST,
+        make_rendezvous(),
+        Cause.CODE,
+    ),
+    "nobody knows when it ended": (
+        replace(failed(1), exit=Exit(1, "Error", "", None)),
+        HOST,
+        make_rendezvous(),
+        Cause.INFRASTRUCTURE,
+    ),
+}
+
+
+@pytest.mark.parametrize(("node", "host", "rendezvous", "cause"), STORE.values(), ids=STORE)
+def test_agents_that_end_with_their_store(
+    node: NodePod, host: RendezvousStatus, rendezvous: Rendezvous | None, cause: Cause
+) -> None:
+    observed = Observed(nodes=(node,), rendezvous=rendezvous)
+    assert [loss.cause for loss in new_losses([recorded()], observed, 3, host)] == [cause]
+
+
+def reported(count: int, seconds: float = 0.0, instance: str = "aa") -> Rendezvous:
+    """Return the state of a host that has counted so many failures, the last that long after NOW."""
+    return replace(
+        make_rendezvous(),
+        instance=instance,
+        unrequested=count,
+        last_unrequested_at=at(seconds),
+        last_unrequested_by=("10.0.1.2",),
+    )
+
+
+def seen_before(count: int) -> RendezvousStatus:
+    return RendezvousStatus(instance="aa", unrequested=count, since=HOST_SINCE)
+
+
+BY = ("10.0.1.2",)
+FAILURES: dict[str, tuple[RendezvousStatus, Rendezvous | None, float | None, float, WorkerFailures]] = {
+    # name: (recorded, rendezvous, last loss, now, expected)
+    "no host": (seen_before(2), None, None, 0, WorkerFailures(0, 2)),
+    "nothing new": (seen_before(2), reported(2), None, 0, WorkerFailures(0, 2)),
+    "waits for news of a node": (
+        seen_before(2),
+        reported(3),
+        None,
+        2.9,
+        WorkerFailures(0, 2, undecided_until=at(3)),
+    ),
+    "settled": (seen_before(2), reported(3), None, 3, WorkerFailures(1, 3, by=BY)),
+    "several at once": (seen_before(2), reported(5), None, 60, WorkerFailures(3, 5, by=BY)),
+    "explained by an earlier loss": (seen_before(2), reported(3), -10, 3, WorkerFailures(0, 3)),
+    "explained by a later loss": (seen_before(2), reported(3), 2, 2, WorkerFailures(0, 3)),
+    "not explained by a loss long before": (seen_before(2), reported(3), -11, 3, WorkerFailures(1, 3, by=BY)),
+    "a new host starts from nothing": (
+        seen_before(7),
+        reported(1, instance="bb"),
+        None,
+        3,
+        WorkerFailures(1, 1, by=BY),
+    ),
+    "a new host has nothing yet": (
+        seen_before(7),
+        replace(make_rendezvous(), instance="bb"),
+        None,
+        3,
+        WorkerFailures(0, 0),
+    ),
+}
+
+
+@pytest.mark.parametrize(("recorded", "rendezvous", "loss", "now", "expected"), FAILURES.values(), ids=FAILURES)
+def test_worker_failures(
+    recorded: RendezvousStatus,
+    rendezvous: Rendezvous | None,
+    loss: float | None,
+    now: float,
+    expected: WorkerFailures,
+) -> None:
+    last_loss = at(loss) if loss is not None else None
+    assert new_worker_failures(recorded, rendezvous, last_loss, at(now)) == expected
+
+
+@pytest.mark.parametrize(
+    ("ended", "words"),
+    [
+        (None, "failed"),
+        (Exit(-1, "Evicted", "", NOW), "failed: Evicted"),
+        (Exit(3, "Error", "", NOW), "exited with code 3 (Error)"),
+        (Exit(3, "Error", "\n  first  \nsecond", NOW), "exited with code 3 (Error): first"),
+        (Exit(3, "Error", "x" * 400, NOW), "exited with code 3 (Error): " + "x" * 300),
+    ],
+)
+def test_describe(ended: Exit | None, words: str) -> None:
+    assert describe(ended) == words

@@ -1,0 +1,94 @@
+"""Who must leave the rendezvous, who trains, and when a failed node may be replaced."""
+
+from dataclasses import replace
+from datetime import datetime
+
+import pytest
+
+from builders import CREATED, NOW, THREE, at, failed, instead, make_node, make_rendezvous, seen, terminating
+from torchrun_operator.core.membership import leavers, rank_of, replace_at, training
+from torchrun_operator.core.observed import NodePod, Observed, Phase
+
+STRANGER = make_rendezvous(*THREE, waiting=("10.9.9.9",))
+
+LEAVERS: dict[str, tuple[Observed, int, tuple[str, ...]]] = {
+    "none": (seen(*THREE, rendezvous=make_rendezvous(*THREE)), 3, ()),
+    "surplus": (seen(*THREE, rendezvous=make_rendezvous(*THREE)), 2, ("10.0.1.2",)),
+    "dead and dying": (
+        seen(failed(0), terminating(THREE[1]), THREE[2], rendezvous=make_rendezvous(*THREE)),
+        3,
+        ("10.0.1.0", "10.0.1.1"),
+    ),
+    "gone": (seen(*THREE[1:], rendezvous=make_rendezvous(*THREE)), 3, ("10.0.1.0",)),
+    "a stranger": (seen(*THREE, rendezvous=STRANGER), 3, ("10.9.9.9",)),
+    "a stranger who may be the new pod": (
+        seen(*THREE[:2], make_node(2, Phase.STARTING), rendezvous=STRANGER),
+        3,
+        (),
+    ),
+    "succeeded: it has left by itself": (
+        seen(make_node(0, Phase.SUCCEEDED), *THREE[1:], rendezvous=make_rendezvous(*THREE)),
+        3,
+        (),
+    ),
+    "an address that a new pod has taken over": (
+        seen(failed(0), replace(THREE[1], address="10.0.1.0"), rendezvous=make_rendezvous(*THREE[:1])),
+        3,
+        (),
+    ),
+    "the host does not answer": (seen(failed(0), *THREE[1:]), 3, ("10.0.1.0",)),
+}
+
+
+@pytest.mark.parametrize(("observed", "wanted", "expected"), LEAVERS.values(), ids=LEAVERS)
+def test_leavers(observed: Observed, wanted: int, expected: tuple[str, ...]) -> None:
+    assert leavers(observed, wanted) == expected
+
+
+TRAINING: dict[str, tuple[Observed, tuple[NodePod, ...]]] = {
+    "all": (seen(*THREE, rendezvous=make_rendezvous(*THREE)), THREE),
+    "the round is open": (seen(*THREE, rendezvous=make_rendezvous(*THREE, complete=False)), ()),
+    "the host does not answer": (seen(*THREE), ()),
+    "one is dying": (seen(*instead(THREE, terminating(THREE[0])), rendezvous=make_rendezvous(*THREE)), THREE[1:]),
+    "one is not in": (seen(*THREE, rendezvous=make_rendezvous(*THREE[:2])), THREE[:2]),
+    "surplus": (
+        seen(*THREE, make_node(3), rendezvous=make_rendezvous(*THREE, make_node(3))),
+        THREE,
+    ),
+}
+
+
+@pytest.mark.parametrize(("observed", "expected"), TRAINING.values(), ids=TRAINING)
+def test_training(observed: Observed, expected: tuple[NodePod, ...]) -> None:
+    assert training(observed, 3) == expected
+
+
+@pytest.mark.parametrize(
+    ("observed", "expected"),
+    [
+        (seen(*THREE, rendezvous=make_rendezvous(*THREE)), [0, 1, 2]),
+        (seen(*THREE, rendezvous=make_rendezvous(*THREE[1:])), [None, 0, 1]),
+        (seen(*THREE, rendezvous=make_rendezvous(*THREE, complete=False)), [None, None, None]),
+        (seen(*THREE), [None, None, None]),
+    ],
+)
+def test_rank_of(observed: Observed, expected: list[int | None]) -> None:
+    assert [rank_of(observed, node) for node in THREE] == expected
+
+
+@pytest.mark.parametrize(
+    ("node", "code_restarts", "by_code", "expected"),
+    [
+        (failed(0), 0, False, CREATED.replace(second=5)),
+        (failed(0), 1, True, CREATED.replace(second=5)),
+        (failed(0), 2, True, at(1)),
+        (failed(0), 3, True, at(2)),
+        (failed(0), 5, True, at(8)),
+        (failed(0), 1000, True, at(60)),
+        (failed(0), 5, False, CREATED.replace(second=5)),
+        (failed(0, created_at=NOW), 2, True, at(5)),
+        (make_node(0, Phase.FAILED, created_at=None), 5, True, None),
+    ],
+)
+def test_replace_at(node: NodePod, code_restarts: int, by_code: bool, expected: datetime | None) -> None:
+    assert replace_at(node, code_restarts, failed_by_code=by_code) == expected
