@@ -6,6 +6,7 @@ The operator repeats them in `torchrun_operator.api.validation`, for jobs that w
 from dataclasses import dataclass
 from typing import Any
 
+from torchrun_operator.api import remedies
 from torchrun_operator.api.names import (
     ALLOWED_NCCL_PREFIXES,
     GROUP,
@@ -58,18 +59,13 @@ _NOT_TRAINER = f"self.name != '{TRAINER_CONTAINER}'"
 _ENV_NAMES = " || ".join(
     [f"e.name in {_strings(RESERVED_ENV)}", *(f"e.name.startsWith('{prefix}')" for prefix in RESERVED_ENV_PREFIXES)]
 )
-_ENV_REMEDY = (
-    "remove it from the trainer container: nodes, processes and rendezvous are set by spec.nnodes, spec.nprocPerNode "
-    "and spec.rendezvous"
-)
 _PATH = "matches('^(/[^/:]+)+$') && !self.split('/').exists(part, part == '.' || part == '..')"
 _OWN_PATHS = f"matches('^/({'|'.join(RESERVED_DIRECTORIES)})(/|$)')"
 
 _NAME = Rule(
     "",
     f"size(self.metadata.name) <= {MAX_JOB_NAME_LENGTH} && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
-    f"the job's pods and services are named after it: write at most {MAX_JOB_NAME_LENGTH} lower case letters, digits "
-    "and '-', beginning with a letter and not ending with '-'",
+    remedies.JOB_NAME,
     field=".metadata.name",
 )
 
@@ -100,7 +96,7 @@ _NODES = (
     Rule(
         "spec",
         "!has(self.replicas) || self.replicas >= 1",
-        "must be at least 1; to stop the job set spec.suspend to true",
+        remedies.REPLICAS_BELOW_ONE,
         field=".replicas",
     ),
     Rule(
@@ -124,7 +120,7 @@ _WIRING = (
     Rule(
         "spec.rendezvous.port",
         f"self != {PORT_HTTP}",
-        f"{PORT_HTTP} is the port of the rendezvous host's control; choose another, such as 29400",
+        remedies.CONTROL_PORT,
     ),
     Rule(
         "spec.rendezvous.conf",
@@ -136,7 +132,7 @@ _WIRING = (
     Rule(
         "spec.rendezvous.conf",
         "self.all(key, key.matches('^[a-z][a-z0-9_]*$') && self[key].matches('^[^,=]*$'))",
-        'write keys as in torchrun --rdzv-conf, such as read_timeout: "120", and values without "," or "="',
+        remedies.RDZV_CONF,
     ),
     Rule(
         "spec.nccl.env",
@@ -150,22 +146,22 @@ _FILES = (
     Rule(
         "spec.files",
         f"self.map(file, size(file.content)).sum() <= {MAX_FILES_BYTES}",
-        "the files may have 900 KiB together; put larger ones into the image or onto a volume",
+        remedies.FILES_TOO_LARGE,
     ),
     Rule(
         "spec.files",
         "self.all(file, !self.exists(other, file.path.startsWith(other.path + '/')))",
-        "a path leads through another file; choose paths so that no file is the directory of another",
+        remedies.FILE_INSIDE_FILE,
     ),
     Rule(
         "spec.files[].path",
         f"self.{_PATH}",
-        'write an absolute path without "." and "..", ":" and "//", such as /workspace/train.py',
+        remedies.FILE_PATH,
     ),
     Rule(
         "spec.files[].path",
         f"!self.{_OWN_PATHS}",
-        f"no file can be put below /{', /'.join(RESERVED_DIRECTORIES)}; choose another directory, such as /workspace",
+        remedies.FILE_PATH_RESERVED,
         reason="FieldValueForbidden",
     ),
 )
@@ -174,37 +170,37 @@ _SNAPSHOTS = (
     Rule(
         "spec.snapshots",
         "has(self.claimName) || has(self.volumeClaimTemplate)",
-        "set claimName to an existing PersistentVolumeClaim, or volumeClaimTemplate to have one made",
+        remedies.NO_CLAIM,
         reason="FieldValueRequired",
     ),
     Rule(
         "spec.snapshots",
         "!has(self.claimName) || !has(self.volumeClaimTemplate)",
-        "set either claimName or volumeClaimTemplate, not both",
+        remedies.TWO_CLAIMS,
     ),
     Rule(
         "spec.snapshots.volumeClaimTemplate.spec",
         "has(self.accessModes) && size(self.accessModes) > 0",
-        "write how the volume is used: [ReadWriteMany], which nodes on several machines need",
+        remedies.ACCESS_MODES,
         field=".accessModes",
         reason="FieldValueRequired",
     ),
     Rule(
         "spec.snapshots.volumeClaimTemplate.spec",
         "has(self.resources) && has(self.resources.requests) && 'storage' in self.resources.requests",
-        "say how large the volume is to be: requests: {storage: 100Gi}",
+        remedies.STORAGE,
         field=".resources",
         reason="FieldValueRequired",
     ),
     Rule(
         "spec.snapshots.mountPath",
         f"self.{_PATH}",
-        'write an absolute path other than "/", without "." and "..", ":" and "//", such as /snapshots',
+        remedies.MOUNT_PATH,
     ),
     Rule(
         "spec.snapshots.mountPath",
         f"!self.{_OWN_PATHS}",
-        f"no volume can be mounted below /{', /'.join(RESERVED_DIRECTORIES)}; choose another path, such as /snapshots",
+        remedies.MOUNT_PATH_RESERVED,
         reason="FieldValueForbidden",
     ),
     Rule(
@@ -212,22 +208,21 @@ _SNAPSHOTS = (
         "!has(self.snapshots) || !has(self.files) || self.files.all(file, file.path != self.snapshots.mountPath "
         "&& !file.path.startsWith(self.snapshots.mountPath + '/') "
         "&& !self.snapshots.mountPath.startsWith(file.path + '/'))",
-        "one of spec.files is inside the snapshots' mountPath or the other way round; choose paths apart, such as "
-        "/snapshots and /workspace/train.py",
+        remedies.MOUNT_PATH_AND_FILE,
         field=".snapshots.mountPath",
     ),
     Rule(
         "spec",
         f"!has(self.snapshots) || {_CONTAINERS}.all(c, c.name != '{TRAINER_CONTAINER}' || !has(c.volumeMounts) "
         "|| c.volumeMounts.all(mount, mount.mountPath != self.snapshots.mountPath))",
-        "the trainer container mounts another volume at that path; choose another path or remove the volumeMount",
+        remedies.MOUNT_PATH_TAKEN,
         field=".snapshots.mountPath",
     ),
     Rule(
         "spec",
         f"!has(self.files) || {_CONTAINERS}.all(c, c.name != '{TRAINER_CONTAINER}' || !has(c.volumeMounts) "
         "|| c.volumeMounts.all(mount, self.files.all(file, mount.mountPath != file.path)))",
-        "the trainer container mounts a volume at the path of a file; choose another path or remove the volumeMount",
+        remedies.FILE_ON_MOUNT,
         field=".files",
     ),
 )
@@ -236,49 +231,49 @@ _TEMPLATE = (
     Rule(
         "spec.template.spec.containers",
         f"self.exists_one(c, c.name == '{TRAINER_CONTAINER}')",
-        f'exactly one container must have the name "{TRAINER_CONTAINER}": name the one that runs torchrun so',
+        remedies.ONE_TRAINER,
     ),
     Rule(
         "spec.template.spec.containers[]",
         "has(self.image) && self.image != ''",
-        "write the image that the container runs",
+        remedies.IMAGE,
         field=".image",
         reason="FieldValueRequired",
     ),
     Rule(
         "spec.template.spec.containers[]",
         f"{_NOT_TRAINER} || !has(self.env) || !self.env.exists(e, {_ENV_NAMES})",
-        f"the operator or torchrun sets one of these itself; {_ENV_REMEDY}",
-        f"'the operator or torchrun sets ' + self.env.filter(e, {_ENV_NAMES})[0].name + ' itself; {_ENV_REMEDY}'",
+        f"the operator or torchrun sets one of these itself; {remedies.RESERVED_ENV}",
+        f"'the operator or torchrun sets ' + self.env.filter(e, {_ENV_NAMES})[0].name "
+        f"+ ' itself; {remedies.RESERVED_ENV}'",
         field=".env",
         reason="FieldValueForbidden",
     ),
     Rule(
         "spec.template.spec.containers[]",
         f"{_NOT_TRAINER} || !has(self.terminationMessagePath) || self.terminationMessagePath == '{TERMINATION_LOG}'",
-        f"remove terminationMessagePath: torchrun writes the worker's error to {TERMINATION_LOG}, where the operator "
-        "reads it",
+        remedies.TERMINATION_PATH,
         field=".terminationMessagePath",
         reason="FieldValueForbidden",
     ),
     Rule(
         "spec.template.spec.containers[]",
         f"{_NOT_TRAINER} || !has(self.restartPolicy) || self.restartPolicy == 'Never'",
-        "remove restartPolicy or write Never: the operator replaces failed nodes, see spec.maxRestarts",
+        remedies.RESTART_POLICY,
         field=".restartPolicy",
         reason="FieldValueForbidden",
     ),
     Rule(
         "spec.template.spec",
         "!has(self.restartPolicy) || self.restartPolicy == 'Never'",
-        "remove restartPolicy or write Never: the operator replaces failed nodes, see spec.maxRestarts",
+        remedies.RESTART_POLICY,
         field=".restartPolicy",
     ),
     *(
         Rule(
             "spec.template.spec",
             f"!has(self.{name})",
-            f"remove {name}: every node is called <job>-<index> in the job's headless service",
+            remedies.host_name(name),
             field=f".{name}",
             reason="FieldValueForbidden",
         )
@@ -287,22 +282,21 @@ _TEMPLATE = (
     Rule(
         "spec.template.spec",
         "!has(self.hostNetwork) || !self.hostNetwork",
-        "remove hostNetwork: nodes are told apart by the addresses of their pods, and on the machine's network two of "
-        "them may have the same; reach fast network cards with a device plugin or a second network",
+        remedies.HOST_NETWORK,
         field=".hostNetwork",
         reason="FieldValueForbidden",
     ),
     Rule(
         "spec.template.spec.volumes[].name",
         f"!self.startsWith('{RESERVED_PREFIX}')",
-        f'names that begin with "{RESERVED_PREFIX}" are the operator\'s; choose another',
+        remedies.VOLUME_NAME,
         reason="FieldValueForbidden",
     ),
     *(
         Rule(
             f"spec.template.metadata.{kind}",
             f"self.all(key, !key.startsWith('{GROUP}/'))",
-            f"keys that begin with {GROUP}/ are the operator's; choose others",
+            remedies.METADATA_KEY,
             reason="FieldValueForbidden",
         )
         for kind in ("labels", "annotations")

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
+from torchrun_operator.api import remedies
 from torchrun_operator.api.names import (
     ALLOWED_NCCL_PREFIXES,
     GROUP,
@@ -90,18 +91,14 @@ def _sentence(kind: str, message: str) -> str:
 
 def _name(name: str) -> Iterator[Problem]:
     if len(name) > MAX_JOB_NAME_LENGTH or not re.fullmatch("[a-z]([-a-z0-9]*[a-z0-9])?", name):
-        yield Problem(
-            "metadata.name",
-            f"the job's pods and services are named after it: write at most {MAX_JOB_NAME_LENGTH} lower case letters, "
-            "digits and '-', beginning with a letter and not ending with '-'",
-        )
+        yield Problem("metadata.name", remedies.JOB_NAME)
 
 
 def _replicas(spec: TorchrunJobSpec) -> Iterator[Problem]:
     if spec.replicas is None:
         return
     if spec.replicas < 1:
-        yield Problem("spec.replicas", "must be at least 1; to stop the job set spec.suspend to true")
+        yield Problem("spec.replicas", remedies.REPLICAS_BELOW_ONE)
     elif not spec.min_nodes <= spec.replicas <= spec.max_nodes:
         words = f"must be from MIN to MAX of spec.nnodes, which is {spec.nnodes}; change it, or spec.nnodes"
         yield Problem("spec.replicas", words)
@@ -109,14 +106,12 @@ def _replicas(spec: TorchrunJobSpec) -> Iterator[Problem]:
 
 def _wiring(spec: TorchrunJobSpec) -> Iterator[Problem]:
     if spec.rendezvous.port == PORT_HTTP:
-        words = f"{PORT_HTTP} is the port of the rendezvous host's control; choose another, such as 29400"
-        yield Problem("spec.rendezvous.port", words)
+        yield Problem("spec.rendezvous.port", remedies.CONTROL_PORT)
     for key, value in spec.rendezvous.conf.items():
         if key in RESERVED_RDZV_CONF:
             yield Problem("spec.rendezvous.conf", f"remove {key}: the operator sets it")
         elif not re.fullmatch("[a-z][a-z0-9_]*", key) or "," in value or "=" in value:
-            words = 'write keys as in torchrun --rdzv-conf, such as read_timeout: "120", and values without "," or "="'
-            yield Problem("spec.rendezvous.conf", words)
+            yield Problem("spec.rendezvous.conf", remedies.RDZV_CONF)
     allowed = re.compile(f"({'|'.join(ALLOWED_NCCL_PREFIXES)})_[A-Z0-9_]+")
     for name in spec.nccl.env:
         if not allowed.fullmatch(name):
@@ -131,24 +126,17 @@ def _files(spec: TorchrunJobSpec) -> Iterator[Problem]:
     paths = [file.path for file in spec.files]
     size = sum(len(file.content.encode()) for file in spec.files)
     if size > MAX_FILES_BYTES:
-        words = (
-            f"the files may have 900 KiB together, these have {size // 1024} KiB; put larger ones into the image or "
-        )
-        yield Problem("spec.files", words + "onto a volume")
+        yield Problem("spec.files", f"{remedies.FILES_TOO_LARGE}; these have {size // 1024} KiB")
     for index, path in enumerate(paths):
         field = f"spec.files[{index}].path"
         if not _is_clean(path):
-            words = 'write an absolute path without "." and "..", ":" and "//", such as /workspace/train.py'
-            yield Problem(field, words)
+            yield Problem(field, remedies.FILE_PATH)
         elif _is_ours(path):
-            below = ", /".join(RESERVED_DIRECTORIES)
-            words = f"no file can be put below /{below}; choose another directory, such as /workspace"
-            yield Problem(field, words)
+            yield Problem(field, remedies.FILE_PATH_RESERVED)
         if path in paths[:index]:
             yield Problem(field, f"there are two files {path}; give one another path")
         if any(_is_inside(path, other) for other in paths):
-            words = "a path leads through another file; choose paths so that no file is the directory of another"
-            yield Problem(field, words)
+            yield Problem(field, remedies.FILE_INSIDE_FILE)
 
 
 def _snapshots(spec: TorchrunJobSpec) -> Iterator[Problem]:
@@ -156,28 +144,23 @@ def _snapshots(spec: TorchrunJobSpec) -> Iterator[Problem]:
         return
     path, claim, template = spec.snapshots.mount_path, spec.snapshots.claim_name, spec.snapshots.volume_claim_template
     if claim is None and template is None:
-        words = "set claimName to an existing PersistentVolumeClaim, or volumeClaimTemplate to have one made"
-        yield Problem("spec.snapshots", words)
+        yield Problem("spec.snapshots", remedies.NO_CLAIM)
     elif claim is not None and template is not None:
-        yield Problem("spec.snapshots", "set either claimName or volumeClaimTemplate, not both")
+        yield Problem("spec.snapshots", remedies.TWO_CLAIMS)
     if template is not None:
         yield from _claim(template.get("spec") or {})
     if not _is_clean(path):
-        words = 'write an absolute path other than "/", without "." and "..", ":" and "//", such as /snapshots'
-        yield Problem("spec.snapshots.mountPath", words)
+        yield Problem("spec.snapshots.mountPath", remedies.MOUNT_PATH)
     elif _is_ours(path):
-        below = ", /".join(RESERVED_DIRECTORIES)
-        words = f"no volume can be mounted below /{below}; choose another path, such as /snapshots"
-        yield Problem("spec.snapshots.mountPath", words)
+        yield Problem("spec.snapshots.mountPath", remedies.MOUNT_PATH_RESERVED)
 
 
 def _claim(claim: dict[str, Any]) -> Iterator[Problem]:
     field = "spec.snapshots.volumeClaimTemplate.spec"
     if not claim.get("accessModes"):
-        words = "write how the volume is used: [ReadWriteMany], which nodes on several machines need"
-        yield Problem(f"{field}.accessModes", words)
+        yield Problem(f"{field}.accessModes", remedies.ACCESS_MODES)
     if "storage" not in ((claim.get("resources") or {}).get("requests") or {}):
-        yield Problem(f"{field}.resources", "say how large the volume is to be: requests: {storage: 100Gi}")
+        yield Problem(f"{field}.resources", remedies.STORAGE)
 
 
 def _mounts(spec: TorchrunJobSpec) -> Iterator[Problem]:
@@ -185,78 +168,53 @@ def _mounts(spec: TorchrunJobSpec) -> Iterator[Problem]:
     files = [file.path for file in spec.files]
     mounted = {mount.get("mountPath") for mount in spec.trainer.get("volumeMounts") or []}
     if mounted.intersection(files):
-        words = (
-            "the trainer container mounts a volume at the path of a file; choose another path or remove the volumeMount"
-        )
-        yield Problem("spec.files", words)
+        yield Problem("spec.files", remedies.FILE_ON_MOUNT)
     if spec.snapshots is None:
         return
     path = spec.snapshots.mount_path
     if any(path == file or _is_inside(path, file) or _is_inside(file, path) for file in files):
-        yield Problem(
-            "spec.snapshots.mountPath",
-            "one of spec.files is inside the snapshots' mountPath or the other way round; choose paths apart, such as "
-            "/snapshots and /workspace/train.py",
-        )
+        yield Problem("spec.snapshots.mountPath", remedies.MOUNT_PATH_AND_FILE)
     if path in mounted:
-        words = (
-            "the trainer container mounts another volume at that path; choose another path or remove the volumeMount"
-        )
-        yield Problem("spec.snapshots.mountPath", words)
+        yield Problem("spec.snapshots.mountPath", remedies.MOUNT_PATH_TAKEN)
 
 
 def _template(spec: TorchrunJobSpec) -> Iterator[Problem]:
     pod, metadata = spec.template.get("spec") or {}, spec.template.get("metadata") or {}
     field = "spec.template.spec"
     if pod.get("restartPolicy", "Never") != "Never":
-        words = "remove restartPolicy or write Never: the operator replaces failed nodes, see spec.maxRestarts"
-        yield Problem(f"{field}.restartPolicy", words)
+        yield Problem(f"{field}.restartPolicy", remedies.RESTART_POLICY)
     for name in ("hostname", "hostnameOverride", "subdomain"):
         if name in pod:
-            words = f"remove {name}: every node is called <job>-<index> in the job's headless service"
-            yield Problem(f"{field}.{name}", words)
+            yield Problem(f"{field}.{name}", remedies.host_name(name))
     if pod.get("hostNetwork"):
-        yield Problem(
-            f"{field}.hostNetwork",
-            "remove hostNetwork: nodes are told apart by the addresses of their pods, and on the machine's network two "
-            "of them may have the same; reach fast network cards with a device plugin or a second network",
-        )
+        yield Problem(f"{field}.hostNetwork", remedies.HOST_NETWORK)
     for index, volume in enumerate(pod.get("volumes") or []):
         if volume.get("name", "").startswith(RESERVED_PREFIX):
-            words = f'names that begin with "{RESERVED_PREFIX}" are the operator\'s; choose another'
-            yield Problem(f"{field}.volumes[{index}].name", words)
+            yield Problem(f"{field}.volumes[{index}].name", remedies.VOLUME_NAME)
     for kind in ("labels", "annotations"):
         if any(key.startswith(f"{GROUP}/") for key in metadata.get(kind) or {}):
-            words = f"keys that begin with {GROUP}/ are the operator's; choose others"
-            yield Problem(f"spec.template.metadata.{kind}", words)
+            yield Problem(f"spec.template.metadata.{kind}", remedies.METADATA_KEY)
 
 
 def _trainer(spec: TorchrunJobSpec) -> Iterator[Problem]:
     field = "spec.template.spec.containers"
     names = [container.get("name") for container in spec.containers]
     if names.count(TRAINER_CONTAINER) != 1:
-        words = f'exactly one container must have the name "{TRAINER_CONTAINER}": name the one that runs torchrun so'
-        yield Problem(field, words)
+        yield Problem(field, remedies.ONE_TRAINER)
         return
     trainer, field = spec.trainer, f"{field}[{names.index(TRAINER_CONTAINER)}]"
     for name in (variable.get("name", "") for variable in trainer.get("env") or []):
         if is_reserved_env(name):
-            yield Problem(
-                f"{field}.env",
-                f"the operator or torchrun sets {name} itself; remove it from the trainer container: nodes, processes "
-                "and rendezvous are set by spec.nnodes, spec.nprocPerNode and spec.rendezvous",
-            )
+            yield Problem(f"{field}.env", f"the operator or torchrun sets {name} itself; {remedies.RESERVED_ENV}")
     for option, instead in reserved_options([*(trainer.get("command") or []), *(trainer.get("args") or [])]):
         yield Problem(f"{field}.command", f"remove {option}, which the operator sets from {instead}")
     if trainer.get("terminationMessagePath", TERMINATION_LOG) != TERMINATION_LOG:
-        words = "remove terminationMessagePath: torchrun writes the worker's error to "
-        yield Problem(f"{field}.terminationMessagePath", f"{words}{TERMINATION_LOG}, where the operator reads it")
+        yield Problem(f"{field}.terminationMessagePath", remedies.TERMINATION_PATH)
     if trainer.get("restartPolicy", "Never") != "Never":
-        words = "remove restartPolicy or write Never: the operator replaces failed nodes, see spec.maxRestarts"
-        yield Problem(f"{field}.restartPolicy", words)
+        yield Problem(f"{field}.restartPolicy", remedies.RESTART_POLICY)
     for index, container in enumerate(spec.containers):
         if not container.get("image"):
-            yield Problem(f"spec.template.spec.containers[{index}].image", "write the image that the container runs")
+            yield Problem(f"spec.template.spec.containers[{index}].image", remedies.IMAGE)
 
 
 def _is_clean(path: str) -> bool:
