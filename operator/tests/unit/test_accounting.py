@@ -185,7 +185,13 @@ def test_worker_failures(
     expected: WorkerFailures,
 ) -> None:
     last_loss = at(loss) if loss is not None else None
-    assert new_worker_failures(recorded, rendezvous, last_loss, at(now)) == expected
+    found = new_worker_failures(recorded, rendezvous, at(now), lost_now=False, last_loss=last_loss)
+    assert found == expected
+
+
+def test_worker_failures_that_a_loss_explains_which_is_seen_late() -> None:
+    found = new_worker_failures(seen_before(2), reported(3), at(3600), lost_now=True, last_loss=None)
+    assert found == WorkerFailures(0, 3)
 
 
 @pytest.mark.parametrize(

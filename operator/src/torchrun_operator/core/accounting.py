@@ -105,12 +105,18 @@ def _store_lost(pod: NodePod, ended: Exit, rendezvous: Rendezvous | None, record
 
 
 def new_worker_failures(
-    recorded: RendezvousStatus, rendezvous: Rendezvous | None, last_loss: datetime | None, now: datetime
+    recorded: RendezvousStatus,
+    rendezvous: Rendezvous | None,
+    now: datetime,
+    *,
+    lost_now: bool,
+    last_loss: datetime | None,
 ) -> WorkerFailures:
     """Tell failures of the workers themselves from those that a lost node explains.
 
     When a node dies, the survivors' collectives fail, and their agents leave the round within a second: often before
-    Kubernetes says that a pod has died. So a failure waits SETTLE for such news.
+    Kubernetes says that a pod has died. So a failure waits SETTLE for such news. A loss that is seen only now may have
+    happened at any time since the last pass, which was long ago where the operator was away.
     """
     if rendezvous is None:
         return WorkerFailures(0, recorded.unrequested)
@@ -118,7 +124,7 @@ def new_worker_failures(
     fresh, at = rendezvous.unrequested - before, rendezvous.last_unrequested_at
     if fresh <= 0 or at is None:
         return WorkerFailures(0, rendezvous.unrequested)
-    if last_loss is not None and abs(last_loss - at) <= _SAME_CAUSE:
+    if lost_now or (last_loss is not None and abs(last_loss - at) <= _SAME_CAUSE):
         return WorkerFailures(0, rendezvous.unrequested)
     if now < at + SETTLE:
         return WorkerFailures(0, before, undecided_until=at + SETTLE)

@@ -126,8 +126,8 @@ def _count(job: TorchrunJob, observed: Observed, now: datetime) -> _Count:
     recorded = status.rendezvous or RendezvousStatus()
     losses = new_losses(status.nodes, observed, job.spec.wanted_nodes, recorded)
     change = status.membership.last_change if status.membership else None
-    last_loss = now if losses else change.time if change and change.cause != Cause.CODE else None
-    workers = new_worker_failures(recorded, rendezvous, last_loss, now)
+    last_loss = change.time if change and change.cause != Cause.CODE else None
+    workers = new_worker_failures(recorded, rendezvous, now, lost_now=bool(losses), last_loss=last_loss)
     fresh: dict[str, int] = {}
     for loss in losses:
         fresh[loss.cause] = fresh.get(loss.cause, 0) + 1

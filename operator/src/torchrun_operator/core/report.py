@@ -317,13 +317,12 @@ def _outcome(job: api.TorchrunJob, observed: Observed, situation: Situation) -> 
 
 
 def _failure(job: api.TorchrunJob, situation: Situation) -> str:
-    budget = job.spec.max_restarts
+    restarts = situation.restarts or job.status.restarts
+    count = f"the code has failed {restarts.code} times and spec.maxRestarts is {job.spec.max_restarts}"
     code = [loss for loss in situation.losses if loss.cause is Cause.CODE]
     if code:
-        what = f"pod {code[0].pod} {code[0].what}"
-    else:
+        return f"pod {code[0].pod} {code[0].what}; {count}; see kubectl logs of that pod"
+    if situation.worker_failures.count:
         by = ", ".join(situation.worker_failures.by) or "unknown"
-        what = f"workers failed, first on the node at {by}"
-    return (
-        f"{what}; the code has failed {budget + 1} times and spec.maxRestarts is {budget}; see kubectl logs of that pod"
-    )
+        return f"workers failed, first on the node at {by}; {count}; see kubectl logs of that pod"
+    return count
