@@ -116,3 +116,13 @@ def instead(nodes: tuple[NodePod, ...], node: NodePod) -> tuple[NodePod, ...]:
 def terminating(node: NodePod, **changes: Any) -> NodePod:
     """Return the node's pod while it is being deleted."""
     return replace(node, phase=Phase.TERMINATING, **changes)
+
+
+def suspended(job: TorchrunJob, suspend: bool = True) -> TorchrunJob:
+    """Return the job after somebody has set spec.suspend."""
+    return job.model_copy(update={"spec": job.spec.model_copy(update={"suspend": suspend})})
+
+
+def scaled(job: TorchrunJob, replicas: int) -> TorchrunJob:
+    """Return the job after somebody has set spec.replicas."""
+    return job.model_copy(update={"spec": job.spec.model_copy(update={"replicas": replicas})})

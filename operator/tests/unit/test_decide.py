@@ -19,8 +19,10 @@ from builders import (
     make_job,
     make_node,
     make_rendezvous,
+    scaled,
     seen,
     stored,
+    suspended,
     terminating,
     training_job,
     without,
@@ -100,14 +102,6 @@ def restarted(job: TorchrunJob, code: int) -> TorchrunJob:
     """Return the job with so many code restarts behind it."""
     status = job.status.model_copy(update={"restarts": Restarts(code=code)})
     return job.model_copy(update={"status": status})
-
-
-def scaled(job: TorchrunJob, replicas: int) -> TorchrunJob:
-    return job.model_copy(update={"spec": job.spec.model_copy(update={"replicas": replicas})})
-
-
-def suspended(job: TorchrunJob, suspend: bool = True) -> TorchrunJob:
-    return job.model_copy(update={"spec": job.spec.model_copy(update={"suspend": suspend})})
 
 
 CODE = tuple(failed(index, 1, message="ValueError") for index in range(3))

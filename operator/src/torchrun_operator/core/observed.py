@@ -108,6 +108,8 @@ class Rendezvous:
     """Rounds that ended because a member's workers failed, in this life of the store."""
     last_unrequested_at: datetime | None = None
     last_unrequested_by: tuple[str, ...] = ()
+    completed_at: datetime | None = None
+    """When the newest complete round was."""
     progress: Progress | None = None
 
 

@@ -140,7 +140,7 @@ def _world_size(job: api.TorchrunJob, nodes: int, reported: int | None) -> int:
 def _last_change(
     job: api.TorchrunJob, observed: Observed, situation: Situation, old: api.Membership, now: datetime
 ) -> api.MembershipChange | None:
-    """The newest change and, once the script reports a step after it, how long that took."""
+    """The newest change and, once the script reports a step in a round formed after it, how long that took."""
     if situation.suspended:
         return old.last_change
     if situation.losses:
@@ -154,9 +154,9 @@ def _last_change(
     rendezvous = observed.rendezvous
     if change is None or change.recovery_seconds is not None or rendezvous is None or not rendezvous.complete:
         return change
-    progress = rendezvous.progress
-    if progress is None or progress.time <= change.time:
-        return change
+    progress, formed = rendezvous.progress, rendezvous.completed_at
+    if progress is None or formed is None or not change.time < formed <= progress.time:
+        return change  # steps of the round before: it may go on for a while after the loss of a node
     before = job.status.progress.step if job.status.progress else None
     lost = max(0, before - progress.step + 1) if before is not None else None
     recovery = round((progress.time - change.time).total_seconds(), 1)

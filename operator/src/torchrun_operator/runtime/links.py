@@ -137,6 +137,7 @@ def _rendezvous(state: client.RendezvousState) -> Rendezvous:
         unrequested=state.rounds_ended.unrequested,
         last_unrequested_at=last.time if last is not None else None,
         last_unrequested_by=last.addresses if last is not None else (),
+        completed_at=state.completed_at,
         progress=_progress(state.progress),
     )
 
