@@ -166,7 +166,9 @@ class Step(NamedTuple):
 def step(view: View, target: Target | None, now: float, memory: Memory) -> Step:
     """Decide what to do about the state: pure, so it can be repeated when somebody else wrote first."""
     events: list[Event] = []
-    memory = _conclude(_observe(view, now, memory, events), now, events)
+    # Agents that wait in torchrun's exit barrier send no heartbeats, so others drop them: they have not left.
+    if not view.finished:
+        memory = _conclude(_observe(view, now, memory, events), now, events)
     if target is not None and target.close and not view.closed:
         view, memory = _close(view, memory, events)
     # After the end of any worker group a kick could only turn success into failure: such a job is left alone.
@@ -261,17 +263,21 @@ def _evict(view: View, target: Target, now: float, memory: Memory, events: list[
         newest[node.address] = node
     stale = known - leavers - set(newest.values())
     gone = leavers | stale
-    running = memory.running
+    running, aside = memory.running, memory.aside
     if running:
         requested = running.requested or not leavers.isdisjoint(running.still)
         running = _left(replace(running, requested=requested), stale & running.still, now)
         running = replace(running, still=running.still - gone)
+        if view.complete and not gone.isdisjoint(view.waiting):  # members may have seen them waiting
+            running = replace(running, disturbed_at=now)
+            aside = {**aside, **{n.address: now for n in gone & view.waiting}}
     fresh = gone - memory.evicted
     for reason, nodes in (("not wanted", leavers & fresh), ("replaced", stale & fresh)):
         if nodes:
             events.append({"event": "evicted", "addresses": _addresses(nodes), "reason": reason, "round": view.round})
     evicted = frozenset(n for n in memory.evicted if n.address in target.leavers) | gone
-    memory = replace(memory, running=running, evicted=evicted, evictions=memory.evictions + len(fresh))
+    evictions = memory.evictions + len(fresh)
+    memory = replace(memory, running=running, evicted=evicted, evictions=evictions, aside=aside)
     return view.without(gone), memory
 
 
@@ -809,8 +815,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def _state(self) -> None:
         self._authenticate()
-        query = parse_qs(urlsplit(self.path).query, max_num_fields=8)
         try:
+            query = parse_qs(urlsplit(self.path).query, max_num_fields=8)
             after, timeout = int(query.get("after", ["0"])[-1][:20]), float(query.get("timeout", ["0"])[-1][:20])
         except ValueError:
             raise RequestError(400, "after and timeout: numbers are needed") from None
@@ -837,6 +843,7 @@ class Handler(BaseHTTPRequestHandler):
         if not text.isascii() or not text.isdigit() or len(text) > 12 or "Transfer-Encoding" in self.headers:
             raise RequestError(411, "Content-Length is needed")
         if int(text) > limit:
+            self.rfile.read(min(int(text), 2 * TARGET_BYTES))  # or most clients would fail to send, and see no answer
             raise RequestError(413, f"at most {limit} bytes")
         try:
             document = json.loads(self.rfile.read(int(text)))

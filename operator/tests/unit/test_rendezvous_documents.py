@@ -1,0 +1,190 @@
+"""The documents between operator, host and workers: what is taken, what is refused, and that both sides agree."""
+
+import json
+import math
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from torchrun_operator.rendezvous import host
+from torchrun_operator.rendezvous.client import (
+    Member,
+    Progress,
+    RendezvousError,
+    RendezvousState,
+    RoundsEnded,
+    Target,
+    Unrequested,
+    token_digest,
+    token_for,
+)
+
+TARGET = {
+    "generation": 7,
+    "size": 3,
+    "min": 2,
+    "lastCallSeconds": 5.0,
+    "leavers": ["10.0.0.1", "10.0.0.9"],
+    "close": False,
+}
+PROGRESS = {
+    "step": 100,
+    "totalSteps": 1000,
+    "epoch": 2,
+    "loss": 0.25,
+    "samplesPerSecond": 10.5,
+    "worldSize": 6,
+    "snapshotStep": 90,
+    "snapshotTime": "2026-01-31T12:00:00Z",
+}
+STATE: dict[str, Any] = {
+    "instance": "00ff",
+    "version": 5,
+    "round": 3,
+    "complete": True,
+    "closed": False,
+    "finished": 1,
+    "members": [{"address": "10.0.0.2", "rank": 0}],
+    "waiting": ["10.0.0.3"],
+    "target": TARGET,
+    "roundsEnded": {"requested": 2, "unrequested": 1},
+    "lastUnrequested": {"round": 2, "addresses": ["10.0.0.2"], "time": "2026-01-31T12:00:00.500Z"},
+    "completedAt": "2026-01-31T12:00:01.000Z",
+    "progress": {**PROGRESS, "time": "2026-01-31T12:00:02.000Z"},
+}
+
+
+def test_the_operator_reads_what_the_host_writes() -> None:
+    state = RendezvousState.parse(json.dumps({**STATE, "later": "a newer host may say more"}).encode())
+    noon = datetime(2026, 1, 31, 12, tzinfo=UTC)
+    assert state == RendezvousState(
+        instance="00ff",
+        version=5,
+        round=3,
+        complete=True,
+        closed=False,
+        finished=1,
+        members=(Member(address="10.0.0.2", rank=0),),
+        waiting=("10.0.0.3",),
+        target=Target(
+            generation=7, size=3, minimum=2, last_call_seconds=5.0, leavers=("10.0.0.1", "10.0.0.9"), close=False
+        ),
+        rounds_ended=RoundsEnded(requested=2, unrequested=1),
+        last_unrequested=Unrequested(round=2, addresses=("10.0.0.2",), time=noon.replace(microsecond=500_000)),
+        completed_at=noon.replace(second=1),
+        progress=Progress(
+            step=100,
+            total_steps=1000,
+            epoch=2,
+            loss=0.25,
+            samples_per_second=10.5,
+            world_size=6,
+            snapshot_step=90,
+            snapshot_time=noon,
+            time=noon.replace(second=2),
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        ({"instance": "not hex"}, "instance"),
+        ({"version": -1}, "version"),
+        ({"version": "5"}, "version"),
+        ({"version": 2**60}, "version"),
+        ({"members": [{"address": "x" * 256, "rank": 0}]}, "members.0.address"),
+        ({"members": [{"address": "10.0.0.2", "rank": 0}] * 16_385}, "members"),
+        ({"waiting": [""]}, "waiting.0"),
+        ({"waiting": None}, "waiting"),
+        ({"target": {**TARGET, "min": 0}}, "target.min"),
+        ({"completedAt": "2026-01-31T12:00:01"}, "completedAt"),
+        ({"progress": {**PROGRESS, "time": "2026-01-31T12:00:02Z", "loss": "low"}}, "progress.loss"),
+        ({"progress": {"step": 1}}, "progress.worldSize"),
+    ],
+)
+def test_bad_state_documents_are_refused(change: dict[str, object], where: str) -> None:
+    with pytest.raises(RendezvousError, match=f"^bad state document: {where}: "):
+        RendezvousState.parse(json.dumps({**STATE, **change}).encode())
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"null", b"{", b"\xff", b"{}"])
+def test_what_is_no_state_document_is_refused(body: bytes) -> None:
+    with pytest.raises(RendezvousError):
+        RendezvousState.parse(body)
+
+
+def test_the_host_reads_what_the_operator_writes() -> None:
+    written = Target(generation=7, size=3, minimum=2, last_call_seconds=5.0, leavers=("10.0.0.9", "10.0.0.1"))
+    document = json.loads(written.model_dump_json(by_alias=True))
+    assert document == TARGET
+    read, echoed = host.parse_target(document)
+    assert read == host.Target(7, 3, 2, 5.0, frozenset({"10.0.0.1", "10.0.0.9"}), close=False)
+    assert Target.model_validate(echoed) == written
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"generation": None}, "generation: an integer"),
+        ({"size": -1}, "size: an integer"),
+        ({"size": True}, "size: an integer"),
+        ({"size": 1.5}, "size: an integer"),
+        ({"size": 1_048_577}, "size: an integer"),
+        ({"min": 0}, "min: an integer"),
+        ({"lastCallSeconds": "5"}, "lastCallSeconds: a finite number"),
+        ({"lastCallSeconds": math.nan}, "lastCallSeconds: a finite number"),
+        ({"lastCallSeconds": math.inf}, "lastCallSeconds: a finite number"),
+        ({"leavers": "10.0.0.1"}, "leavers: a list"),
+        ({"leavers": ["a"] * 16_385}, "leavers: a list"),
+        ({"leavers": [1]}, "leavers: addresses"),
+        ({"leavers": [""]}, "leavers: addresses"),
+        ({"close": 1}, "close: true or false"),
+    ],
+)
+def test_bad_targets_are_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(host.RequestError, match=f"^{message}") as raised:
+        host.parse_target({**TARGET, **change})
+    assert raised.value.status == 400
+
+
+@pytest.mark.parametrize(
+    ("document", "kept"),
+    [
+        (PROGRESS, PROGRESS),
+        ({**PROGRESS, "more": [1]}, PROGRESS),
+        ({"step": 0, "worldSize": 1}, dict.fromkeys(PROGRESS) | {"step": 0, "worldSize": 1}),
+        (PROGRESS | {"loss": None, "snapshotTime": None}, PROGRESS | {"loss": None, "snapshotTime": None}),
+    ],
+)
+def test_progress(document: dict[str, object], kept: dict[str, object]) -> None:
+    assert host.parse_progress(document, 0.0) == {**kept, "time": "1970-01-01T00:00:00.000Z"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"step": None}, "step: an integer"),
+        ({"step": -1}, "step: an integer"),
+        ({"worldSize": 0}, "worldSize: an integer"),
+        ({"epoch": "2"}, "epoch: an integer"),
+        ({"totalSteps": 2**60}, "totalSteps: an integer"),
+        ({"loss": math.nan}, "loss: a finite number"),
+        ({"loss": [1]}, "loss: a finite number"),
+        ({"samplesPerSecond": -1}, "samplesPerSecond: a finite number"),
+        ({"snapshotTime": "2026-01-31T12:00:00"}, "snapshotTime: a time"),
+        ({"snapshotTime": "soon"}, "snapshotTime: a time"),
+        ({"snapshotTime": 5}, "snapshotTime: a time"),
+    ],
+)
+def test_bad_progress_is_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(host.RequestError, match=f"^{message}") as raised:
+        host.parse_progress({**PROGRESS, **change}, 0.0)
+    assert raised.value.status == 400
+
+
+def test_each_job_has_a_token_of_its_own_that_only_the_key_makes() -> None:
+    token = token_for(b"key", "uid-1")
+    assert len(token) == 64
+    assert len({token, token_for(b"key", "uid-2"), token_for(b"other", "uid-1"), token_digest(token)}) == 4

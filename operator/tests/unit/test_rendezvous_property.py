@@ -1,0 +1,184 @@
+"""Agents that do what torch's do, in any order, with a host that decides: what must never happen, and what must."""
+
+from dataclasses import dataclass, field, replace
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from torchrun_operator.rendezvous.host import KICK, Memory, Node, Target, View, step
+
+ADDRESSES = 5
+MINIMUM = 2
+
+
+@dataclass
+class Agent:
+    """torch's agent: looks for a round (None), or runs workers in one."""
+
+    node: Node
+    round: int | None = None
+
+
+@dataclass
+class World:
+    """The store, the agents by address, the host's memory, and the worlds that were formed."""
+
+    view: View = field(default_factory=View)
+    memory: Memory = field(default_factory=Memory)
+    target: Target | None = None
+    now: float = 1000.0
+    agents: dict[int, Agent] = field(default_factory=dict)
+    formed: dict[int, dict[Node, int]] = field(default_factory=dict)
+    processes: int = 0
+
+    def start(self, index: int) -> None:
+        """Another process at the address; the one before, if any, is gone without a word."""
+        self.processes += 1
+        self.agents[index] = Agent(Node(f"10.0.0.{index}", self.processes, 0))
+
+    def die(self, index: int) -> None:
+        self.agents.pop(index, None)
+
+    def sync(self, index: int) -> None:
+        """What an agent does once per second while it looks for a round (torch's _RendezvousJoinOp)."""
+        agent, view = self.agents.get(index), self.view
+        if agent is None or agent.round is not None or view.closed:
+            return
+        node = agent.node
+        if view.complete and node in view.participants:
+            assert view.participants == self.formed[view.round]
+            agent.round = view.round
+            return
+        if view.complete:
+            view = replace(view, waiting=view.waiting | {node}, redundant=view.redundant - {node})
+        else:
+            joined = {**view.participants, node: view.participants.get(node, 0)}
+            view = replace(view, participants=joined, waiting=view.waiting - {node})
+        self.view = replace(view, heartbeats={**view.heartbeats, node: self.now})
+
+    def poll(self, index: int) -> None:
+        """What an agent does once per second while its workers run: a waiting node makes it leave."""
+        agent = self.agents.get(index)
+        if agent is not None and agent.round is not None and self.view.waiting:
+            self.leave(index)
+
+    def leave(self, index: int) -> None:
+        """Its workers were stopped or failed (torch's _RendezvousExitOp)."""
+        agent, view = self.agents.get(index), self.view
+        if agent is None or agent.round is None:
+            return
+        agent.round = None
+        if agent.node in view.participants:
+            view = view.without([agent.node])
+            if view.complete and not view.participants:
+                view = replace(view, complete=False, round=view.round + 1)
+            self.view = view
+
+    def beat(self, index: int) -> None:
+        agent = self.agents.get(index)
+        if agent is not None and agent.node in self.view.heartbeats:
+            self.view = replace(self.view, heartbeats={**self.view.heartbeats, agent.node: self.now})
+
+    def tick(self) -> None:
+        self.now += 0.1
+        before = self.memory.rounds
+        result = step(self.view, self.target, self.now, self.memory)
+        self.view, self.memory = result.view, result.memory
+        if self.memory.rounds > before:
+            self.check_completed()
+
+    def check_completed(self) -> None:
+        target, members = self.target, self.view.participants
+        assert target is not None
+        assert self.view.complete
+        assert target.minimum <= len(members) <= target.size
+        assert list(members.values()) == list(range(len(members)))
+        assert list(members) == sorted(members)
+        assert len({n.address for n in members}) == len(members)
+        assert target.leavers.isdisjoint(n.address for n in members)
+        assert KICK not in members
+        assert all(n in self.view.heartbeats for n in members)
+        assert all(r < self.view.round for r in self.formed)
+        self.formed[self.view.round] = dict(members)
+
+    def training(self) -> set[int]:
+        """Return the addresses of those that are together in a world of which nobody is missing."""
+        run = self.memory.running
+        if run is None or run.kicked or self.view.waiting:
+            return set()
+        there = {i for i, a in self.agents.items() if a.round == run.round and a.node in run.members}
+        return there if len(there) == len(run.members) else set()
+
+
+INDEX = st.integers(0, ADDRESSES - 1)
+EVENTS = st.one_of(
+    st.tuples(st.sampled_from(["start", "die", "sync", "sync", "poll", "leave", "beat"]), INDEX),
+    st.tuples(st.just("tick"), st.integers(1, 3)),
+    st.tuples(st.just("wait"), st.integers(1, 6)),
+    st.tuples(st.just("want"), st.tuples(st.integers(0, ADDRESSES), st.frozensets(INDEX, max_size=2))),
+)
+
+
+def happen(world: World, event: tuple[str, object]) -> None:
+    kind, argument = event
+    if kind == "want":
+        assert isinstance(argument, tuple)
+        size, leavers = argument
+        world.target = Target(1, size, MINIMUM, 2.0, frozenset(f"10.0.0.{i}" for i in leavers))
+    elif kind == "wait":
+        assert isinstance(argument, int)
+        world.now += argument
+    elif kind == "tick":
+        assert isinstance(argument, int)
+        for _ in range(argument):
+            world.tick()
+    else:
+        getattr(world, kind)(argument)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(EVENTS, max_size=60), st.integers(MINIMUM, ADDRESSES))
+def test_whatever_happens_rounds_are_right_and_training_comes_back(
+    events: list[tuple[str, object]], alive: int
+) -> None:
+    world = World()
+    for event in events:
+        happen(world, event)
+        assert KICK not in world.view.participants
+        assert set(world.view.participants) <= set(world.view.heartbeats)
+
+    # Then the operator has what it wants: some live pods, the others gone.
+    for index in range(ADDRESSES):
+        if index >= alive:
+            world.die(index)
+        elif index not in world.agents:
+            world.start(index)
+    gone = frozenset(f"10.0.0.{i}" for i in range(alive, ADDRESSES))
+    world.target = Target(2, alive, MINIMUM, 2.0, gone)
+    for second in range(30):
+        for index in range(alive):
+            world.sync(index)
+            world.poll(index)
+            if second % 5 == 0:
+                world.beat(index)
+            world.tick()
+        for _ in range(10):
+            world.tick()
+    assert world.training() == set(range(alive))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.permutations(range(ADDRESSES)), st.integers(MINIMUM, ADDRESSES))
+def test_surplus_agents_do_not_keep_the_others_from_training(order: list[int], size: int) -> None:
+    world = World(target=Target(1, size, MINIMUM, 2.0))
+    for index in order:
+        world.start(index)
+    for second in range(20):
+        for index in order:
+            world.sync(index)
+            world.tick()  # the host looks often enough to be between an agent's write and the next one's read
+            world.poll(index)
+            if second % 5 == 0:
+                world.beat(index)
+    assert len(world.training()) == size
+    assert world.memory.rounds == 1

@@ -1,0 +1,401 @@
+"""What the rendezvous host decides, as tables: the state in the store, the target and the memory, and what follows."""
+
+import ast
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from torchrun_operator.rendezvous.client import host_source
+from torchrun_operator.rendezvous.host import (
+    KICK,
+    Memory,
+    Node,
+    Running,
+    Step,
+    Target,
+    View,
+    describe,
+    step,
+)
+
+A, B, C, D = (Node(f"10.0.0.{i}", 1, 0) for i in range(1, 5))
+NOW = 1000.0
+ABC = {A: 0, B: 1, C: 2}
+
+
+def beats(*nodes: Node, at: float = NOW) -> dict[Node, float]:
+    return dict.fromkeys(nodes, at)
+
+
+def target(size: int, minimum: int = 2, *leavers: Node, close: bool = False) -> Target:
+    return Target(1, size, minimum, 5.0, frozenset(n.address for n in leavers), close)
+
+
+def running(*nodes: Node, still: frozenset[Node] | None = None, number: int = 4) -> Running:
+    members = {n: rank for rank, n in enumerate(nodes)}
+    return Running(number, members, frozenset(nodes) if still is None else still, beats(*nodes, at=NOW - 10))
+
+
+def remembered(run: Running | None, **changes: object) -> Memory:
+    nodes = run.members if run else {}
+    return replace(Memory(running=run, heartbeats=beats(*nodes)), **changes)  # type: ignore[arg-type]
+
+
+FORMED = View(round=4, complete=True, participants=ABC, heartbeats=beats(A, B, C, at=NOW - 10))
+SETTLED = View(round=5, heartbeats=beats(A, B, C))
+KICKED = replace(running(A, B, C, still=frozenset({A, B})), kicked=True, requested=True)
+
+
+@dataclass(frozen=True)
+class Case:
+    view: View
+    target: Target | None
+    memory: Memory
+    expected: View
+    running: Running | None = None
+    events: tuple[str, ...] = ()
+    repair: int | None = None
+    hurry: bool = False
+    also: dict[str, object] = field(default_factory=dict)
+
+
+def open_round(*nodes: Node, number: int = 5, **changes: object) -> View:
+    view = View(round=number, participants=dict.fromkeys(nodes, 0), heartbeats=beats(*nodes))
+    return replace(view, **changes)  # type: ignore[arg-type]
+
+
+def formed(*nodes: Node, number: int = 5) -> View:
+    return View(round=number, complete=True, participants={n: i for i, n in enumerate(nodes)}, heartbeats=beats(*nodes))
+
+
+def begun(*nodes: Node, number: int = 5) -> Running:
+    return replace(running(*nodes, number=number), beats=beats(*nodes))
+
+
+CASES = {
+    "without a target nothing is done": Case(open_round(A, B), None, Memory(), open_round(A, B)),
+    "nobody is there": Case(View(), target(2), Memory(), View()),
+    "the wanted nodes are in, in any order": Case(
+        open_round(C, A, B, deadline=True),
+        target(3),
+        Memory(),
+        formed(A, B, C),
+        begun(A, B, C),
+        ("round-completed",),
+        also={"rounds": 1, "completed_at": NOW, "formation_seconds": 0.0},
+    ),
+    "ranks follow the string order of addresses, as torchrun sorts": Case(
+        open_round(Node("10.0.0.9", 1, 0), Node("10.0.0.10", 1, 0)),
+        target(2),
+        Memory(),
+        formed(Node("10.0.0.10", 1, 0), Node("10.0.0.9", 1, 0)),
+        begun(Node("10.0.0.10", 1, 0), Node("10.0.0.9", 1, 0)),
+        ("round-completed",),
+    ),
+    "enough nodes are in: the last call begins": Case(
+        open_round(A, B, deadline=True),
+        target(3),
+        Memory(),
+        open_round(A, B),
+        also={"enough_since": NOW, "forming_since": NOW},
+    ),
+    "the last call is not over": Case(
+        open_round(A, B), target(3), Memory(enough_since=NOW - 4.9), open_round(A, B), also={"enough_since": NOW - 4.9}
+    ),
+    "the last call is over": Case(
+        open_round(A, B),
+        target(3),
+        Memory(enough_since=NOW - 5, forming_since=NOW - 6),
+        formed(A, B),
+        begun(A, B),
+        ("round-completed",),
+        also={"enough_since": None, "formation_seconds": 6.0},
+    ),
+    "fewer than the minimum wait for ever, and the last call begins anew": Case(
+        open_round(A), target(3), Memory(enough_since=NOW - 99), open_round(A), also={"enough_since": None}
+    ),
+    "a size below the minimum completes nothing": Case(
+        open_round(A, B, C), target(1, 2), Memory(enough_since=NOW - 99), open_round(A, B, C)
+    ),
+    "surplus nodes are left out, and must soon be out of sight": Case(
+        open_round(A, B, C),
+        target(2),
+        Memory(),
+        formed(A, B),
+        begun(A, B),
+        ("round-completed",),
+        hurry=True,
+        also={"aside": {C.address: NOW}},
+    ),
+    "those in other lists join at once": Case(
+        open_round(A, waiting=frozenset({B, KICK}), redundant=frozenset({C}), heartbeats=beats(A, B, C)),
+        target(4),
+        Memory(),
+        open_round(A, B, C),
+    ),
+    "a participant without a heartbeat would break its agent": Case(
+        open_round(A, B, C, heartbeats=beats(A, B)), target(3), Memory(), open_round(A, B)
+    ),
+    "leavers never join": Case(
+        open_round(A, B, C), target(2, 2, B), Memory(), formed(A, C), begun(A, C), ("evicted", "round-completed")
+    ),
+    "of two processes at one address the one heard of last stays": Case(
+        open_round(A, B, A._replace(pid=2), heartbeats={A: NOW - 9, B: NOW, A._replace(pid=2): NOW}),
+        target(2),
+        Memory(),
+        formed(A._replace(pid=2), B),
+        begun(A._replace(pid=2), B),
+        ("evicted", "round-completed"),
+    ),
+    "a round runs": Case(FORMED, target(3), remembered(running(A, B, C)), FORMED, running(A, B, C)),
+    "a round larger than wanted runs on until the operator names leavers": Case(
+        FORMED, target(2), remembered(running(A, B, C)), FORMED, running(A, B, C)
+    ),
+    "a round that agents completed is taken over": Case(
+        formed(A, B), target(2), Memory(), formed(A, B), begun(A, B), ("round-found",)
+    ),
+    "all members have seen the round: the next one opens behind it": Case(
+        replace(FORMED, heartbeats=beats(A, B, C)),
+        target(3),
+        remembered(running(A, B, C)),
+        SETTLED,
+        running(A, B, C),
+        ("round-settled",),
+    ),
+    "one has not": Case(
+        replace(FORMED, heartbeats={**beats(A, B), C: NOW - 10}),
+        target(3),
+        remembered(running(A, B, C)),
+        replace(FORMED, heartbeats={**beats(A, B), C: NOW - 10}),
+        running(A, B, C),
+    ),
+    "a leaver is evicted and the others kicked": Case(
+        FORMED,
+        target(2, 2, C),
+        remembered(running(A, B, C)),
+        replace(FORMED, participants={A: 0, B: 1}, heartbeats=beats(A, B, at=NOW - 10), waiting=frozenset({KICK})),
+        KICKED,
+        ("evicted", "round-kicked"),
+        also={"evictions": 1},
+    ),
+    "a leaver is evicted from a settled round": Case(
+        SETTLED,
+        target(2, 2, C),
+        remembered(running(A, B, C)),
+        replace(SETTLED, heartbeats=beats(A, B), waiting=frozenset({KICK})),
+        KICKED,
+        ("evicted", "round-kicked"),
+    ),
+    "rank 0 is gone before all have seen its address: it is published for it": Case(
+        FORMED,
+        target(2, 2, A),
+        remembered(running(A, B, C)),
+        replace(FORMED, participants={B: 1, C: 2}, heartbeats=beats(B, C, at=NOW - 10), waiting=frozenset({KICK})),
+        replace(running(A, B, C, still=frozenset({B, C})), kicked=True, requested=True, repaired=True),
+        ("evicted", "round-kicked"),
+        repair=4,
+    ),
+    "the last participant is evicted": Case(
+        replace(FORMED, participants={A: 0}, heartbeats=beats(A)),
+        target(2, 2, A),
+        remembered(running(A)),
+        View(round=5),
+        None,
+        ("evicted", "round-ended"),
+        also={"requested": 1, "forming_since": NOW},
+    ),
+    "a member left by itself: the others are kicked": Case(
+        replace(SETTLED, participants={B: 0}),
+        target(3),
+        remembered(running(A, B, C)),
+        replace(SETTLED, participants={B: 0}, waiting=frozenset({KICK})),
+        replace(running(A, B, C, still=frozenset({A, C})), kicked=True, first_left=(B.address,), first_left_at=NOW),
+        ("left", "round-kicked"),
+    ),
+    "a member left by itself, and torchrun's own rule restarts the others": Case(
+        replace(FORMED, participants={A: 0, C: 2}, waiting=frozenset({B})),
+        target(3),
+        remembered(running(A, B, C)),
+        replace(FORMED, participants={A: 0, C: 2}, waiting=frozenset({B, KICK})),
+        replace(running(A, B, C, still=frozenset({A, C})), kicked=True, first_left=(B.address,), first_left_at=NOW),
+        ("left", "round-kicked"),
+    ),
+    "all have left because workers failed": Case(
+        open_round(A, B, C),
+        target(4),
+        remembered(replace(running(A, B, C, still=frozenset({C})), first_left=(B.address,), first_left_at=NOW - 1)),
+        open_round(A, B, C),
+        None,
+        ("left", "round-ended"),
+        also={"requested": 0, "unrequested": 1, "last_unrequested": (4, (B.address,), NOW - 1)},
+    ),
+    "a member that leaves by itself after the kick does so on request": Case(
+        replace(FORMED, participants={C: 2}, waiting=frozenset({A, B, KICK}), heartbeats=beats(A, B, C)),
+        target(2, 2, C),
+        remembered(replace(running(A, B, C), kicked=True, requested=True)),
+        formed(A, B),
+        begun(A, B),
+        ("left", "evicted", "round-ended", "round-completed"),
+        also={"requested": 1, "unrequested": 0},
+    ),
+    "a member died unseen: its heartbeat has expired": Case(
+        replace(SETTLED, heartbeats=beats(A, B)),
+        target(3),
+        remembered(running(A, B, C), heartbeats={**beats(A, B), C: NOW - 30}),
+        replace(SETTLED, heartbeats=beats(A, B), waiting=frozenset({KICK})),
+        KICKED,
+        ("left", "round-kicked"),
+    ),
+    "the agent of a member came back as another process": Case(
+        replace(
+            FORMED,
+            waiting=frozenset({B._replace(pid=2)}),
+            heartbeats=beats(A, C) | {B: NOW - 9, B._replace(pid=2): NOW},
+        ),
+        target(3),
+        remembered(running(A, B, C)),
+        replace(
+            FORMED,
+            participants={A: 0, C: 2},
+            waiting=frozenset({B._replace(pid=2), KICK}),
+            heartbeats=beats(A, C, B._replace(pid=2)),
+        ),
+        replace(running(A, B, C, still=frozenset({A, C})), kicked=True, first_left=(B.address,), first_left_at=NOW),
+        ("evicted", "round-kicked"),
+    ),
+    "a wanted node joins a fresh round, whose members see it anyway": Case(
+        replace(FORMED, waiting=frozenset({D}), heartbeats=beats(A, B, C, D)),
+        target(4),
+        remembered(running(A, B, C)),
+        replace(FORMED, waiting=frozenset({D, KICK}), heartbeats=beats(A, B, C, D)),
+        replace(running(A, B, C), kicked=True, requested=True),
+        ("round-kicked",),
+    ),
+    "the last wanted node joins a settled round": Case(
+        replace(SETTLED, participants={D: 0}, heartbeats=beats(A, B, C, D)),
+        target(4),
+        remembered(running(A, B, C)),
+        replace(SETTLED, participants={D: 0}, heartbeats=beats(A, B, C, D), waiting=frozenset({KICK})),
+        replace(running(A, B, C), kicked=True, requested=True),
+        ("round-kicked",),
+    ),
+    "training goes on while more nodes are on their way": Case(
+        replace(SETTLED, participants={D: 0}, heartbeats=beats(A, B, C, D)),
+        target(5),
+        remembered(running(A, B, C)),
+        replace(SETTLED, participants={D: 0}, heartbeats=beats(A, B, C, D)),
+        running(A, B, C),
+        also={"growth_since": NOW},
+    ),
+    "for no longer than the last call": Case(
+        replace(SETTLED, participants={D: 0}, heartbeats=beats(A, B, C, D)),
+        target(5),
+        remembered(running(A, B, C), growth_since=NOW - 5),
+        replace(SETTLED, participants={D: 0}, heartbeats=beats(A, B, C, D), waiting=frozenset({KICK})),
+        replace(running(A, B, C), kicked=True, requested=True),
+        ("round-kicked",),
+    ),
+    "a node that is not wanted is set aside while the round is fresh": Case(
+        replace(FORMED, waiting=frozenset({D}), heartbeats=beats(A, B, C, D, at=NOW - 10)),
+        target(3),
+        remembered(running(A, B, C)),
+        FORMED,
+        replace(running(A, B, C), disturbed_at=NOW),
+        hurry=True,
+        also={"aside": {D.address: NOW}},
+    ),
+    "and waits unseen once the next round is open": Case(
+        replace(SETTLED, participants={D: 0}, heartbeats=beats(A, B, C, D)),
+        target(3),
+        remembered(running(A, B, C)),
+        replace(SETTLED, participants={D: 0}, heartbeats=beats(A, B, C, D)),
+        running(A, B, C),
+    ),
+    "who left because it saw a stranger was disturbed": Case(
+        replace(FORMED, participants={A: 0, B: 1}, waiting=frozenset({C}), heartbeats=beats(A, B, C)),
+        target(3),
+        remembered(replace(running(A, B, C), disturbed_at=NOW - 1)),
+        replace(FORMED, participants={A: 0, B: 1}, waiting=frozenset({C, KICK}), heartbeats=beats(A, B, C)),
+        replace(running(A, B, C, still=frozenset({A, B})), kicked=True, requested=True, disturbed_at=NOW - 1),
+        ("left", "round-kicked"),
+    ),
+    "a settled round that was kicked does not complete again before all have left it": Case(
+        replace(SETTLED, participants={A: 0, D: 0}, heartbeats=beats(A, B, D), waiting=frozenset({KICK})),
+        target(2, 2, C),
+        remembered(KICKED),
+        replace(SETTLED, participants={A: 0, D: 0}, heartbeats=beats(A, B, D), waiting=frozenset({KICK})),
+        replace(KICKED, still=frozenset({B})),
+        ("left",),
+        repair=4,
+    ),
+    "an agent has finished: nobody is disturbed any more": Case(
+        replace(FORMED, finished=1),
+        target(2, 2, C),
+        remembered(running(A, B, C)),
+        replace(FORMED, finished=1),
+        running(A, B, C),
+    ),
+    "a closed rendezvous is only told of": Case(
+        replace(FORMED, closed=True),
+        target(2, 2, C),
+        remembered(running(A, B, C)),
+        replace(FORMED, closed=True),
+        running(A, B, C),
+    ),
+    "it is to be closed": Case(
+        SETTLED,
+        target(3, 2, close=True),
+        remembered(running(A, B, C)),
+        replace(SETTLED, closed=True, waiting=frozenset({KICK})),
+        replace(running(A, B, C), kicked=True, requested=True),
+        ("closing",),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_step(case: Case) -> None:
+    result = step(case.view, case.target, NOW, case.memory)
+    expected_running = case.running
+    if expected_running is not None and case.repair is not None:
+        expected_running = replace(expected_running, repaired=True)
+    assert (result.view, result.memory.running) == (case.expected, expected_running)
+    assert tuple(e["event"] for e in result.events) == case.events
+    assert (result.repair, result.hurry) == (case.repair, case.hurry)
+    assert {name: getattr(result.memory, name) for name in case.also} == case.also
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_a_second_look_changes_nothing_more(case: Case) -> None:
+    first = step(case.view, case.target, NOW, case.memory)
+    second = step(first.view, case.target, NOW, first.memory)
+    assert second == Step(first.view, second.memory, (), None, first.hurry)
+    third = step(second.view, case.target, NOW, second.memory)
+    assert third == second
+
+
+def test_the_document_of_a_round_that_ends() -> None:
+    view = replace(SETTLED, participants={B: 0, D: 0}, heartbeats=beats(A, B, C, D), waiting=frozenset({KICK}))
+    memory = Memory(
+        running=replace(running(A, B, C, still=frozenset({A, C})), kicked=True),
+        aside={"10.0.0.9": NOW},
+        requested=3,
+        unrequested=2,
+        last_unrequested=(2, (C.address,), 1.5),
+        completed_at=0.25,
+    )
+    assert describe(view, memory, target(4, 2, D)) == {
+        "round": 4,
+        "complete": False,
+        "closed": False,
+        "finished": 0,
+        "members": [{"address": A.address, "rank": 0}, {"address": C.address, "rank": 2}],
+        "waiting": [B.address, "10.0.0.9"],
+        "roundsEnded": {"requested": 3, "unrequested": 2},
+        "lastUnrequested": {"round": 2, "addresses": [C.address], "time": "1970-01-01T00:00:01.500Z"},
+        "completedAt": "1970-01-01T00:00:00.250Z",
+    }
+
+
+def test_the_program_runs_on_the_oldest_python_that_images_have() -> None:
+    ast.parse(host_source(), feature_version=(3, 10))
