@@ -1,0 +1,309 @@
+"""The promises of the operator, with real torchrun in real pods."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from support import chart
+from support.clusters import Cluster
+from support.kubectl import Kubectl, Object
+from support.progress import Training
+from support.waiting import wait_for
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300, func_only=True)]
+
+_KIND = "torchrunjob"
+_SECONDS = 120.0
+_TRAIN = """
+import sys, time
+import torch, torch.distributed as dist
+from torchrun_trainer import Run, defer_compiler
+
+class Counter:
+    value = 0
+    def state_dict(self): return {"value": self.value}
+    def load_state_dict(self, state): self.value = state["value"]
+
+defer_compiler()
+torch.set_num_threads(1)
+dist.init_process_group("gloo")
+counter, (total, fails_at) = Counter(), map(int, sys.argv[1:])
+run = Run(snapshot_every=20, report_seconds=0.2, counter=counter)
+for step in run.steps(total):
+    assert counter.value == step, "the state is not that of the step"
+    if step == fails_at and dist.get_rank() == 1:
+        raise RuntimeError("the learning rate is a banana")
+    ones = torch.ones(1)
+    dist.all_reduce(ones)
+    assert int(ones) == dist.get_world_size()
+    counter.value += 1
+    time.sleep(0.05)
+dist.destroy_process_group()
+"""
+_NEVER = -1
+
+
+def job(name: str, image: str, nnodes: str, *, steps: int, fails_at: int = _NEVER, **spec: Any) -> Object:
+    """Return a job that counts its steps, with a snapshot every 20."""
+    claim = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "100Mi"}}}
+    container = {
+        "name": "trainer",
+        "image": image,
+        "imagePullPolicy": "IfNotPresent",
+        "command": ["torchrun", "/workspace/train.py", str(steps), str(fails_at)],
+        "env": [{"name": "OMP_NUM_THREADS", "value": "1"}],
+        "resources": {"requests": {"cpu": "50m", "memory": "128Mi"}},
+    }
+    return {
+        "apiVersion": "torchrun.dev/v1alpha1",
+        "kind": "TorchrunJob",
+        "metadata": {"name": name},
+        "spec": {
+            "nnodes": nnodes,
+            "replicas": int(nnodes.rpartition(":")[2]),
+            "files": [{"path": "/workspace/train.py", "content": _TRAIN}],
+            "snapshots": {"volumeClaimTemplate": {"spec": claim}},
+            "template": {
+                "spec": {
+                    "terminationGracePeriodSeconds": 45,
+                    "securityContext": {"runAsUser": 1000, "runAsGroup": 1000, "fsGroup": 1000},
+                    "containers": [container],
+                }
+            },
+            **spec,
+        },
+    }
+
+
+def status(kubectl: Kubectl, name: str) -> dict[str, Any]:
+    """Return the job's status as it is now."""
+    found = kubectl.get(_KIND, name)
+    assert found is not None, f"the job {name} is gone"
+    return found.get("status") or {}
+
+
+def conditions(found: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    """Return each condition's status and reason."""
+    return {c["type"]: (c["status"], c["reason"]) for c in found.get("conditions") or []}
+
+
+def wait_status(
+    kubectl: Kubectl, name: str, what: str, wanted: Callable[[dict[str, Any]], bool], seconds: float = _SECONDS
+) -> dict[str, Any]:
+    """Wait until the job's status is as wanted, and return it."""
+
+    def probe() -> dict[str, Any] | None:
+        found = status(kubectl, name)
+        return found if found and wanted(found) else None
+
+    return wait_for(f"{name}: {what}", probe, seconds, seen=lambda: status(kubectl, name))
+
+
+def wait_state(kubectl: Kubectl, name: str, state: str) -> dict[str, Any]:
+    """Wait until the job is in a state, and return its status."""
+    return wait_status(kubectl, name, f"state {state}", lambda found: found.get("state") == state)
+
+
+@contextlib.contextmanager
+def training(kubectl: Kubectl, name: str) -> Iterator[Training]:
+    """Follow what a job's workers write."""
+    followed = Training(kubectl, name)
+    try:
+        yield followed
+    finally:
+        followed.stop()
+
+
+def node_pods(kubectl: Kubectl, name: str) -> list[str]:
+    """Return the names of the job's node pods."""
+    selector = f"torchrun.dev/job-name={name},torchrun.dev/role=node"
+    return sorted(pod["metadata"]["name"] for pod in kubectl.list("pods", selector))
+
+
+def metric(cluster: Cluster, sample: str) -> float:
+    """Return a sample of the operator's metrics."""
+    path = f"/api/v1/namespaces/{chart.NAMESPACE}/services/{chart.RELEASE}-metrics:8080/proxy/metrics"
+    lines = cluster.kubectl.run("get", "--raw", path).splitlines()
+    return next(float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{sample} "))
+
+
+def test_a_job_completes(cluster: Cluster, kubectl: Kubectl) -> None:
+    completed = metric(cluster, 'torchrun_operator_jobs{state="Complete"}')
+    kubectl.apply(job("tiny", cluster.trainer_image, "2", steps=40))
+    found = wait_state(kubectl, "tiny", "Complete")
+
+    assert conditions(found) == {
+        "Accepted": ("True", "Valid"),
+        "Suspended": ("False", "NotSuspended"),
+        "Scheduled": ("True", "AllScheduled"),
+        "Running": ("False", "Ended"),
+        "Resizing": ("False", "Settled"),
+        "Complete": ("True", "Finished"),
+    }
+    assert found["restarts"] == {"code": 0, "infrastructure": 0, "preemption": 0, "resize": 0}
+    assert [(node["index"], node["pod"], node["phase"]) for node in found["nodes"]] == [
+        (0, "tiny-0", "Succeeded"),
+        (1, "tiny-1", "Succeeded"),
+    ]
+    assert sorted(node["rank"] for node in found["nodes"]) == [0, 1]
+    assert {"step": 40, "totalSteps": 40, "worldSize": 2, "snapshotStep": 40}.items() <= found["progress"].items()
+    assert {"AllScheduled", "Training", "Finished"} <= {
+        event["reason"] for event in kubectl.list("events") if event["involvedObject"]["kind"] == "TorchrunJob"
+    }
+    assert metric(cluster, 'torchrun_operator_jobs{state="Complete"}') == completed + 1
+    assert "step=40/40" in "".join(kubectl.run("logs", pod) for pod in node_pods(kubectl, "tiny"))
+    wait_for("only finished pods to be left", lambda: len(kubectl.list("pods")) == 2, _SECONDS)
+
+
+def test_training_survives_rank_zero(cluster: Cluster, kubectl: Kubectl) -> None:
+    with training(kubectl, "survivor") as followed:
+        kubectl.apply(job("survivor", cluster.trainer_image, "1:2", steps=100_000))
+        followed.wait("a snapshot", lambda step: (step.snapshot or 0) >= 20, _SECONDS)
+        found = wait_status(
+            kubectl, "survivor", "ranks", lambda s: all("rank" in node for node in s["nodes"]) and len(s["nodes"]) == 2
+        )
+        victim = next(node["pod"] for node in found["nodes"] if node["rank"] == 0)
+        before, killed = followed.steps()[-1], followed.now()
+        kubectl.run("delete", "pod", victim, "--force", "--grace-period=0")
+        after = followed.wait(
+            "a step at full size after the kill",
+            lambda step: step.started_at > killed and step.world == 2,
+            _SECONDS,
+        )
+    assert after.started_from >= (before.snapshot or 0) >= 20
+    found = wait_status(
+        kubectl, "survivor", "the loss counted", lambda s: s["state"] == "Running" and s["membership"]["nodes"] == 2
+    )
+    assert found["restarts"] == {"code": 0, "infrastructure": 1, "preemption": 0, "resize": 0}
+    assert found["membership"]["lastChange"]["cause"] == "infrastructure"
+
+
+def test_scaling_loses_no_step(cluster: Cluster, kubectl: Kubectl) -> None:
+    with training(kubectl, "elastic") as followed:
+        kubectl.apply(job("elastic", cluster.trainer_image, "2:3", steps=100_000))
+        followed.wait("3 workers", lambda step: step.world == 3 and step.step >= 25, _SECONDS)
+        for replicas in (2, 3):
+            asked = followed.now()
+            kubectl.run("scale", _KIND, "elastic", f"--replicas={replicas}")
+            after = followed.wait(
+                f"{replicas} workers",
+                lambda step, size=replicas, since=asked: step.world == size and step.started_at > since,  # type: ignore[misc]
+                _SECONDS,
+            )
+            before = max(s.step for s in followed.steps() if s.started_at < after.started_at)
+            assert after.started_from >= before, "steps had to be repeated"
+        assert [int(start.values["at"]) for start in followed.starts()].count(0) == 1
+    found = wait_status(
+        kubectl, "elastic", "3 nodes", lambda s: s["state"] == "Running" and s["membership"]["nodes"] == 3
+    )
+    assert found["restarts"] == {"code": 0, "infrastructure": 0, "preemption": 0, "resize": 2}
+    assert found["replicas"] == 3
+
+
+def test_a_failing_script_fails_the_job(cluster: Cluster, kubectl: Kubectl) -> None:
+    kubectl.apply(job("failing", cluster.trainer_image, "2", steps=1000, fails_at=25, maxRestarts=1))
+    found = wait_state(kubectl, "failing", "Failed")
+
+    assert conditions(found)["Failed"] == ("True", "MaxRestartsExceeded")
+    message = next(c["message"] for c in found["conditions"] if c["type"] == "Failed")
+    assert "pod failing-" in message
+    assert "kubectl logs" in message
+    assert found["restarts"] == {"code": 2, "infrastructure": 0, "preemption": 0, "resize": 0}
+    wait_for("no pod to run on", lambda: not _running(kubectl), _SECONDS)
+    assert node_pods(kubectl, "failing") == ["failing-0", "failing-1"]
+    assert "banana" in "".join(kubectl.run("logs", pod) for pod in node_pods(kubectl, "failing"))
+
+
+def test_a_bad_job_disturbs_no_other(cluster: Cluster, kubectl: Kubectl) -> None:
+    image = cluster.trainer_image
+    refused = job("refused", image, "1", steps=20)
+    refused["spec"]["template"]["spec"]["serviceAccountName"] = "absent"
+    with training(kubectl, "good") as followed:
+        kubectl.apply(
+            job("good", image, "1", steps=100_000), job("no-image", "example.invalid/absent:1", "1", steps=20), refused
+        )
+        found = wait_status(
+            kubectl,
+            "no-image",
+            "a word about the image",
+            lambda s: conditions(s).get("Running") == ("False", "PodsWaiting"),
+        )
+        message = next(c["message"] for c in found["conditions"] if c["type"] == "Running")
+        assert "pod no-image-" in message
+        assert "Image" in message
+        found = wait_status(
+            kubectl,
+            "refused",
+            "a word about the account",
+            lambda s: conditions(s).get("Accepted") == ("False", "RefusedByCluster"),
+        )
+        assert "absent" in next(c["message"] for c in found["conditions"] if c["type"] == "Accepted")
+
+        kubectl.run("create", "serviceaccount", "absent")
+        template = job("no-image", image, "1", steps=20)["spec"]["template"]
+        kubectl.patch(_KIND, "no-image", {"spec": {"suspend": True}})
+        kubectl.patch(_KIND, "no-image", {"spec": {"suspend": False, "template": template}})
+        for name in ("no-image", "refused"):
+            found = wait_state(kubectl, name, "Complete")
+            assert found["restarts"]["code"] == 0
+        seen = followed.steps()[-1].step
+        followed.wait("the good job to go on", lambda step: step.step > seen, _SECONDS)
+        assert len(followed.starts()) == 1
+    assert status(kubectl, "good")["restarts"] == {"code": 0, "infrastructure": 0, "preemption": 0, "resize": 0}
+
+
+def test_jobs_start_while_the_operator_is_killed(cluster: Cluster, kubectl: Kubectl) -> None:
+    names = ["first", "second"]
+    operator = cluster.kubectl.within(chart.NAMESPACE)
+    with contextlib.ExitStack() as stack:
+        followed = [stack.enter_context(training(kubectl, name)) for name in names]
+        kubectl.apply(*(job(name, cluster.trainer_image, "2", steps=60) for name in names))
+        for _ in range(3):
+            _kill_operator(operator)
+        for name in names:
+            found = wait_state(kubectl, name, "Complete")
+            assert found["restarts"] == {"code": 0, "infrastructure": 0, "preemption": 0, "resize": 0}
+            assert node_pods(kubectl, name) == [f"{name}-0", f"{name}-1"]
+        assert [len(one.starts()) for one in followed] == [1, 1]
+    kubectl.run("delete", _KIND, "--all")
+    for kind in ("pods", "services", "configmaps", "persistentvolumeclaims"):
+        wait_for(f"no {kind} to be left", lambda kind=kind: not _owned(kubectl, kind), _SECONDS)  # type: ignore[misc]
+
+
+def test_suspend_and_resume(cluster: Cluster, kubectl: Kubectl) -> None:
+    with training(kubectl, "sleeper") as followed:
+        kubectl.apply(job("sleeper", cluster.trainer_image, "2", steps=100_000))
+        followed.wait("a snapshot", lambda step: (step.snapshot or 0) >= 20, _SECONDS)
+        kubectl.patch(_KIND, "sleeper", {"spec": {"suspend": True}})
+        wait_status(kubectl, "sleeper", "suspension", lambda s: conditions(s).get("Suspended") == ("True", "Suspended"))
+        assert kubectl.list("pods") == []
+        before = max(step.step for step in followed.steps())
+        kubectl.patch(_KIND, "sleeper", {"spec": {"suspend": False}})
+        after = followed.wait("a step after resuming", lambda step: step.step > before, _SECONDS)
+    assert after.started_from == before, "steps had to be repeated"
+    found = wait_state(kubectl, "sleeper", "Running")
+    assert found["restarts"]["code"] == found["restarts"]["infrastructure"] == 0
+
+
+def _running(kubectl: Kubectl) -> list[Object]:
+    return [pod for pod in kubectl.list("pods") if pod["status"].get("phase") in ("Pending", "Running")]
+
+
+def _owned(kubectl: Kubectl, kind: str) -> list[Object]:
+    return kubectl.list(kind, "app.kubernetes.io/managed-by=torchrun-operator")
+
+
+def _kill_operator(operator: Kubectl) -> None:
+    """Kill the operator without a warning, and wait for its successor to be ready."""
+    selector = f"app.kubernetes.io/instance={chart.RELEASE}"
+    before = {pod["metadata"]["uid"] for pod in operator.list("pods", selector)}
+    operator.run("delete", "pods", f"--selector={selector}", "--force", "--grace-period=0")
+
+    def successor() -> bool:
+        pods = [pod for pod in operator.list("pods", selector) if pod["metadata"]["uid"] not in before]
+        ready = [c for pod in pods for c in pod["status"].get("conditions") or [] if c["type"] == "Ready"]
+        return any(condition["status"] == "True" for condition in ready)
+
+    wait_for("the operator to be back", successor, _SECONDS)

@@ -1,0 +1,110 @@
+"""The helpers of the cluster tests and of the demo."""
+
+from pathlib import Path
+
+import pytest
+
+from demo.results import Results
+from demo.story import adapted
+from support.chart import image_values
+from support.clusters import ROOT, UnusableError, own_cluster
+from support.progress import Line, Step, parse, step_of
+from support.waiting import NotInTimeError, wait_for
+
+_START = Line("digits-0", "u", 10.5, {"event": "start", "at": "50", "world": "3"})
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("time=10.500 event=start at=50 world=3", Line("", "", 10.5, {"event": "start", "at": "50", "world": "3"})),
+        ("time=11 step=51/600 world=3", Line("", "", 11.0, {"step": "51/600", "world": "3"})),
+        ("accuracy=0.9722", None),
+        ("time=soon step=1", None),
+        ("time=11 and now for something", None),
+        ("", None),
+    ],
+)
+def test_lines_of_the_trainer_library_are_told_from_others(text: str, line: Line | None) -> None:
+    assert parse(text) == line
+
+
+def test_a_step_knows_the_start_of_its_workers() -> None:
+    line = parse("time=12.25 step=60/600 epoch=3 loss=0.25 samples/s=900.0 world=3 snapshot=50", "digits-0", "u")
+    assert line is not None
+    assert step_of(line, _START) == Step(
+        time=12.25,
+        step=60,
+        total=600,
+        world=3,
+        loss=0.25,
+        snapshot=50,
+        started_at=10.5,
+        started_from=50,
+        pod="digits-0",
+    )
+    assert step_of(line, None) is None
+    assert step_of(_START, _START) is None
+
+
+@pytest.mark.parametrize(
+    ("image", "values"),
+    [
+        ("torchrun-operator:dev", ("torchrun-operator", "dev")),
+        ("registry:5000/team/torchrun-operator:0.1.0", ("registry:5000/team/torchrun-operator", "0.1.0")),
+        ("registry/operator:1@sha256:abc", ("registry/operator", "1@sha256:abc")),
+    ],
+)
+def test_an_image_is_split_for_the_chart(image: str, values: tuple[str, str]) -> None:
+    assert image_values(image) == values
+
+
+@pytest.mark.parametrize("image", ["torchrun-operator", "registry:5000/operator", "operator@sha256:abc", ":dev"])
+def test_an_image_without_a_tag_is_refused(image: str) -> None:
+    with pytest.raises(UnusableError, match="write an image with a tag"):
+        image_values(image)
+
+
+def test_a_cluster_of_ones_own_needs_images(tmp_path: Path) -> None:
+    kubeconfig = tmp_path / "config"
+    kubeconfig.write_text("{}")
+    with pytest.raises(UnusableError, match="DEMO_OPERATOR_IMAGE and DEMO_TRAINER_IMAGE must be too"):
+        own_cluster({"KUBECONFIG": str(kubeconfig)}, "DEMO")
+    with pytest.raises(UnusableError, match="which is not a file"):
+        own_cluster({"KUBECONFIG": str(tmp_path / "absent")}, "DEMO")
+    assert own_cluster({}, "DEMO") is None
+
+
+def test_waiting_tells_what_was_seen_last() -> None:
+    assert wait_for("three", iter([0, None, 3]).__next__, 5) == 3
+    with pytest.raises(NotInTimeError, match="not within 0 s: rain; last seen: sun"):
+        wait_for("rain", lambda: False, 0, seen=lambda: "sun")
+
+
+@pytest.mark.parametrize(
+    ("results", "failures"),
+    [
+        (Results(accuracy=0.97, resumed_from=[0, 100, 160]), []),
+        (Results(accuracy=0.97, resumed_from=[0, 100, 160], recovery_seconds=60), []),
+        (Results(accuracy=0.97, resumed_from=[0, 0]), ["training started again from step 0 (starts: [0, 0])"]),
+        (Results(accuracy=0.5, resumed_from=[0]), ["the final accuracy is 0.5, less than 0.95"]),
+        (Results(resumed_from=[0]), ["the final accuracy is None, less than 0.95"]),
+        (
+            Results(accuracy=0.97, restarts={"code": 1}),
+            ["1 restarts were put down to the code, which did not fail"],
+        ),
+    ],
+)
+def test_what_fails_the_demo(results: Results, failures: list[str]) -> None:
+    assert results.failures() == failures
+
+
+def test_a_slow_recovery_is_marked_but_no_failure() -> None:
+    results = Results(accuracy=0.97, resumed_from=[0, 100], recovery_seconds=12.0)
+    assert "bar 10 s: missed" in results.table()
+    assert "bar 10 s: ok" in Results(accuracy=0.97, resumed_from=[0, 100], recovery_seconds=6.0).table()
+
+
+def test_the_demo_knows_its_example() -> None:
+    manifest = (ROOT / "e2e" / "examples" / "digits" / "torchrunjob.yaml").read_text()
+    assert "image: registry/trainer:1\n" in adapted(manifest, "registry/trainer:1")
