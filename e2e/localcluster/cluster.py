@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +14,7 @@ from localcluster.controlplane import ControlPlane
 from localcluster.down import down
 from localcluster.files import read_json, write_json
 from localcluster.images import PRODUCTS, Builder, Image
+from localcluster.locks import workspace
 from localcluster.node import Node
 from localcluster.paths import Layout, node_index
 from localcluster.shell import ClusterError, say, step, wait_until
@@ -119,8 +119,8 @@ def load_images(layout: Layout, images: Sequence[Image]) -> None:
         behind = [node for node in nodes(layout) if node.is_on() and node.images().get(image.reference) != image.key]
         if not behind:
             continue
-        with tempfile.TemporaryDirectory(dir=layout.cache, prefix="load-") as directory:
-            archive = Path(directory) / "image.tar"
+        with workspace(layout.cache / "work") as work:
+            archive = work / "image.tar"
             Builder(layout).export(image, archive)
             load_archive(behind, archive, image.reference)
         for node in behind:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from localcluster import dockerfile
 from localcluster.builds import Programs
 from localcluster.files import key_of, tree_parts, write
-from localcluster.locks import exclusive
+from localcluster.locks import exclusive, workspace
 from localcluster.paths import Layout
 from localcluster.shell import contained, run, stream, succeeds
 
@@ -84,7 +82,7 @@ class Builder:
 
     def pause(self, programs: Programs) -> Image:
         """Image that every pod's sandbox runs."""
-        with self._workspace() as work:
+        with workspace(self._layout.cache / "work") as work:
             context = work / "context"
             context.mkdir()
             shutil.copy2(Path(programs["pause"]).resolve(), context / "pause")
@@ -98,7 +96,7 @@ class Builder:
     def product(self, name: str) -> Image:
         """Image of one of PRODUCTS as its sources are now, built if that version is not there."""
         text = (self._layout.checkout / name / "Dockerfile").read_text()
-        with self._workspace() as work:
+        with workspace(self._layout.cache / "work") as work:
             context = work / "context"
             dockerfile.stage(self._layout.checkout, dockerfile.sources(text), context)
             key = key_of([text, base_key("runtime"), base_key("build"), *tree_parts(context)])
@@ -114,7 +112,7 @@ class Builder:
 
     def export(self, image: Image, archive: Path) -> None:
         """Write an image to a file that containerd imports."""
-        with self._workspace() as work:
+        with workspace(self._layout.cache / "work") as work:
             target = f"docker-archive:{archive}:{image.reference}"
             self._buildah(f"export {image.reference}", work, ["push", "--quiet", image.stored, target])
 
@@ -130,7 +128,7 @@ class Builder:
         stored = self._stored(f"base-{name}", base_key(name))
         if self._done(stored).exists():
             return stored
-        with self._workspace() as work:
+        with workspace(self._layout.cache / "work") as work:
             context = work / "context"
             context.mkdir()
             options = [f"--dpkgopt=path-exclude={path}" for path in _UNWANTED_FILES]
@@ -176,10 +174,3 @@ class Builder:
         env = {**os.environ, "CONTAINERS_CONF": str(work / "containers.conf"), "TMPDIR": str(work)}
         log = self._layout.cache / "logs" / f"{title.replace(' ', '-').replace('/', '_')}.log"
         stream(title, contained(["buildah", *self._storage_options(work), *argv]), log, env=env)
-
-    @contextlib.contextmanager
-    def _workspace(self) -> Iterator[Path]:
-        parent = self._layout.cache / "work"
-        parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=parent, prefix="image-") as directory:
-            yield Path(directory)

@@ -1,10 +1,12 @@
-"""Locks between runs of this program, released by the kernel however a run ends."""
+"""Locks between runs of this program, released by the kernel however a run ends, and directories that end with it."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,4 +39,42 @@ def _acquire(path: Path, purpose: str) -> int:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         if path.exists() and path.stat().st_ino == os.fstat(descriptor).st_ino:
             return descriptor
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def workspace(parent: Path) -> Iterator[Path]:
+    """Directory for this run only; those of runs that were killed are removed first."""
+    parent.mkdir(parents=True, exist_ok=True)
+    gate = _open(parent)
+    # Nobody may take a new directory for an abandoned one before it is locked.
+    fcntl.flock(gate, fcntl.LOCK_EX)
+    for abandoned in parent.iterdir():
+        _remove_unlocked(abandoned)
+    directory = Path(tempfile.mkdtemp(dir=parent))
+    descriptor = _open(directory)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    os.close(gate)
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _open(path: Path) -> int:
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _remove_unlocked(directory: Path) -> None:
+    try:
+        descriptor = _open(directory)
+    except FileNotFoundError:
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(directory, ignore_errors=True)
+    except BlockingIOError:
+        pass  # its run goes on
+    finally:
         os.close(descriptor)

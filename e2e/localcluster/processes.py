@@ -161,7 +161,7 @@ def save(path: Path, record: Record) -> None:
 def load(path: Path) -> Record | None:
     """Service remembered there, alive or not."""
     value = read_json(path)
-    return Record(Identity(**value["identity"]), value["argv"], value["configuration"]) if value else None
+    return Record(Identity(**value["identity"]), value["argv"], value.get("configuration", "")) if value else None
 
 
 def ensure(path: Path, argv: list[str], log: Path, mark: str, files: Sequence[Path] = ()) -> bool:

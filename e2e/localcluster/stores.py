@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from localcluster.files import key_of, remove, write
 from localcluster.images import Builder, Image
-from localcluster.locks import exclusive
+from localcluster.locks import exclusive, workspace
 from localcluster.paths import Layout
 from localcluster.shell import contained, run, stream
 
@@ -78,10 +77,10 @@ def _ensure(layout: Layout, images: Sequence[Image]) -> Path:
         link_copy(_ensure(layout, images[:-1]), partial)
     else:
         partial.mkdir(parents=True)
-    with tempfile.TemporaryDirectory(dir=layout.cache, prefix="import-") as directory:
-        archive = Path(directory) / "image.tar"
+    with workspace(layout.cache / "work") as work:
+        archive = work / "image.tar"
         Builder(layout).export(images[-1], archive)
-        configuration = Path(directory) / "containerd.toml"
+        configuration = work / "containerd.toml"
         write(configuration, _CONFIGURATION.format(root=partial))
         argv: list[str | Path] = ["sh", "-c", _IMPORT, "import", configuration, archive, images[-1].reference]
         log = layout.cache / "logs" / "import.log"

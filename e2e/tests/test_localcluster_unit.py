@@ -1,0 +1,481 @@
+"""The parts of the local cluster that decide: names, keys, plans and what belongs to it."""
+
+import fcntl
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from localcluster import (
+    addons,
+    builds,
+    cgroups,
+    cli,
+    controlplane,
+    dockerfile,
+    down,
+    files,
+    images,
+    machineinit,
+    pki,
+    preflight,
+    processes,
+    stores,
+)
+from localcluster import node as nodes
+from localcluster.api import is_ready
+from localcluster.locks import exclusive, workspace
+from localcluster.paths import Layout, cluster_id, node_index
+from localcluster.processes import Identity, Process
+from localcluster.shell import ClusterError, stream, wait_until
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    return Layout(checkout=tmp_path / "checkout", cache=tmp_path / "cache", state_home=tmp_path / "state")
+
+
+@pytest.mark.parametrize(
+    ("environment", "cache", "state_home"),
+    [
+        ({"HOME": "/home/a"}, "/home/a/.cache/torchrun-operator", "/home/a/.local/state"),
+        ({"HOME": "/home/a", "XDG_CACHE_HOME": "/c", "XDG_STATE_HOME": "/s"}, "/c/torchrun-operator", "/s"),
+        ({"XDG_CACHE_HOME": "", "XDG_STATE_HOME": ""}, "/root/.cache/torchrun-operator", "/root/.local/state"),
+    ],
+)
+def test_layout_follows_xdg(environment: dict[str, str], cache: str, state_home: str) -> None:
+    checkout = Path("/checkout")
+    assert Layout.of(environment, checkout) == Layout(checkout, Path(cache), Path(state_home))
+
+
+def test_no_two_clusters_share_a_name(layout: Layout) -> None:
+    ids = {cluster_id(Path(checkout), Path(state)) for checkout in ("/a", "/a/b") for state in ("/s", "/t")}
+    assert len(ids) == 4
+    one = Layout(Path("/a"), layout.cache, Path("/s"))
+    other = Layout(Path("/b"), layout.cache, Path("/s"))
+    for attribute in ("id", "state", "lock", "cgroup", "netns_prefix", "kubeconfig", "volumes"):
+        assert getattr(one, attribute) != getattr(other, attribute)
+
+
+@pytest.mark.parametrize(
+    ("name", "index"),
+    [
+        ("node1", 1),
+        ("node12", 12),
+        ("node0", None),
+        ("node01", None),
+        ("node", None),
+        ("nodex", None),
+        ("control-plane", None),
+    ],
+)
+def test_node_index(name: str, index: int | None) -> None:
+    assert node_index(name) == index
+
+
+def test_stat_of_a_process_with_a_treacherous_name() -> None:
+    rest = " ".join(str(number) for number in range(5, 22))
+    text = f"17 (a) S 1 (b)) Z 3 {rest} 4242 99"
+    assert processes.parse_stat(text) == Process(Identity(17, 4242), parent=3, zombie=True)
+
+
+def test_environment_of_a_process() -> None:
+    assert processes.parse_environment(b"A=1\0B=x=y\0\0junk\0C=\0") == {"A": "1", "B": "x=y", "C": ""}
+
+
+def _process(pid: int, *, start: int = 1, netns: int = 1, mark: str | None = None, zombie: bool = False) -> Process:
+    return Process(Identity(pid, start), parent=1, zombie=zombie, netns=netns, mark=mark)
+
+
+@pytest.mark.parametrize(
+    ("process", "belongs"),
+    [
+        (_process(10), False),
+        (_process(10, mark="mine"), True),
+        (_process(10, mark="other"), False),
+        (_process(10, netns=7), True),
+        (_process(10, netns=8), False),
+        (_process(20, start=5), True),
+        (_process(20, start=6), False),  # the recorded process ended and its id was given to another
+        (_process(10, mark="mine", zombie=True), False),
+    ],
+)
+def test_what_belongs_to_a_cluster(process: Process, belongs: bool) -> None:
+    found = processes.belonging([process], mark="mine", netns=[7], recorded=[Identity(20, 5)])
+    assert found == ([process] if belongs else [])
+
+
+@pytest.fixture
+def sleeper() -> Iterator[Identity]:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        found = processes.look(process.pid)
+        assert found is not None
+        yield found.identity
+        process.kill()
+
+
+def test_end_spares_a_process_that_only_has_the_same_id(sleeper: Identity) -> None:
+    processes.end([Identity(sleeper.pid, sleeper.start + 1)])
+    assert processes.alive(sleeper)
+    processes.end([sleeper], grace=5)
+    assert not processes.alive(sleeper)
+
+
+def test_a_service_is_kept_restarted_or_started(tmp_path: Path) -> None:
+    record, log, configuration = tmp_path / "service.json", tmp_path / "log", tmp_path / "configuration"
+    configuration.write_text("a")
+    argv = ["sleep", "60"]
+    try:
+        assert processes.ensure(record, argv, log, "unit-test", [configuration])
+        first = processes.load(record)
+        assert first is not None
+        assert not processes.ensure(record, argv, log, "unit-test", [configuration])
+        assert processes.load(record) == first
+        assert [one.identity for one in processes.everyone() if one.mark == "unit-test"] == [first.identity]
+        configuration.write_text("b")
+        assert processes.ensure(record, argv, log, "unit-test", [configuration])
+        second = processes.load(record)
+        assert second is not None
+        assert not processes.alive(first.identity)
+        assert processes.alive(second.identity)
+    finally:
+        processes.stop(record)
+    assert processes.load(record) is None
+
+
+def test_recorded_processes(layout: Layout) -> None:
+    files.write_json(layout.machine("node1") / "machine.json", {"pid": 1, "start": 2})
+    processes.save(layout.machine("node1") / "services/kubelet.json", processes.Record(Identity(3, 4), ["kubelet"], ""))
+    processes.save(layout.state / "entrance.json", processes.Record(Identity(5, 6), ["socat"], ""))
+    assert sorted(one.pid for one in down.recorded(layout.state)) == [1, 3, 5]
+    assert down.recorded(layout.state / "nothing") == []
+
+
+def test_mounts_below_a_directory() -> None:
+    table = "\n".join(
+        f"{number} 1 8:1 / {point} rw - ext4 /dev/a rw"
+        for number, point in enumerate(["/", "/state", "/state/a\\040b/c", "/stately", "/state/a\\040b"])
+    )
+    assert down.mounts_below(Path("/state"), table) == ["/state/a b/c", "/state/a b", "/state"]
+
+
+def test_machine_has_its_own_directories_and_the_hosts_others() -> None:
+    machine = machineinit.Machine("node1", "/s/root", "/s/var", "/tmp/s/volumes", ["/tmp/s", "/home/c"], "/pause")
+    entries = [
+        machineinit.Entry("bin", "link", "usr/bin"),
+        machineinit.Entry("tmp", "directory"),
+        machineinit.Entry("swapfile", "other"),
+        machineinit.Entry("usr", "directory"),
+    ]
+    assert [" ".join(command) for command in machineinit.mounts(machine, entries)] == [
+        "mount -t tmpfs -o mode=755 machine /s/root",
+        "ln -s usr/bin /s/root/bin",
+        "mkdir /s/root/usr",
+        "mount --rbind /usr /s/root/usr",
+        "mkdir /s/root/proc /s/root/run /s/root/tmp /s/root/var",
+        "mount --bind /s/var /s/root/var",
+        "mount -t tmpfs -o mode=755 run /s/root/run",
+        "mount -t tmpfs -o mode=1777 tmp /s/root/tmp",
+        "mount -t proc proc /s/root/proc",
+        "mkdir -p /s/root/run/lock /s/root/run/netns",
+        "mkdir -p /s/root/tmp/s/volumes",
+        "mount --bind /tmp/s/volumes /s/root/tmp/s/volumes",
+        "mkdir -p /s/root/tmp/s",
+        "mount --bind /tmp/s /s/root/tmp/s",
+        "mkdir /s/root/tmp/hostpath_pv",
+        "mount --bind /tmp/s/volumes /s/root/tmp/hostpath_pv",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("go_mod", "package"),
+    [
+        ("module a\n\ngo 1.25.0\n", "."),
+        ("module a\n\ngo 1.25.0\n\ntool example.com/b/cmd/c\n", "example.com/b/cmd/c"),
+    ],
+)
+def test_tool_package(go_mod: str, package: str) -> None:
+    assert builds.tool_package(go_mod) == package
+
+
+def test_kubernetes_version_comes_from_go_mod() -> None:
+    kube = builds.program("kube")
+    version = builds.required_version((kube.module / "go.mod").read_text(), "k8s.io/kubernetes")
+    assert f"gitVersion={version}" in kube.ldflags
+    assert builds.kubernetes_ldflags("v1.2.3").split("-X ")[1:] == [
+        "k8s.io/component-base/version.gitVersion=v1.2.3 ",
+        "k8s.io/component-base/version.gitMajor=1 ",
+        "k8s.io/component-base/version.gitMinor=2 ",
+        "k8s.io/component-base/version.gitTreeState=clean",
+    ]
+    with pytest.raises(ClusterError, match="does not require"):
+        builds.required_version("module a\n", "k8s.io/kubernetes")
+
+
+def test_key_of_a_program_changes_with_what_it_is_built_from(tmp_path: Path) -> None:
+    (tmp_path / "go.mod").write_text("module a\n")
+    (tmp_path / "main.go").write_text("package main\n")
+    program = builds.Program("a", tmp_path, ".", "-s")
+    keys = {program.key("go1.25"), program.key("go1.26"), builds.Program("a", tmp_path, ".", "-w").key("go1.25")}
+    (tmp_path / "main.go").write_text("package main // changed\n")
+    keys.add(program.key("go1.25"))
+    (tmp_path / "README").write_text("not built from this\n")
+    keys.add(program.key("go1.25"))
+    assert len(keys) == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("FROM a\nCOPY x y z/ /to/\n", ["x", "y", "z/"]),
+        ("# COPY no /\nCOPY --chown=1:2 \\\n  x \\\n  # between\n  y /to\n", ["x", "y"]),
+        ("COPY --from=stage /a /b\nADD https://example.com/a b.tar /\n", ["b.tar"]),
+        ('copy ["with space", "/to"]\n', ["with space"]),
+        ("RUN --mount=type=bind,source=src,target=/src --mount=type=cache,target=/c make\n", ["src"]),
+        ("RUN --mount=target=/src make && cp a b\nRUN --mount=type=bind,from=s,target=/x make\n", ["."]),
+        ("RUN copy a b\nENV COPY=1\n", []),
+    ],
+)
+def test_what_a_dockerfile_takes_from_its_context(text: str, expected: list[str]) -> None:
+    assert dockerfile.sources(text) == expected
+
+
+def test_stage_copies_what_is_named_and_no_junk(tmp_path: Path) -> None:
+    context = tmp_path / "context"
+    for name in (
+        "src/a.py",
+        "src/__pycache__/a.pyc",
+        "src/deep/b.py",
+        "docs/c.md",
+        "x1.toml",
+        "x2.toml",
+        ".dockerignore",
+    ):
+        files.write(context / name, name)
+    (context / "src/link").symlink_to("a.py")
+    dockerfile.stage(context, ["src", "./x*.toml"], tmp_path / "staged")
+    staged = sorted(str(path.relative_to(tmp_path / "staged")) for path in (tmp_path / "staged").rglob("*"))
+    assert staged == [".dockerignore", "src", "src/a.py", "src/deep", "src/deep/b.py", "src/link", "x1.toml", "x2.toml"]
+    assert (tmp_path / "staged/src/link").is_symlink()
+
+
+def test_key_of_a_tree(tmp_path: Path) -> None:
+    files.write(tmp_path / "a/b", "text")
+    seen = {files.key_of(files.tree_parts(tmp_path))}
+    os.utime(tmp_path / "a/b", (1, 1))
+    assert files.key_of(files.tree_parts(tmp_path)) in seen
+    (tmp_path / "a/b").chmod(0o755)
+    seen.add(files.key_of(files.tree_parts(tmp_path)))
+    (tmp_path / "a/b").rename(tmp_path / "a/c")
+    seen.add(files.key_of(files.tree_parts(tmp_path)))
+    (tmp_path / "a/d").symlink_to("c")
+    seen.add(files.key_of(files.tree_parts(tmp_path)))
+    assert len(seen) == 4
+    assert files.key_of(["ab", "c"]) != files.key_of(["a", "bc"])
+
+
+def test_build_environment_is_passed_by_name() -> None:
+    environment = {
+        "HTTPS_PROXY": "p",
+        "no_proxy": "n",
+        "PIP_INDEX_URL": "i",
+        "PIP_TARGET": "t",
+        "SSL_CERT_FILE": "/c",
+        "UV_INDEX_URL": "",
+        "UV_PROJECT_ENVIRONMENT": "v",
+        "AWS_SECRET_ACCESS_KEY": "s",
+    }
+    passed = {"HTTPS_PROXY": "p", "PIP_INDEX_URL": "i", "SSL_CERT_FILE": "/c", "no_proxy": "n"}
+    assert images.passed_environment(environment) == passed
+
+
+def test_build_volumes_hold_the_paths_that_variables_name(tmp_path: Path) -> None:
+    bundle = tmp_path / "ca.pem"
+    bundle.touch()
+    environment = {"PIP_CERT": str(bundle), "SSL_CERT_FILE": "/etc/ssl/certs/x.crt", "PIP_FIND_LINKS": "/nowhere"}
+    volumes = images.build_volumes(environment)
+    assert f"--volume={bundle}:{bundle}:ro" in volumes
+    assert not [volume for volume in volumes if "x.crt" in volume or "nowhere" in volume]
+
+
+def test_apt_options_keep_what_reaches_the_archives() -> None:
+    dump = 'APT "";\nAcquire::http::Proxy "http://p:1";\nAcquire::Retries "3";\nAcquire::https::CaInfo "/ca";\n'
+    expected = ['--aptopt=Acquire::http::Proxy "http://p:1";', '--aptopt=Acquire::https::CaInfo "/ca";']
+    assert images.apt_options(dump) == expected
+
+
+def test_stores_are_named_by_all_their_images_in_order() -> None:
+    one, two = images.Image("a:1", "k1", "s1"), images.Image("b:1", "k2", "s2")
+    changed = images.Image("b:1", "k3", "s3")
+    assert len({stores.chain_key(chain) for chain in ([one], [one, two], [two, one], [one, changed])}) == 4
+
+
+def test_link_copy_shares_files_but_no_database(tmp_path: Path) -> None:
+    source = tmp_path / "store"
+    database = "io.containerd.metadata.v1.bolt/meta.db"
+    blob = "io.containerd.snapshotter.v1.overlayfs/snapshots/1/fs/usr/lib/a.db"
+    for name in (database, blob, "io.containerd.grpc.v1.introspection/uuid"):
+        files.write(source / name, name)
+    stores.link_copy(source, tmp_path / "copy")
+    assert (tmp_path / "copy" / blob).samefile(source / blob)
+    assert not (tmp_path / "copy" / database).samefile(source / database)
+    assert (tmp_path / "copy" / database).read_text() == database
+    assert not (tmp_path / "copy/io.containerd.grpc.v1.introspection").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["copy", "store"]
+
+
+@pytest.mark.parametrize(("text", "version"), [("go1.25\n", (1, 25)), ("go1.26.8", (1, 26)), ("devel", None)])
+def test_go_version(text: str, version: tuple[int, int] | None) -> None:
+    assert preflight.parse_go_version(text) == version
+
+
+def test_missing_packages() -> None:
+    assert preflight.missing_packages(lambda _: True) == []
+    assert preflight.missing_packages(lambda need: need not in {"ctr", "/usr/lib/cni/ptp"}) == [
+        "containerd",
+        "containernetworking-plugins",
+    ]
+
+
+def test_too_little_disk_names_the_alternative(tmp_path: Path) -> None:
+    preflight.require_disk(tmp_path / "not/there/yet", 1)
+    with pytest.raises(ClusterError, match=r"GiB free; 1048576 GiB are needed[\s\S]*XDG_CACHE_HOME[\s\S]*KUBECONFIG"):
+        preflight.require_disk(tmp_path / "not/there/yet", 1024**5)
+
+
+def test_dns_is_seen_listening() -> None:
+    table = "  sl  local_address rem_address\n  7: 01004D0A:0035 00000000:0000 07\n"
+    assert addons.listens_to_dns(table)
+    assert not addons.listens_to_dns(table.replace("01004D0A", "0100007F"))
+    assert not addons.listens_to_dns("")
+
+
+@pytest.mark.parametrize(
+    ("conditions", "ready"),
+    [
+        ([], False),
+        ([{"type": "Ready", "status": "Unknown"}], False),
+        ([{"type": "MemoryPressure", "status": "True"}, {"type": "Ready", "status": "True"}], True),
+    ],
+)
+def test_ready_nodes(conditions: list[dict[str, str]], ready: bool) -> None:
+    assert is_ready({"status": {"conditions": conditions}}) == ready
+    assert not is_ready({})
+
+
+def test_kubeconfig_holds_all_it_needs(tmp_path: Path) -> None:
+    for name in ("ca.crt", "admin.crt", "admin.key"):
+        (tmp_path / name).write_text(name)
+    assert pki.kubeconfig(tmp_path, "admin", "https://127.0.0.1:1", "c") == {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [
+            {"name": "c", "cluster": {"server": "https://127.0.0.1:1", "certificate-authority-data": "Y2EuY3J0"}}
+        ],
+        "users": [
+            {"name": "admin", "user": {"client-certificate-data": "YWRtaW4uY3J0", "client-key-data": "YWRtaW4ua2V5"}}
+        ],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "admin"}}],
+        "current-context": "c",
+    }
+
+
+def test_nothing_listens_outside_its_namespace() -> None:
+    commands = [
+        controlplane.etcd("kube"),
+        controlplane.controller_manager("kube", Path("/pki"), Path("/kubeconfig")),
+        controlplane.scheduler("kube", Path("/kubeconfig")),
+    ]
+    for command in commands:
+        listeners = [part for part in command if "listen" in part or "bind-address" in part]
+        assert listeners
+        assert all("127.0.0.1" in part for part in listeners)
+
+
+def test_containerd_keeps_everything_on_the_machine() -> None:
+    configuration = nodes.containerd_configuration(Path("/state/etc/cni"))
+    assert 'root = "/var/lib/containerd"' in configuration
+    assert 'conf_dir = "/state/etc/cni"' in configuration
+    assert "/opt" not in configuration.replace("/var/lib/containerd/opt", "")
+
+
+def test_control_groups_of_both_versions(tmp_path: Path) -> None:
+    first, second = tmp_path / "1", tmp_path / "2"
+    for path in (first / "cpu", first / "memory"):
+        path.mkdir(parents=True)
+    (first / "cpuacct").symlink_to("cpu")
+    second.mkdir()
+    (second / "cgroup.controllers").write_text("cpu memory\n")
+    assert sorted(path.name for path in cgroups.hierarchies(first)) == ["cpu", "memory"]
+    assert cgroups.hierarchies(second) == [second]
+
+
+@pytest.mark.parametrize(
+    "argv", [[], ["up", "--nodes", "0"], ["node", "explode", "node1"], ["image", "other"], ["load"], ["nothing"]]
+)
+def test_wrong_commands_are_refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as refused:
+        cli.parser().parse_args(argv)
+    assert refused.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+def test_write_leaves_no_trace_but_the_file(tmp_path: Path) -> None:
+    files.write_json(tmp_path / "deep/a.json", {"b": 1}, mode=0o600)
+    assert files.read_json(tmp_path / "deep/a.json") == {"b": 1}
+    assert (tmp_path / "deep/a.json").stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["a.json"]
+    assert files.read_json(tmp_path / "missing.json") is None
+
+
+_HOLD = """
+import sys
+from pathlib import Path
+from localcluster.locks import exclusive
+with exclusive(Path(sys.argv[1]), "test"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_lock_is_free_once_its_holder_is_killed(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    argv = [sys.executable, "-c", _HOLD, str(lock)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with lock.open() as file, pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        holder.kill()
+        with exclusive(lock, "test"):
+            assert lock.exists()
+    assert not lock.exists()
+
+
+def test_a_workspace_removes_those_of_killed_runs_only(tmp_path: Path) -> None:
+    (tmp_path / "abandoned").mkdir()
+    with workspace(tmp_path) as one:
+        with workspace(tmp_path) as two:
+            assert sorted(tmp_path.iterdir()) == sorted([one, two])
+        assert list(tmp_path.iterdir()) == [one]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_long_command_that_fails_says_where_its_output_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = tmp_path / "log"
+    stream("good", ["sh", "-c", "echo one; echo two >&2"], log)
+    assert log.read_text() == "one\ntwo\n"
+    with pytest.raises(ClusterError, match=rf"bad failed \(exit code 3\); all its output: {log}[\s\S]*reason"):
+        stream("bad", ["sh", "-c", "echo reason; exit 3"], log)
+    assert "good: 0." in capsys.readouterr().err
+
+
+def test_waiting_ends(tmp_path: Path) -> None:
+    answers = iter([False, True])
+    wait_until("it", 5, lambda: next(answers), every=0.001)
+    with pytest.raises(ClusterError, match="it: not within 0 s; look there"):
+        wait_until("it", 0.01, lambda: False, every=0.001, hint="look there")
