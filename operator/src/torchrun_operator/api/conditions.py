@@ -50,7 +50,6 @@ class Reason(StrEnum):
     TRAINING = "Training"
     WAITING_FOR_NODES = "WaitingForNodes"
     STARTING_RENDEZVOUS = "StartingRendezvous"
-    RENDEZVOUS_UNREACHABLE = "RendezvousUnreachable"
     PODS_WAITING = "PodsWaiting"
     ENDED = "Ended"
     # Resizing
@@ -60,9 +59,7 @@ class Reason(StrEnum):
     SETTLED = "Settled"
     # Complete
     FINISHED = "Finished"
-    NOT_FINISHED = "NotFinished"
     # Failed
-    NO_FAILURE = "NoFailure"
     MAX_RESTARTS_EXCEEDED = "MaxRestartsExceeded"
 
 

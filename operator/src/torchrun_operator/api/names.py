@@ -114,21 +114,6 @@ def node_name(job: str, index: int) -> str:
     return f"{job}-{index}"
 
 
-def job_labels(job: str) -> dict[str, str]:
-    """Label everything that belongs to the job."""
-    return {LABEL_JOB_NAME: job, LABEL_MANAGED_BY: MANAGED_BY}
-
-
-def rendezvous_labels(job: str) -> dict[str, str]:
-    """Label the rendezvous host's Pod."""
-    return job_labels(job) | {LABEL_ROLE: ROLE_RENDEZVOUS}
-
-
-def node_labels(job: str, index: int) -> dict[str, str]:
-    """Label the Pod of one node."""
-    return job_labels(job) | {LABEL_ROLE: ROLE_NODE, LABEL_NODE_INDEX: str(index)}
-
-
 def node_selector(job: str) -> str:
     """Select the job's node Pods: the value of ``status.selector``."""
     return f"{LABEL_JOB_NAME}={job},{LABEL_ROLE}={ROLE_NODE}"

@@ -4,19 +4,22 @@ import asyncio
 import json
 import ssl
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, urlencode
 
 import aiohttp
 from kubernetes.aio import client, config
 
-from torchrun_operator.api.names import FIELD_MANAGER, GROUP, LABEL_JOB_NAME, PLURAL, VERSION
+from torchrun_operator.api.names import FIELD_MANAGER, GROUP, PLURAL, VERSION
+from torchrun_operator.cluster.mirror import PodMirror
 from torchrun_operator.cluster.port import ClusterError, ConflictError, Manifest, NameTakenError, RefusedError
 
 _APPLY = "application/apply-patch+yaml"
 _JSON = "application/json"
 _TIMEOUT_SECONDS = 30.0
+_SILENCE_SECONDS = 75.0
+"""A watch brings a bookmark every minute at the latest; one that is silent for longer is dead."""
 _CONNECTIONS = 64
 _PATHS = {
     "Service": "api/v1/namespaces/{namespace}/services",
@@ -30,24 +33,45 @@ LatencyObserver = Callable[[str, str, int, float], None]
 """Told of each request: verb, resource, status (0: no answer), seconds."""
 
 
-async def connect(observe: LatencyObserver, namespaces: Sequence[str] = ()) -> "KubernetesCluster":
-    """Connect with the service account of the pod this runs in, or else with the kubeconfig of the environment."""
+async def connect(
+    observe: LatencyObserver, wake: Callable[[tuple[str, str]], None], namespaces: Sequence[str] = ()
+) -> "KubernetesCluster":
+    """Connect with the service account of the pod this runs in, or else with the kubeconfig of the environment.
+
+    `wake` is told (namespace, job) of each pod that changes while follow_pods() runs.
+    """
     configuration = client.Configuration()
     try:
         config.load_incluster_config(client_configuration=configuration)
     except config.ConfigException:
         await config.load_kube_config(client_configuration=configuration)
     configuration.connection_pool_maxsize = _CONNECTIONS
-    return KubernetesCluster(client.ApiClient(configuration), observe, namespaces)
+    # No proxy belongs between a pod and its API server; and with trust_env each request would read ~/.netrc.
+    configuration.client_session_kwargs = {"trust_env": False}
+    return KubernetesCluster(client.ApiClient(configuration), observe, wake, namespaces)
 
 
 class KubernetesCluster:
     """Implements cluster.port.Cluster; watches all namespaces where none are named."""
 
-    def __init__(self, api: Any, observe: LatencyObserver, namespaces: Sequence[str] = ()) -> None:  # noqa: ANN401 - the client is untyped
+    def __init__(
+        self,
+        api: Any,  # noqa: ANN401 - the client is untyped
+        observe: LatencyObserver,
+        wake: Callable[[tuple[str, str]], None],
+        namespaces: Sequence[str] = (),
+    ) -> None:
         self._api = api
         self._observe = observe
         self._namespaces = tuple(namespaces)
+        pods = {name: _PATHS["Pod"].format(namespace=quote(name)) for name in namespaces} or {"": "api/v1/pods"}
+        self._mirrors = {name: PodMirror(self, path, wake) for name, path in pods.items()}
+
+    async def follow_pods(self) -> None:
+        """Keep what list_pods() tells up to date; runs for ever."""
+        async with asyncio.TaskGroup() as group:
+            for mirror in self._mirrors.values():
+                group.create_task(mirror.run())
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -66,11 +90,9 @@ class KubernetesCluster:
         ]
 
     async def list_pods(self, namespace: str, job: str) -> Sequence[Manifest]:
-        """See Cluster.list_pods."""
-        query = {"labelSelector": f"{LABEL_JOB_NAME}={job}"}
-        answer = await self._request("GET", "pods", _PATHS["Pod"].format(namespace=quote(namespace)), query=query)
-        items: list[Manifest] = answer["items"]
-        return items
+        """See Cluster.list_pods. From the mirror: it may be a moment behind, never out of order."""
+        mirror = self._mirrors.get("") or self._mirrors[namespace]
+        return await mirror.pods(namespace, job)
 
     async def create_pod(self, manifest: Manifest) -> None:
         """See Cluster.create_pod."""
@@ -147,6 +169,26 @@ class KubernetesCluster:
             if error.status == 404:
                 return None
             raise
+
+    async def list(self, path: str, query: Mapping[str, str]) -> dict[str, Any]:
+        """See mirror.Api.list."""
+        return await self._request("GET", path.rsplit("/", 1)[1], path, query=query)
+
+    async def watch(self, path: str, query: Mapping[str, str]) -> AsyncIterator[bytes]:
+        """See mirror.Api.watch."""
+        headers = {"Accept": _JSON}
+        await self._api.update_params_for_auth(headers, [], ["BearerToken"], path, "GET", None)
+        url = f"{self._api.configuration.host}/{path}?{urlencode(query)}"
+        timeout = aiohttp.ClientTimeout(sock_connect=_TIMEOUT_SECONDS, sock_read=_SILENCE_SECONDS)
+        try:
+            response = await self._api.call_api("GET", url, headers, _request_timeout=timeout)
+            async with response.response as stream:
+                if stream.status > 299:
+                    _answer(stream.status, await stream.read())
+                async for line in stream.content:
+                    yield line
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            raise ClusterError(0, type(error).__name__, f"WATCH {path}: {error}") from error
 
     async def _request(
         self,

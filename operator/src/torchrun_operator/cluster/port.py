@@ -42,7 +42,7 @@ class Cluster(Protocol):
         ...
 
     async def list_pods(self, namespace: str, job: str) -> Sequence[Manifest]:
-        """Return the pods that carry the job's label, whoever owns them."""
+        """Return the pods that carry the job's label, whoever owns them; perhaps as they were a moment ago."""
         ...
 
     async def create_pod(self, manifest: Manifest) -> None:

@@ -52,15 +52,23 @@ class WorkerFailures:
 def new_losses(
     recorded: Iterable[NodeStatus], observed: Observed, wanted: int, rendezvous_status: RendezvousStatus
 ) -> tuple[Loss, ...]:
-    """Return the losses that no status has counted yet. Surplus nodes (index >= wanted) leave; they are not lost."""
+    """Return the losses that no status has counted yet. Surplus nodes (index >= wanted) leave; they are not lost.
+
+    A pod that has failed before any status named it counts as well.
+    """
+    recorded = tuple(recorded)
     pods = {node.uid: node for node in observed.nodes}
-    found = []
-    for node in recorded:
-        if node.phase in _LIVE and node.index < wanted:
-            loss = _loss(node, pods, observed.rendezvous, rendezvous_status)
-            if loss is not None:
-                found.append(loss)
-    return tuple(found)
+    known = {node.uid for node in recorded}
+    live = [node for node in recorded if node.phase in _LIVE]
+    unknown = [
+        NodeStatus(index=node.index, pod=node.name, uid=node.uid)
+        for node in observed.nodes
+        if node.phase is Phase.FAILED and node.uid not in known
+    ]
+    found = (
+        _loss(node, pods, observed.rendezvous, rendezvous_status) for node in (*live, *unknown) if node.index < wanted
+    )
+    return tuple(loss for loss in found if loss is not None)
 
 
 def _loss(

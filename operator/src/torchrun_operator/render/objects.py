@@ -1,5 +1,6 @@
 """What a job owns besides its pods: services, the configuration maps, the snapshot claim."""
 
+import copy
 from typing import Any
 
 from torchrun_operator.api.names import (
@@ -107,9 +108,12 @@ def _files(job: TorchrunJob) -> dict[str, Any]:
 
 def _snapshot_claim(job: TorchrunJob) -> dict[str, Any]:
     assert job.spec.snapshots is not None
-    template = job.spec.snapshots.volume_claim_template or {}
+    template = copy.deepcopy(job.spec.snapshots.volume_claim_template or {})
+    given = template.get("metadata") or {}
     metadata = owned_metadata(job, snapshots_name(job.metadata.name))
-    metadata["labels"] = {**(template.get("metadata") or {}).get("labels", {}), **metadata["labels"]}
+    metadata["labels"] = {**(given.get("labels") or {}), **metadata["labels"]}
+    if given.get("annotations"):
+        metadata["annotations"] = given["annotations"]
     return {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",

@@ -42,6 +42,7 @@ UTC = timezone.utc  # noqa: UP017 - datetime.UTC needs Python 3.11, the job's im
 TICK_SECONDS = 0.1
 HURRY_SECONDS = 0.002  # while nodes that must not join could be seen waiting by members of a fresh round
 STALE_SECONDS = 15.0  # without a good tick for so long, /healthz says so
+FATAL_SECONDS = 60.0  # after so many the process ends: a store in its place can only be better
 SILENT_SECONDS = 20.0  # agents send a heartbeat every 5 s; one that vanishes after such a silence has died
 DISTURBED_SECONDS = 5.0  # a member that leaves so soon after a stranger waited has seen the stranger
 ASIDE_SECONDS = 3.0  # nodes that were set aside try again every second
@@ -474,15 +475,16 @@ class Driver(threading.Thread):
             log({"event": "store-failed", "error": repr(error)})
             os._exit(1)
         log({"event": "store-up", "port": self._port, "seconds": round(time.monotonic() - began, 2)})
+        good = time.monotonic()
         while True:
             self._board.wake.clear()
-            pause, failure = TICK_SECONDS, ""
             try:
                 pause = self._tick(store, codec)
-            except Exception as error:  # must not end the store; /healthz tells if it goes on
-                failure = repr(error)
-            if failure:
-                log({"event": "tick-failed", "error": failure})
+                good = time.monotonic()
+            except Exception as error:
+                log({"event": "tick-failed", "error": repr(error)})
+                if time.monotonic() - good > FATAL_SECONDS:
+                    os._exit(1)
                 pause = 1.0
             self._board.wake.wait(pause)
 

@@ -39,7 +39,7 @@ async def run(settings: Settings) -> int:
     readiness = Readiness(["jobs listed", "watching"])
     queue: WorkQueue[Key] = WorkQueue(time.monotonic, settings.min_reconcile_interval)
     metrics.watch_queue(lambda: queue.depth, lambda: queue.oldest_wait_seconds)
-    cluster = await connect(metrics.api_request, settings.watch_namespaces)
+    cluster = await connect(metrics.api_request, queue.add, settings.watch_namespaces)
     async with (
         # A long poll is open for each job: no bound on connections but the jobs.
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
@@ -62,6 +62,7 @@ async def run(settings: Settings) -> int:
         unwatch = threading.Event()
         others = [
             asyncio.create_task(resync(queue, cluster, readiness, settings), name="resync"),
+            asyncio.create_task(cluster.follow_pods(), name="pod mirror"),
             asyncio.create_task(_beat(liveness), name="heartbeat"),
             asyncio.create_task(_watch(queue, readiness, settings.watch_namespaces, unwatch), name="watching"),
         ]

@@ -1,13 +1,13 @@
-"""The kopf side: it watches jobs and their pods, and does nothing but wake the queue."""
+"""The kopf side: it watches jobs, and does nothing but wake the queue. Pods: see cluster.mirror."""
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import kopf
 
-from torchrun_operator.api.names import GROUP, LABEL_JOB_NAME, PLURAL, VERSION
+from torchrun_operator.api.names import GROUP, PLURAL, VERSION
 from torchrun_operator.runtime.links import Key
 
 
@@ -27,10 +27,6 @@ def registry(wake: Callable[[Key], None]) -> kopf.OperatorRegistry:
     async def job_changed(*, namespace: str | None, name: str, **_: Any) -> None:  # noqa: ANN401
         wake((namespace or "", name))
 
-    @kopf.on.event("", "v1", "pods", labels={LABEL_JOB_NAME: kopf.PRESENT}, registry=handlers)
-    async def pod_changed(*, namespace: str | None, labels: Mapping[str, str], **_: Any) -> None:  # noqa: ANN401
-        wake((namespace or "", labels[LABEL_JOB_NAME]))
-
     return handlers
 
 
@@ -42,10 +38,10 @@ def watch_settings() -> kopf.OperatorSettings:
     settings.peering.standalone = True
     settings.networking.request_timeout = 30
     settings.watching.inactivity_timeout = 70
-    # Only our pods cross the wire; any other spelling of the key matches nothing without a word.
-    settings.watching.label_selectors["pods"] = LABEL_JOB_NAME
     settings.execution.max_workers = 1
     logging.getLogger("kopf.objects").setLevel(logging.WARNING)
+    # It warns that it leaves the signals alone, which is what it runs in a thread for.
+    logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)
     return settings
 
 

@@ -25,6 +25,8 @@ class _Key:
     """When its next turn may begin; None: it is not waiting."""
     running: bool = False
     not_before: float = 0.0
+    credit: float = 0.0
+    credit_at: float | None = None
     failures: int = 0
 
 
@@ -32,12 +34,15 @@ class _Key:
 class WorkQueue(Generic[K]):
     """Keys in, turns out.
 
-    spacing_seconds is the least time between the starts of two turns of one key: what wakes it in between is merged
-    into one turn, so that a thousand pod events cost a few reconciliations.
+    A key that has been quiet gets `burst` turns spacing_seconds apart, which is what a sudden loss needs; then one
+    every sustained_seconds. What wakes it in between is merged into one turn, so that the thousand pod events of a
+    start cost a few reconciliations.
     """
 
     clock: Callable[[], float]
     spacing_seconds: float = 0.2
+    sustained_seconds: float = 1.0
+    burst: int = 3
     _keys: dict[K, _Key] = field(default_factory=dict)
     _heap: list[tuple[float, int, K]] = field(default_factory=list)
     _sequence: "itertools.count[int]" = field(default_factory=itertools.count)
@@ -68,7 +73,7 @@ class WorkQueue(Generic[K]):
                 if state is None or state.running or state.due != due:
                     continue  # superseded by an earlier or later entry
                 state.due, state.running = None, True
-                state.not_before = now + self.spacing_seconds
+                state.not_before = now + self._spend(state, now)
                 return key
             self._wake.clear()
             timeout = self._heap[0][0] - now if self._heap else None
@@ -122,6 +127,12 @@ class WorkQueue(Generic[K]):
             (now - state.due for state in self._keys.values() if state.due is not None and state.due <= now),
             default=0.0,
         )
+
+    def _spend(self, state: _Key, now: float) -> float:
+        """Take a turn from the key's credit, which fills up with time; return the seconds until it may have another."""
+        earned = self.burst if state.credit_at is None else (now - state.credit_at) / self.sustained_seconds
+        state.credit, state.credit_at = min(self.burst, state.credit + earned) - 1, now
+        return self.spacing_seconds if state.credit >= 1 else (1 - state.credit) * self.sustained_seconds
 
     def _end(self, key: K, after: float | None) -> None:
         state = self._keys[key]

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from torchrun_operator.api import v1alpha1 as api
 from torchrun_operator.api.base import rfc3339
 from torchrun_operator.api.conditions import ConditionType, Reason, is_true
-from torchrun_operator.api.names import API_VERSION, KIND, MANAGED_BY
+from torchrun_operator.api.names import API_VERSION, KIND, MANAGED_BY, rendezvous_name
 from torchrun_operator.api.validation import problems, readable
 from torchrun_operator.cluster.port import Cluster, ClusterError, Manifest, NameTakenError, RefusedError
 from torchrun_operator.core.decide import decide
@@ -34,6 +34,9 @@ logger = logging.getLogger(__name__)
 
 _REFUSED_RETRY_SECONDS = 15.0
 _CONCURRENT_WRITES = 32
+_DETAIL_SECONDS = 2.0
+_UNSTARTED = frozenset({Phase.PENDING, Phase.STARTING})
+_LIVE = _UNSTARTED | {Phase.RUNNING}
 _EVENT_CHARACTERS = 1024
 """The most that the API server takes in an event's message."""
 
@@ -142,12 +145,12 @@ class Reconciler:
         # that has gone.
         state = self._links.state(key)
         pods = await self._cluster.list_pods(*key)
-        digest = self._links.token_digest(job.uid)
+        digest = self._links.token_digest(job.metadata.uid)
         refusal = memory.refusal.message if memory.refusal is not None else ""
-        observed = observe(job.uid, pods, state, token_digest=digest, refusal=refusal)
+        observed = observe(job.metadata.uid, pods, state, token_digest=digest, refusal=refusal)
         host = observed.rendezvous_pod
         up = host is not None and host.phase is Phase.RUNNING and host.token_digest == digest
-        self._links.ensure(key, job.uid, host.address if host is not None and up else None)
+        self._links.ensure(key, job.metadata.uid, host.address if host is not None and up else None)
         return observed
 
     async def _write_status(
@@ -160,8 +163,9 @@ class Reconciler:
         if new == before:
             return None
         written = memory.status_written_at
-        if written is not None and _without_progress(new) == _without_progress(before):
-            wait = self._progress_interval - (now - written).total_seconds()
+        if written is not None and _substance(new) == _substance(before):
+            interval = self._progress_interval if _only_progress(new, before) else _DETAIL_SECONDS
+            wait = interval - (now - written).total_seconds()
             if wait > 0:
                 return wait
         await self._cluster.apply_status(*key, raw["metadata"]["resourceVersion"], new)
@@ -182,6 +186,9 @@ class Reconciler:
             for deletion in decision.deletions
         ]
         await self._together(deletions)
+        hosts = sum(1 for deletion in decision.deletions if deletion.name == rendezvous_name(key[1]))
+        self._metrics.pods_deleted("rendezvous", hosts)
+        self._metrics.pods_deleted("node", len(deletions) - hosts)
         held = self._held(job, memory)
         if held is not None:
             return held
@@ -222,7 +229,7 @@ class Reconciler:
         pods = [node_pod(job, index) for index in decision.create_nodes]
         if decision.create_rendezvous:
             # First: every node waits for it.
-            pods.insert(0, rendezvous_pod(job, self._links.token_digest(job.uid)))
+            pods.insert(0, rendezvous_pod(job, self._links.token_digest(job.metadata.uid)))
         await self._together([self._cluster.create_pod(pod) for pod in pods])
         if decision.create_rendezvous:
             self._metrics.pods_created("rendezvous")
@@ -274,8 +281,23 @@ def _event_manifest(raw: Manifest, event: Event, now: datetime) -> dict[str, Any
     }
 
 
-def _without_progress(status: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in status.items() if key != "progress"}
+def _only_progress(new: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
+    return {**new, "progress": None} == {**before, "progress": None}
+
+
+def _substance(status: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what must be written at once: what other clients act on and what counts losses. The rest, how far pods
+    have come and how messages put it, may wait a little: a start would otherwise write it a dozen times.
+    """
+    nodes = [
+        (node["index"], node.get("rank"), node.get("uid") if node.get("phase") not in _UNSTARTED else None)
+        for node in status.get("nodes", ())
+    ]
+    dead = [node["index"] for node in status.get("nodes", ()) if node.get("phase") not in _LIVE]
+    conditions = [(c["type"], c["status"], c["reason"]) for c in status.get("conditions", ())]
+    left_out = ("progress", "replicas", "readyReplicas", "nodes", "conditions")
+    rest = {key: value for key, value in status.items() if key not in left_out}
+    return {**rest, "nodes": nodes, "dead": dead, "conditions": conditions}
 
 
 def _ended(status: api.TorchrunJobStatus) -> bool:

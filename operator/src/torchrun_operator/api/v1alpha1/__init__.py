@@ -1,6 +1,6 @@
 """The models of torchrun.dev/v1alpha1; the CRD and its reference are generated from them."""
 
-from torchrun_operator.api.v1alpha1.job import ObjectMeta, TorchrunJob, job_of, meta_of, spec_of, status_of
+from torchrun_operator.api.v1alpha1.job import ObjectMeta, TorchrunJob, job_of, spec_of, status_of
 from torchrun_operator.api.v1alpha1.spec import (
     ConfigMapReference,
     File,
@@ -42,7 +42,6 @@ __all__ = [
     "TorchrunJobSpec",
     "TorchrunJobStatus",
     "job_of",
-    "meta_of",
     "spec_of",
     "status_of",
 ]

@@ -48,31 +48,10 @@ class TorchrunJob(TolerantModel):
         """The job's uid, which is also its rendezvous id."""
         return self.metadata.uid
 
-    @property
-    def key(self) -> str:
-        """The job's ``namespace/name``."""
-        return f"{self.namespace}/{self.name}"
-
-    def owner_reference(self) -> dict[str, Any]:
-        """Return the controller reference that every object of the job carries."""
-        return {
-            "apiVersion": API_VERSION,
-            "kind": KIND,
-            "name": self.name,
-            "uid": self.uid,
-            "controller": True,
-            "blockOwnerDeletion": True,
-        }
-
 
 def job_of(raw: dict[str, Any]) -> TorchrunJob:
     """Read a job; a pydantic ValidationError, see :func:`validation.readable`, says what is wrong."""
     return TorchrunJob.model_validate(raw)
-
-
-def meta_of(raw: dict[str, Any]) -> ObjectMeta:
-    """Read a job's metadata, also of a job whose spec cannot be read."""
-    return ObjectMeta.model_validate(raw["metadata"])
 
 
 def spec_of(raw: dict[str, Any]) -> TorchrunJobSpec:
