@@ -1,0 +1,181 @@
+"""The manifests of what a job owns, as golden files; and what holds for all of them."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builders import DIGEST, job_manifest, make_job
+from golden import check_golden
+from torchrun_operator.api.v1alpha1 import TorchrunJob, job_of
+from torchrun_operator.render.objects import objects
+from torchrun_operator.render.pods import node_pod, rendezvous_pod
+
+GOLDEN = Path(__file__).parent / "golden" / "render"
+
+FULL: dict[str, Any] = {
+    "nnodes": "2:8",
+    "replicas": 4,
+    "nprocPerNode": "gpu",
+    "rendezvous": {"port": 29500, "conf": {"read_timeout": "120", "timeout": "900"}},
+    "nccl": {"env": {"NCCL_IB_DISABLE": "1", "NCCL_DEBUG": "INFO"}, "configMapRef": {"name": "pool-nccl"}},
+    "files": [
+        {"path": "/workspace/train.py", "content": "print('train')\n"},
+        {"path": "/etc/app/config.yaml", "content": "a: 1\n"},
+    ],
+    "snapshots": {
+        "mountPath": "/snapshots",
+        "volumeClaimTemplate": {
+            "metadata": {"labels": {"tier": "fast"}, "annotations": {"backup": "no"}},
+            "spec": {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "10Gi"}}},
+        },
+    },
+    "template": {
+        "metadata": {
+            "labels": {"team": "vision", "torchrun.dev/node-index": "99"},
+            "annotations": {"sidecar.istio.io/inject": "false"},
+        },
+        "spec": {
+            "restartPolicy": "OnFailure",
+            "serviceAccountName": "trainer",
+            "nodeSelector": {"pool": "gpu"},
+            "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
+            "imagePullSecrets": [{"name": "registry"}],
+            "priorityClassName": "training",
+            "securityContext": {"runAsUser": 1000, "fsGroup": 1000},
+            "affinity": {"podAntiAffinity": {}},
+            "schedulerName": "bin-packing",
+            "initContainers": [{"name": "fetch", "image": "fetch:1"}],
+            "containers": [
+                {"name": "sidecar", "image": "logs:1", "env": [{"name": "LEVEL", "value": "info"}]},
+                {
+                    "name": "trainer",
+                    "image": "train:1",
+                    "imagePullPolicy": "IfNotPresent",
+                    "command": ["torchrun", "/workspace/train.py"],
+                    "env": [{"name": "EPOCHS", "value": "10"}, {"name": "WHO", "value": "$(POD_NAME)"}],
+                    "envFrom": [{"secretRef": {"name": "tokens"}}],
+                    "resources": {"limits": {"nvidia.com/gpu": 8}},
+                    "securityContext": {"allowPrivilegeEscalation": False},
+                    "volumeMounts": [{"name": "data", "mountPath": "/data"}],
+                },
+            ],
+            "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "digits"}}],
+        },
+    },
+}
+SOURCE = "print('host')\n"
+MINIMAL, WHOLE = make_job(), job_of(job_manifest(**copy.deepcopy(FULL)))
+CLAIMED = make_job(snapshots={"mountPath": "/ckpt", "claimName": "shared"})
+OWNER = {
+    "apiVersion": "torchrun.dev/v1alpha1",
+    "kind": "TorchrunJob",
+    "name": "digits",
+    "uid": "job-uid",
+    "controller": True,
+    "blockOwnerDeletion": True,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("node-minimal", node_pod(MINIMAL, 0)),
+        ("node-full", node_pod(WHOLE, 3)),
+        ("node-with-claim", node_pod(CLAIMED, 1)),
+        ("rendezvous-minimal", rendezvous_pod(MINIMAL, DIGEST)),
+        ("rendezvous-full", rendezvous_pod(WHOLE, DIGEST)),
+        ("objects-minimal", objects(MINIMAL, SOURCE)),
+        ("objects-full", objects(WHOLE, SOURCE)),
+        ("objects-with-claim", objects(CLAIMED, SOURCE)),
+    ],
+)
+def test_manifests(name: str, found: Any) -> None:
+    check_golden(GOLDEN / f"{name}.yaml", json.loads(json.dumps(found)))
+
+
+def everything(job: TorchrunJob) -> list[dict[str, Any]]:
+    return [*objects(job, SOURCE), node_pod(job, 0), node_pod(job, 1), rendezvous_pod(job, DIGEST)]
+
+
+@pytest.mark.parametrize("job", [MINIMAL, WHOLE, CLAIMED], ids=["minimal", "full", "with a claim"])
+def test_every_object_belongs_to_the_job(job: TorchrunJob) -> None:
+    for manifest in everything(job):
+        metadata = manifest["metadata"]
+        assert metadata["ownerReferences"] == [OWNER]
+        assert metadata["namespace"] == job.namespace
+        assert metadata["labels"]["torchrun.dev/job-name"] == job.name
+
+
+@pytest.mark.parametrize("job", [MINIMAL, WHOLE, CLAIMED], ids=["minimal", "full", "with a claim"])
+def test_the_job_is_not_changed_nor_shared(job: TorchrunJob) -> None:
+    before = copy.deepcopy(job.model_dump())
+    once = everything(job)
+    reference = copy.deepcopy(once)
+    for manifest in once:
+        _scribble(manifest)
+    assert job.model_dump() == before
+    assert everything(job) == reference
+
+
+def _scribble(value: Any) -> None:
+    """Overwrite everything inside."""
+    if isinstance(value, dict):
+        for inner in value.values():
+            _scribble(inner)
+        value["scribble"] = True
+    elif isinstance(value, list):
+        for inner in value:
+            _scribble(inner)
+        value.append("scribble")
+
+
+def trainer(pod: dict[str, Any]) -> dict[str, Any]:
+    return next(container for container in pod["spec"]["containers"] if container["name"] == "trainer")
+
+
+def test_what_the_template_says_is_kept() -> None:
+    pod, given = node_pod(WHOLE, 3), FULL["template"]["spec"]
+    ours = {"restartPolicy", "containers", "volumes"}
+    assert {key: pod["spec"][key] for key in given if key not in ours} == {
+        key: value for key, value in given.items() if key not in ours
+    }
+    assert pod["spec"]["containers"][0] == given["containers"][0]
+    assert pod["spec"]["volumes"][: len(given["volumes"])] == given["volumes"]
+    assert trainer(pod)["env"][-2:] == given["containers"][1]["env"]
+    assert trainer(pod)["volumeMounts"][0] == {"name": "data", "mountPath": "/data"}
+
+
+def test_the_wiring_of_torchrun() -> None:
+    """The values that the rendezvous depends on, spelt out where a golden file could be updated without a thought."""
+    env = {entry["name"]: entry.get("value") for entry in trainer(node_pod(WHOLE, 3))["env"]}
+    assert env["PET_NNODES"] == "2:1048576"
+    assert env["PET_RDZV_ENDPOINT"] == "digits-rdzv:29500"
+    assert env["PET_RDZV_CONF"] == (
+        "is_host=0,join_timeout=86400,last_call_timeout=86400,keep_alive_interval=5,keep_alive_max_attempt=6,"
+        "read_timeout=120,timeout=900"
+    )
+    assert env["TORCHRUN_NODE_INDEX"] == "3"
+
+
+def test_variables_come_before_those_that_refer_to_them() -> None:
+    names = [entry["name"] for entry in trainer(node_pod(WHOLE, 3))["env"]]
+    assert names[0] == "POD_IP"
+    assert names.index("POD_NAME") < names.index("WHO")
+
+
+def test_only_the_index_tells_nodes_apart() -> None:
+    first, second = json.dumps(node_pod(WHOLE, 0)), json.dumps(node_pod(WHOLE, 7))
+    replaced = first.replace("digits-0", "digits-7").replace(
+        '"torchrun.dev/node-index": "0"', '"torchrun.dev/node-index": "7"'
+    )
+    assert replaced.replace('"TORCHRUN_NODE_INDEX", "value": "0"', '"TORCHRUN_NODE_INDEX", "value": "7"') == second
+
+
+def test_the_rendezvous_pod_knows_no_secret() -> None:
+    text = json.dumps(rendezvous_pod(WHOLE, DIGEST))
+    assert text.count(DIGEST) == 2
+    assert "tokens" not in text
+    assert "nvidia" not in json.dumps(rendezvous_pod(WHOLE, DIGEST)["spec"]["containers"])
