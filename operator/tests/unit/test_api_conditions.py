@@ -57,8 +57,8 @@ def test_order_does_not_depend_on_who_came_first() -> None:
 
 
 def test_nothing_changes_when_nothing_changed() -> None:
-    once = set_condition((FOREIGN,), ConditionType.COMPLETE, False, Reason.NOT_FINISHED, "", now=EARLIER)
-    assert set_condition(once, ConditionType.COMPLETE, False, Reason.NOT_FINISHED, "", now=NOW) == once
+    once = set_condition((FOREIGN,), ConditionType.SUSPENDED, False, Reason.NOT_SUSPENDED, "", now=EARLIER)
+    assert set_condition(once, ConditionType.SUSPENDED, False, Reason.NOT_SUSPENDED, "", now=NOW) == once
 
 
 def test_finding() -> None:

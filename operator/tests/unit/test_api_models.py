@@ -20,7 +20,6 @@ from torchrun_operator.api.v1alpha1 import (
     TorchrunJobSpec,
     TorchrunJobStatus,
     job_of,
-    meta_of,
     spec_of,
     status_of,
 )
@@ -156,22 +155,9 @@ def test_models_cannot_be_changed() -> None:
         spec_of(raw()).suspend = True  # type: ignore[misc]
 
 
-def test_metadata_of_a_job_that_cannot_be_read() -> None:
-    meta = meta_of({"metadata": {"name": "digits", "namespace": "lab", "uid": "u", "managedFields": []}, "spec": 1})
-    assert (meta.name, meta.namespace, meta.uid, meta.generation, meta.labels) == ("digits", "lab", "u", 0, {})
-
-
-def test_owner_reference() -> None:
-    job = job_of(raw() | {"metadata": {"name": "digits", "namespace": "lab", "uid": "u", "generation": 3}})
-    assert (job.key, job.metadata.generation) == ("lab/digits", 3)
-    assert job.owner_reference() == {
-        "apiVersion": "torchrun.dev/v1alpha1",
-        "kind": "TorchrunJob",
-        "name": "digits",
-        "uid": "u",
-        "controller": True,
-        "blockOwnerDeletion": True,
-    }
+def test_job_knows_who_it_is() -> None:
+    job = job_of(raw() | {"metadata": {"name": "digits", "namespace": "lab", "uid": "u", "managedFields": []}})
+    assert (job.name, job.namespace, job.uid) == ("digits", "lab", "u")
 
 
 @pytest.mark.parametrize("status", [{}, None])

@@ -37,18 +37,7 @@ def test_longest_names_are_labels(name: str) -> None:
     assert re.fullmatch("[a-z]([-a-z0-9]{0,61}[a-z0-9])?", name)
 
 
-def test_labels() -> None:
-    assert names.node_labels("digits", 3) == {
-        "torchrun.dev/job-name": "digits",
-        "torchrun.dev/role": "node",
-        "torchrun.dev/node-index": "3",
-        "app.kubernetes.io/managed-by": "torchrun-operator",
-    }
-    assert names.rendezvous_labels("digits") == {
-        "torchrun.dev/job-name": "digits",
-        "torchrun.dev/role": "rendezvous",
-        "app.kubernetes.io/managed-by": "torchrun-operator",
-    }
+def test_selector() -> None:
     assert names.node_selector("digits") == "torchrun.dev/job-name=digits,torchrun.dev/role=node"
 
 
