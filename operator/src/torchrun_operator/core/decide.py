@@ -25,7 +25,7 @@ from torchrun_operator.core.accounting import Loss, WorkerFailures, describe, ne
 from torchrun_operator.core.completion import completion
 from torchrun_operator.core.decision import Decision, Deletion, Event
 from torchrun_operator.core.membership import Target, leavers, replace_at
-from torchrun_operator.core.observed import Cause, NodePod, Observed, Phase
+from torchrun_operator.core.observed import Cause, NodePod, Observed, Phase, RendezvousPod
 from torchrun_operator.core.report import Situation, report
 
 _RECREATE_SECONDS = 5.0
@@ -98,6 +98,8 @@ def _active(job: TorchrunJob, observed: Observed, now: datetime) -> Decision:
     elif running and not end.finishing:
         create, deletions, waits = _replace(job, observed, count, now)
         later += waits
+    if end.rendezvous_spent or _terminating(observed.rendezvous_pod):
+        create = ()  # new agents would join the old rendezvous and end with it
     deletions += _stale_rendezvous(observed, spent=end.rendezvous_spent)
     situation = Situation(
         losses=count.losses,
@@ -185,9 +187,13 @@ def _present(observed: Observed) -> list[NodePod]:
     return [node for node in observed.nodes if node.phase is not Phase.TERMINATING]
 
 
+def _terminating(pod: RendezvousPod | None) -> bool:
+    return pod is not None and pod.phase is Phase.TERMINATING
+
+
 def _rendezvous_deletion(observed: Observed, why: str) -> list[Deletion]:
     pod = observed.rendezvous_pod
-    if pod is None or pod.phase is Phase.TERMINATING:
+    if pod is None or _terminating(pod):
         return []
     return [Deletion(pod.name, pod.uid, why)]
 

@@ -233,12 +233,12 @@ def _verdicts(
 
 
 def _accepted(observed: Observed) -> _Verdict:
-    if observed.refusal:
-        return _Verdict(ConditionType.ACCEPTED, False, Reason.REFUSED_BY_CLUSTER, observed.refusal)
     if observed.foreign:
         names = ", ".join(observed.foreign[:5])
         message = f"pods of another owner carry this job's label: {names}; delete them, or give the job another name"
         return _Verdict(ConditionType.ACCEPTED, False, Reason.NAME_TAKEN, message)
+    if observed.refusal:
+        return _Verdict(ConditionType.ACCEPTED, False, Reason.REFUSED_BY_CLUSTER, observed.refusal)
     return _Verdict(ConditionType.ACCEPTED, True, Reason.VALID, "the job can be run as it is written")
 
 

@@ -120,6 +120,7 @@ class Reconciler:
     def _memory(self, key: Key, raw: Manifest) -> _Memory:
         memory = self._memories.get(key)
         if memory is None or memory.uid != raw["metadata"]["uid"]:
+            self._forget(key)  # also the link to the host of a job of that name that was deleted unnoticed
             memory = self._memories[key] = _Memory(uid=raw["metadata"]["uid"])
         return memory
 

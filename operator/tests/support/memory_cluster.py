@@ -1,0 +1,173 @@
+"""A cluster in memory: cluster.port.Cluster with the API server's rules that the operator depends on, the garbage
+collector, and faults on demand.
+"""
+
+import copy
+import itertools
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from torchrun_operator.api.names import LABEL_JOB_NAME
+from torchrun_operator.cluster.port import ClusterError, ConflictError, Manifest, NameTakenError, RefusedError
+
+Stored = dict[str, Any]
+Fault = Callable[[int, str, bool], Awaitable[None]]
+"""Called around each request with its number, what it is, and whether it has taken effect; it may raise or hang."""
+
+
+class MemoryCluster:
+    """Implements cluster.port.Cluster; the tests reach into `objects`, `events` and `log`."""
+
+    def __init__(self) -> None:
+        self.objects: dict[tuple[str, str, str], Stored] = {}
+        """By kind, namespace and name, as the API server would return them."""
+        self.events: list[Manifest] = []
+        self.log: list[str] = []
+        """Every request made, in words."""
+        self.fault: Fault | None = None
+        self.refuse: Callable[[Manifest], str] = lambda _manifest: ""
+        """Says why an object is not accepted; empty: it is."""
+        self.lagging: list[Stored] | None = None
+        """The pods that list_pods() tells of while its mirror lags; None: those that there are."""
+        self._numbers = itertools.count(1)
+        self.most_pods: dict[str, int] = {}
+        """By pod name, how many pods of it have been created."""
+
+    async def get_job(self, namespace: str, name: str) -> Manifest | None:
+        """See Cluster.get_job."""
+        await self._around(f"get {name}")
+        return copy.deepcopy(self.objects.get(("TorchrunJob", namespace, name)))
+
+    async def list_jobs(self) -> Sequence[tuple[str, str]]:
+        """See Cluster.list_jobs."""
+        await self._around("list jobs")
+        return [(namespace, name) for kind, namespace, name in self.objects if kind == "TorchrunJob"]
+
+    async def list_pods(self, namespace: str, job: str) -> Sequence[Manifest]:
+        """See Cluster.list_pods."""
+        await self._around("list pods")
+        pods = self.pods() if self.lagging is None else self.lagging
+        return [
+            copy.deepcopy(pod)
+            for pod in pods
+            if pod["metadata"]["namespace"] == namespace and pod["metadata"]["labels"].get(LABEL_JOB_NAME) == job
+        ]
+
+    async def create_pod(self, manifest: Manifest) -> None:
+        """See Cluster.create_pod."""
+        what = f"create {manifest['metadata']['name']}"
+        await self._around(what)
+        self._create(manifest)
+        await self._around(what, done=True)
+
+    async def delete_pod(self, namespace: str, name: str, uid: str, grace_seconds: int | None) -> None:
+        """See Cluster.delete_pod."""
+        what = f"delete {name}"
+        await self._around(what)
+        pod = self.objects.get(("Pod", namespace, name))
+        if pod is not None and pod["metadata"]["uid"] == uid:
+            self.delete_gracefully(pod, grace_seconds)
+        await self._around(what, done=True)
+
+    async def apply(self, manifest: Manifest) -> None:
+        """See Cluster.apply."""
+        what = f"apply {manifest['kind']} {manifest['metadata']['name']}"
+        await self._around(what)
+        found = self._create(manifest)
+        if found is not None:
+            for part in ("spec", "data"):
+                if part in manifest:
+                    found[part] = copy.deepcopy(manifest[part])
+        await self._around(what, done=True)
+
+    async def apply_status(self, namespace: str, name: str, resource_version: str, status: Manifest) -> None:
+        """See Cluster.apply_status."""
+        await self._around(f"status {name}")
+        job = self.objects.get(("TorchrunJob", namespace, name))
+        if job is None:
+            raise ClusterError(404, "NotFound", f"{name} not found")
+        if job["metadata"]["resourceVersion"] != resource_version:
+            raise ConflictError(409, "Conflict", "the object has been modified")
+        job["status"] = json.loads(json.dumps(status))
+        self.touch(job)
+        await self._around(f"status {name}", done=True)
+
+    async def create_event(self, manifest: Manifest) -> None:
+        """See Cluster.create_event."""
+        await self._around(f"event {manifest['reason']}")
+        self.events.append(copy.deepcopy(manifest))
+
+    def add(self, manifest: Manifest) -> Stored:
+        """Store an object as another client would."""
+        metadata = manifest["metadata"]
+        number = next(self._numbers)
+        stored = copy.deepcopy(dict(manifest))
+        stored["metadata"] = {
+            "creationTimestamp": "2026-01-31T11:00:00Z",
+            **metadata,
+            "uid": metadata.get("uid") or f"uid-{number}",
+            "resourceVersion": str(number),
+        }
+        self.objects[manifest["kind"], metadata["namespace"], metadata["name"]] = stored
+        return stored
+
+    def edit(self, job: Stored, **spec: Any) -> None:
+        """Change the spec as a user would."""
+        job["spec"].update(spec)
+        job["metadata"]["generation"] += 1
+        self.touch(job)
+
+    def touch(self, thing: Stored) -> None:
+        """Give it a new resource version."""
+        thing["metadata"]["resourceVersion"] = str(next(self._numbers))
+
+    def remove(self, thing: Stored) -> None:
+        """Take the object away at once, and after it what it owned."""
+        metadata = thing["metadata"]
+        self.objects.pop((thing["kind"], metadata["namespace"], metadata["name"]), None)
+        for other in list(self.objects.values()):
+            if any(owner["uid"] == metadata["uid"] for owner in other["metadata"].get("ownerReferences") or ()):
+                self.remove(other)
+
+    def delete_gracefully(self, pod: Stored, grace_seconds: int | None = None) -> None:
+        """Delete as the API server does: at once where no kubelet has the pod or no grace is given."""
+        if grace_seconds == 0 or not pod["spec"].get("nodeName"):
+            self.remove(pod)
+        elif "deletionTimestamp" not in pod["metadata"]:
+            pod["metadata"]["deletionTimestamp"] = "2026-01-31T12:00:00Z"
+            self.touch(pod)
+
+    def pods(self) -> list[Stored]:
+        """Return every pod."""
+        return [thing for (kind, _, _), thing in self.objects.items() if kind == "Pod"]
+
+    def _create(self, manifest: Manifest) -> Stored | None:
+        """Create the object; return the one that is there already if it has the same owner."""
+        reason = self.refuse(manifest)
+        if reason:
+            raise RefusedError(403, "Forbidden", reason)
+        metadata = manifest["metadata"]
+        found = self.objects.get((manifest["kind"], metadata["namespace"], metadata["name"]))
+        if found is None:
+            stored = self.add(manifest)
+            if manifest["kind"] == "Pod":
+                stored["status"] = {"phase": "Pending"}
+                self.most_pods[metadata["name"]] = self.most_pods.get(metadata["name"], 0) + 1
+            return None
+        if _owner(found) != _owner(manifest):
+            raise NameTakenError(409, "NameTaken", f"{metadata['name']} exists and is not this job's")
+        if "deletionTimestamp" in found["metadata"]:
+            raise ConflictError(409, "Conflict", f"{metadata['name']} is being deleted")
+        return found
+
+    async def _around(self, what: str, *, done: bool = False) -> None:
+        if not done:
+            self.log.append(what)
+        if self.fault is not None:
+            await self.fault(len(self.log), what, done)
+
+
+def _owner(manifest: Manifest) -> str | None:
+    owners = manifest["metadata"].get("ownerReferences") or ()
+    return next((owner["uid"] for owner in owners if owner.get("controller")), None)

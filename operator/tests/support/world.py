@@ -1,0 +1,289 @@
+"""A small world for the reconciler: machines that run pods, agents that meet in a rendezvous, and time."""
+
+import asyncio
+import hashlib
+import itertools
+import json
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from builders import NOW, job_manifest
+from memory_cluster import MemoryCluster, Stored
+from torchrun_operator.api.names import LABEL_NODE_INDEX, LABEL_ROLE, ROLE_NODE, ROLE_RENDEZVOUS
+from torchrun_operator.cluster.port import ClusterError, ConflictError
+from torchrun_operator.core.membership import Target
+from torchrun_operator.core.observed import Rendezvous
+from torchrun_operator.runtime.links import Key
+from torchrun_operator.runtime.metrics import Metrics
+from torchrun_operator.runtime.reconciler import Outcome, Reconciler
+
+KEY: Key = ("team", "digits")
+
+
+def digest_of(uid: str) -> str:
+    """Return the digest of the token that the host of the job with that uid takes."""
+    return hashlib.sha256(uid.encode()).hexdigest()
+
+
+@dataclass
+class Host:
+    """The rendezvous host in one rendezvous pod."""
+
+    instance: str
+    state: Rendezvous
+    target: Target | None = None
+
+
+@dataclass
+class FakeLinks:
+    """Implements Links: reaches the hosts of the world at once, or not at all."""
+
+    hosts: dict[str, Host]
+    """By address."""
+    connected: dict[Key, tuple[str, str]] = field(default_factory=dict)
+
+    def ensure(self, key: Key, uid: str, address: str | None) -> None:
+        """See Links.ensure."""
+        if address is None:
+            self.connected.pop(key, None)
+        else:
+            self.connected[key] = (uid, address)
+
+    def state(self, key: Key) -> Rendezvous | None:
+        """See Links.state."""
+        host = self._host(key)
+        return host.state if host is not None else None
+
+    def tell(self, key: Key, target: Target) -> None:
+        """See Links.tell."""
+        host = self._host(key)
+        if host is not None:
+            host.target = target
+
+    def drop(self, key: Key) -> None:
+        """See Links.drop."""
+        self.connected.pop(key, None)
+
+    def token_digest(self, uid: str) -> str:
+        """See Links.token_digest."""
+        return digest_of(uid)
+
+    def _host(self, key: Key) -> Host | None:
+        return self.hosts.get(self.connected[key][1]) if key in self.connected else None
+
+
+class World:
+    """One job, its cluster, and an operator that can be restarted."""
+
+    def __init__(self, **spec: Any) -> None:
+        self.now = NOW
+        self.cluster = MemoryCluster()
+        self.hosts: dict[str, Host] = {}
+        self.metrics = Metrics("test")
+        self._addresses = itertools.count(1)
+        self._instances = itertools.count(1)
+        self.machines = 1_000_000
+        """How many node pods find a place."""
+        self.job = self.cluster.add(job_manifest(**spec))
+        self.restart_operator()
+
+    def restart_operator(self) -> None:
+        """Begin with an operator that remembers nothing."""
+        self.links = FakeLinks(self.hosts)
+        self.reconciler = Reconciler(self.cluster, self.links, self.metrics, lambda: self.now, "print('host')\n")
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """The job's status as it is stored."""
+        status: dict[str, Any] = self.job.get("status") or {}
+        return status
+
+    @property
+    def pods(self) -> dict[str, Stored]:
+        """All pods, by name."""
+        return {pod["metadata"]["name"]: pod for pod in self.cluster.pods()}
+
+    @property
+    def nodes(self) -> dict[str, Stored]:
+        """The job's node pods, by name."""
+        return {name: pod for name, pod in self.pods.items() if pod["metadata"]["labels"].get(LABEL_ROLE) == ROLE_NODE}
+
+    def condition(self, type_: str) -> dict[str, Any]:
+        """Return a condition of the job; empty where it is not set."""
+        return next((c for c in self.status.get("conditions", ()) if c["type"] == type_), {})
+
+    async def reconcile(self) -> Outcome | None:
+        """Make one pass; None where it failed as passes may: the next comes later."""
+        try:
+            return await self.reconciler.reconcile(KEY)
+        except (ClusterError, ConflictError):
+            return None
+
+    async def settle(self, rounds: int = 400) -> None:
+        """Reconcile and let the world go on, until nothing changes for a while."""
+        quiet, before = 0, ""
+        for _ in range(rounds):
+            await self.reconcile()
+            self.live()
+            self.now += timedelta(seconds=1)
+            after = self._picture()
+            quiet, before = (quiet + 1 if after == before else 0), after
+            if quiet > 20:
+                return
+        raise AssertionError(f"not quiet after {rounds} passes: {self.status}")
+
+    def _picture(self) -> str:
+        things = {str(key): thing for key, thing in self.cluster.objects.items() if key[0] in ("Pod", "TorchrunJob")}
+        return json.dumps(things, sort_keys=True)
+
+    def live(self) -> None:
+        """Let machines, agents and hosts make one step."""
+        for pod in self.pods.values():
+            if "deletionTimestamp" in pod["metadata"]:
+                self.cluster.remove(pod)
+        self._hosts_come_and_go()
+        for name, pod in self.pods.items():
+            if pod["status"]["phase"] == "Pending" and (self._has_place() or name not in self.nodes):
+                self.run(pod)
+        self._agents()
+
+    def _has_place(self) -> bool:
+        return sum(1 for pod in self.nodes.values() if pod["spec"].get("nodeName")) < self.machines
+
+    def run(self, pod: Stored) -> None:
+        """Bring a pod to a machine and start it."""
+        number = next(self._addresses)
+        pod["spec"]["nodeName"] = f"machine-{number}"
+        pod["metadata"]["creationTimestamp"] = _text(self.now)
+        pod["status"] = {"phase": "Running", "podIP": f"10.0.{number // 250}.{number % 250}"}
+        self.cluster.touch(pod)
+
+    def end(self, pod: Stored, code: int, reason: str = "Error", **status: Any) -> None:
+        """End a pod's trainer."""
+        ended = {"exitCode": code, "reason": reason, "finishedAt": _text(self.now)}
+        pod["status"] |= {
+            "phase": "Failed" if code else "Succeeded",
+            "containerStatuses": [{"name": "trainer", "state": {"terminated": ended}}],
+            **status,
+        }
+        self.cluster.touch(pod)
+
+    def delete(self, name: str) -> None:
+        """Take a pod away at once, as a machine that has gone does."""
+        self.cluster.remove(self.pods[name])
+
+    def fail_workers(self) -> None:
+        """Let the workers of the round fail by themselves; their agents form the next round."""
+        for host in self.hosts.values():
+            state = host.state
+            host.state = replace(
+                state,
+                complete=False,
+                unrequested=state.unrequested + 1,
+                last_unrequested_at=self.now,
+                last_unrequested_by=tuple(address for address, _ in state.members[:1]),
+                members=(),
+            )
+
+    def _hosts_come_and_go(self) -> None:
+        running = {
+            pod["status"]["podIP"]
+            for pod in self.pods.values()
+            if pod["metadata"]["labels"].get(LABEL_ROLE) == ROLE_RENDEZVOUS
+            and pod["status"]["phase"] == "Running"
+            and "deletionTimestamp" not in pod["metadata"]
+        }
+        for address in set(self.hosts) - running:
+            if self.hosts.pop(address).state.round:  # an agent that has not met anybody yet tries on
+                for pod in self._agents_alive().values():
+                    self.end(pod, 1)
+        for address in running - set(self.hosts):
+            instance = f"{next(self._instances):02x}"
+            self.hosts[address] = Host(instance, Rendezvous(instance, round=0, complete=False, closed=False))
+
+    def _agents_alive(self) -> dict[str, Stored]:
+        return {
+            pod["status"]["podIP"]: pod
+            for pod in self.nodes.values()
+            if pod["status"]["phase"] == "Running" and "deletionTimestamp" not in pod["metadata"]
+        }
+
+    def _agents(self) -> None:
+        """Let the agents that are there meet, as the host's target asks for it."""
+        alive = self._agents_alive()
+        for host in self.hosts.values():
+            target, state = host.target, host.state
+            if target is None:
+                continue
+            if state.closed or target.close:
+                host.state = replace(state, closed=True)
+                for pod in alive.values():
+                    self.end(pod, 1)
+                continue
+            able = [address for address in sorted(alive) if address not in target.leavers][: target.size]
+            if state.complete and [address for address, _ in state.members] == able:
+                continue
+            members = tuple((address, rank) for rank, address in enumerate(able))
+            complete = len(able) >= target.minimum
+            host.state = replace(
+                state,
+                round=state.round + 1 if complete else state.round,
+                complete=complete,
+                members=members,
+                completed_at=self.now if complete else state.completed_at,
+            )
+
+    def succeed(self) -> None:
+        """Let every agent end well."""
+        for host in self.hosts.values():
+            host.state = replace(host.state, closed=True)
+            host.target = None
+        for pod in self._agents_alive().values():
+            self.end(pod, 0, "Completed")
+
+    def indices(self) -> list[int]:
+        """Return the indices of the node pods that live or have finished, sorted: with duplicates, if there are any."""
+        return sorted(int(pod["metadata"]["labels"][LABEL_NODE_INDEX]) for pod in self.nodes.values())
+
+
+async def cancelled_at(world: World, number: int, *, after: bool) -> bool:
+    """Reconcile until request `number` and end the operator there; return whether there was such a request."""
+    task: asyncio.Task[Any] | None = None
+    hit = False
+
+    async def fault(count: int, _what: str, done: bool) -> None:
+        nonlocal hit
+        if count == number and done is after and not hit:
+            hit = True
+            assert task is not None
+            task.cancel()
+            await asyncio.Event().wait()
+
+    world.cluster.fault = fault
+    task = asyncio.create_task(world.settle())
+    await asyncio.wait([task])
+    world.cluster.fault = None
+    if not task.cancelled():
+        task.result()
+    return hit
+
+
+async def fails_at(world: World, number: int, *, after: bool) -> bool:
+    """Settle with request `number` failing, before or after it has taken effect; return whether there was one."""
+    hit = False
+
+    async def fault(count: int, what: str, done: bool) -> None:
+        nonlocal hit
+        if count == number and done is after and not hit:
+            hit = True
+            raise ClusterError(0, "TimeoutError", what)
+
+    world.cluster.fault = fault
+    await world.settle()
+    world.cluster.fault = None
+    return hit
+
+
+def _text(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
