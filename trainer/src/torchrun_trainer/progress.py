@@ -16,6 +16,7 @@ logger = logging.getLogger(__name__)
 
 _POST_SECONDS = 1.0
 _TIMEOUT_SECONDS = 2.0
+_CLOSE_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -94,11 +95,11 @@ class Publisher:
             self._changed.notify()
 
     def close(self) -> None:
-        """Send what is left and stop; gives up after the time-out of one request, 2 s."""
+        """Send what is left and stop; gives up after 1 s."""
         with self._changed:
             self._closing = True
             self._changed.notify()
-        self._thread.join(_TIMEOUT_SECONDS)
+        self._thread.join(_CLOSE_SECONDS)
 
     def _run(self) -> None:
         while True:

@@ -90,7 +90,7 @@ class Run:
 
         After each step the ranks agree whether one of them has received SIGTERM. If so, rank 0 saves a snapshot, every
         rank waits for its own SIGTERM (leaving earlier would look like success or failure of its own to torchrun) and
-        leaves with SystemExit, code 143. Call it in the main thread.
+        leaves with SystemExit, code 143: it dies of SIGTERM once the script has cleaned up. Call it in the main thread.
         """
         url = os.environ.get(PROGRESS_URL_VARIABLE) if self.rank == 0 else None
         publisher = Publisher(url) if url else None

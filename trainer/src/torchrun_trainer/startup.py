@@ -2,8 +2,8 @@
 
 Building an optimizer or a DistributedDataParallel module imports ``torch._dynamo``, sympy and a thousand more modules:
 as long again as ``import torch`` itself, at every restart of every worker. They are imported to tell the compiler what
-to leave alone, which says nothing while there is no compiler. The functions in question run as they are until something
-imports the compiler; from then on PyTorch's own code takes over, so ``torch.compile`` works as ever.
+to leave alone, which says nothing while there is no compiler. So the functions in question run as they are until
+something imports the compiler: at that moment, before it is there, everything is put back as PyTorch made it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from __future__ import annotations
 import functools
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
 from types import FunctionType, ModuleType, SimpleNamespace
 from typing import Any
 
@@ -23,19 +25,6 @@ _COMPILER = "torch._dynamo"
 _MARK = "__dynamo_disable"  # where torch._compile keeps the function that it made of a decorated one
 
 
-class _DeferredCompiler(ModuleType):
-    """Stands in for the attribute ``torch._dynamo``; whatever it cannot answer loads the real module."""
-
-    utils = SimpleNamespace(get_optimize_ddp_mode=lambda: "ddp_optimizer")
-
-    def __getattribute__(self, name: str) -> Any:  # noqa: ANN401
-        if name == "utils" and _COMPILER not in sys.modules:
-            return type(self).utils
-        if name.startswith("__"):
-            return super().__getattribute__(name)
-        return getattr(importlib.import_module(_COMPILER), name)
-
-
 def defer_compiler() -> bool:
     """Keep the compiler out of the process until it is used; call it before building the model and the optimizer.
 
@@ -44,17 +33,48 @@ def defer_compiler() -> bool:
     """
     if _COMPILER in sys.modules:
         return False
+    if any(isinstance(finder, _Undo) for finder in sys.meta_path):
+        return True
+    undo = _Undo()
     for owner in (Optimizer, DistributedDataParallel):
         for member in vars(owner).values():
-            _defer(member)
+            _leave_undecorated(member, undo)
     for optimizer in Optimizer.__subclasses__():
-        _defer_step(optimizer)
-    vars(torch).setdefault("_dynamo", _DeferredCompiler(_COMPILER))
+        _simplify_step(optimizer, undo)
+    vars(torch)["_dynamo"] = _DeferredCompiler(_COMPILER)
+    undo.actions.append(lambda: vars(torch).pop("_dynamo"))
+    sys.meta_path.insert(0, undo)
     return True
 
 
-def _defer(member: object) -> None:
-    """Have a function that PyTorch keeps out of the compiler run as it is while there is no compiler.
+class _Undo(MetaPathFinder):
+    """Asked where each module is that is about to be imported; takes everything back when it is the compiler."""
+
+    def __init__(self) -> None:
+        self.actions: list[Callable[[], object]] = []
+        self.done = False
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if name == _COMPILER:
+            sys.meta_path.remove(self)
+            self.done = True
+            for action in self.actions:
+                action()
+        return None
+
+
+class _DeferredCompiler(ModuleType):
+    """Stands in for the attribute ``torch._dynamo``; whatever it cannot answer loads the real module."""
+
+    # All that DistributedDataParallel asks for; the answer differs only where the compiler was loaded and told so.
+    utils = SimpleNamespace(get_optimize_ddp_mode=lambda: "ddp_optimizer")
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        return getattr(importlib.import_module(_COMPILER), name)
+
+
+def _leave_undecorated(member: object, undo: _Undo) -> None:
+    """Have a function that PyTorch keeps out of the compiler be called directly.
 
     Such a function may lie under further decorators; each of them names the next one in ``__wrapped__``.
     """
@@ -62,34 +82,25 @@ def _defer(member: object) -> None:
         function = getattr(member, "__wrapped__", None)
         if member.__code__.co_filename.endswith("_compile.py") and isinstance(function, FunctionType):
             if not hasattr(function, _MARK):
-                setattr(function, _MARK, _plain(member, function))
+                setattr(function, _MARK, function)
+                undo.actions.append(functools.partial(delattr, function, _MARK))
             return
         member = function
 
 
-def _plain(decorated: FunctionType, function: FunctionType) -> Callable[..., object]:
-    @functools.wraps(function)
-    def plain(*args: object, **kwargs: object) -> object:
-        if _COMPILER not in sys.modules:
-            return function(*args, **kwargs)
-        vars(function).pop(_MARK, None)
-        return decorated(*args, **kwargs)
-
-    return plain
-
-
-def _defer_step(optimizer: type[Optimizer]) -> None:
+def _simplify_step(optimizer: type[Optimizer], undo: _Undo) -> None:
     """Give an optimizer a ``step`` that sets the gradient mode as PyTorch's does, without marking a graph break."""
     decorated = vars(optimizer).get("step")
     function = getattr(decorated, "__wrapped__", None)
     if not isinstance(decorated, FunctionType) or decorated.__code__.co_name != "_use_grad" or function is None:
         return
 
-    @functools.wraps(decorated)
+    @functools.wraps(function)
     def step(self: Optimizer, *args: object, **kwargs: object) -> object:
-        if _COMPILER in sys.modules:
+        if undo.done:
             return decorated(self, *args, **kwargs)
         with torch.set_grad_enabled(self.defaults["differentiable"]):
             return function(self, *args, **kwargs)
 
+    # It stays, since PyTorch wraps the class's step once more, for hooks, when the first instance is made.
     setattr(optimizer, "step", step)  # noqa: B010 (mypy forbids assigning a method)

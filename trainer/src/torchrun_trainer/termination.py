@@ -4,12 +4,17 @@ torchrun's agent sends SIGTERM to its workers whenever the membership changes, w
 finish its step leaves nothing behind; one that waits in a collective for a peer that has gone never will, and Python
 runs signal handlers only between its own instructions. So the signal is also taken by a thread, which ends the process
 if the step has not ended in good time.
+
+The signal is put off, not swallowed: once the loop is left, the process dies of it in its last moment, after the
+script's own clean-up and before the interpreter spends a second or two on taking PyTorch apart.
 """
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -55,13 +60,19 @@ class Termination:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         _active.remove(self)
-        signal.set_wakeup_fd(self._previous_descriptor)
-        signal.signal(signal.SIGTERM, self._previous)
+        self.restore_handler()
         self._closing = True
         os.write(self._pipe[1], b"\0")
         self._thread.join()
         for end in self._pipe:
             os.close(end)
+        if self.requested and error is None:
+            os.kill(os.getpid(), signal.SIGTERM)  # it came after the last step's agreement
+
+    def restore_handler(self) -> None:
+        """Have SIGTERM do again what it did before."""
+        signal.set_wakeup_fd(self._previous_descriptor)
+        signal.signal(signal.SIGTERM, self._previous)
 
     def step_done(self) -> None:
         """Say that a step has ended, together with what the ranks agree on after it."""
@@ -85,6 +96,7 @@ class Termination:
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         self.requested = True
+        _put_off.set()
         if callable(self._previous):
             self._previous(signum, frame)
 
@@ -105,14 +117,32 @@ class Termination:
 
 
 _active: list[Termination] = []
+_put_off = threading.Event()
 
 
 def _reset_in_child() -> None:
     """Have a forked process, such as a data loader's worker, die of SIGTERM and leave its parent's pipe alone."""
+    _put_off.clear()
     if _active:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         _active.clear()
 
 
+def _die_of_it() -> None:
+    """Let a SIGTERM that was put off, or one that comes from now on, take effect.
+
+    An error in the loop's body ends the script with the handler still in place: nothing tells a generator that its
+    consumer has failed.
+    """
+    for termination in _active:
+        termination.restore_handler()
+    if _put_off.is_set() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
 os.register_at_fork(after_in_child=_reset_in_child)
+# Handlers run in reverse order: registered on import, this one comes after those of the script and most libraries.
+atexit.register(_die_of_it)
