@@ -1,5 +1,6 @@
 """A plain asynchronous client of the API server that KUBECONFIG names: for benchmarks and chaos."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -8,6 +9,7 @@ from typing import Any
 from kubernetes.aio import client, config
 
 _CONNECTIONS = 64
+_GONE_SECONDS = 120.0
 
 
 class Api:
@@ -50,3 +52,14 @@ class Api:
             yield
         finally:
             await self.call("DELETE", f"api/v1/namespaces/{name}")
+            await self._gone(f"api/v1/namespaces/{name}")
+
+    async def _gone(self, path: str) -> None:
+        """Wait until there is no such object. Raises TimeoutError."""
+        async with asyncio.timeout(_GONE_SECONDS):
+            while True:
+                try:
+                    await self.call("GET", path)
+                except RuntimeError:
+                    return
+                await asyncio.sleep(0.3)

@@ -101,7 +101,7 @@ def rendezvous_pod(job: TorchrunJob, token_digest: str) -> dict[str, Any]:
             {"name": "http", "containerPort": PORT_HTTP, "protocol": "TCP"},
         ],
         "readinessProbe": {"httpGet": {"path": "/healthz", "port": "http"}, "periodSeconds": 1, "failureThreshold": 5},
-        "resources": {"requests": {"cpu": "50m", "memory": "256Mi"}},
+        "resources": {"requests": {"cpu": "50m", "memory": "512Mi"}},
         "volumeMounts": [{"name": _PROGRAM_VOLUME, "mountPath": _PROGRAM_DIRECTORY, "readOnly": True}],
     }
     for field in ("imagePullPolicy", "securityContext"):
