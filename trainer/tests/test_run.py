@@ -29,7 +29,8 @@ def torchrun(
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={workers}"]
     command += [f"--max-restarts={restarts}", "--monitor-interval=0.1"]
     command += [str(WORKER), str(directory), str(TOTAL), str(pause_at)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    # Restarted workers would otherwise meet the addresses of the ones before them in the agents' shared store.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
     ) as agent:
