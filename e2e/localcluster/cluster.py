@@ -17,7 +17,7 @@ from localcluster.images import PRODUCTS, Builder, Image
 from localcluster.locks import workspace
 from localcluster.node import Node
 from localcluster.paths import Layout, node_index
-from localcluster.shell import ClusterError, say, step, wait_until
+from localcluster.shell import ClusterError, run, say, step, wait_until
 
 DEFAULT_NODES = 2
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -44,7 +44,6 @@ def build(layout: Layout, *, bare: bool = False) -> tuple[Programs, list[Image]]
     programs = builds.build(layout)
     builder = Builder(layout)
     images = [builder.pause(programs)]
-    # The image that changes least first: see stores.
     images += [builder.product(name) for name in PRODUCTS if not bare]
     stores.prepare(layout, images)
     return programs, images
@@ -121,7 +120,8 @@ def load_images(layout: Layout, images: Sequence[Image]) -> None:
             continue
         with workspace(layout.cache / "work") as work:
             archive = work / "image.tar"
-            Builder(layout).export(image, archive)
+            unpacked = [set(run(node.machine.command(["sh", "-c", stores.UNPACKED])).split()) for node in behind]
+            Builder(layout).export(image, set.intersection(*unpacked), archive)
             load_archive(behind, archive, image.reference)
         for node in behind:
             node.set_images({**node.images(), image.reference: image.key})
@@ -131,8 +131,8 @@ def load_archive(targets: Sequence[Node], archive: Path, name: str) -> None:
     """Import an image archive on nodes, all at once."""
 
     def load(node: Node) -> None:
-        argv = node.machine.command(["ctr", "--namespace=k8s.io", "images", "import", "-"])
         with archive.open("rb") as content:
+            argv = node.machine.command(["sh", "-c", stores.IMPORT])
             done = subprocess.run(argv, stdin=content, capture_output=True, text=True, check=False)
         if done.returncode:
             raise ClusterError(f"{node.name} cannot import {archive}: {done.stderr.strip()[-1000:]}")

@@ -6,16 +6,17 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+import subprocess
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from localcluster import dockerfile
+from localcluster import archives, dockerfile
 from localcluster.builds import Programs
 from localcluster.files import key_of, tree_parts, write
 from localcluster.locks import exclusive, workspace
 from localcluster.paths import Layout
-from localcluster.shell import contained, run, stream, succeeds
+from localcluster.shell import ClusterError, contained, run, step, stream, succeeds
 
 SUITE = "bookworm"
 # Programs for Python wheels: the C++ library is what most of those with compiled code need.
@@ -110,11 +111,20 @@ class Builder:
                 self._build(name, image.stored, work, [f"--build-arg={key}={value}" for key, value in bases.items()])
         return image
 
-    def export(self, image: Image, archive: Path) -> None:
-        """Write an image to a file that containerd imports."""
-        with workspace(self._layout.cache / "work") as work:
-            target = f"docker-archive:{archive}:{image.reference}"
-            self._buildah(f"export {image.reference}", work, ["push", "--quiet", image.stored, target])
+    def export(self, image: Image, unpacked: Collection[str], archive: Path) -> None:
+        """Write an image for a containerd that has unpacked these chains of layers already."""
+        with workspace(self._layout.cache / "work") as work, step(f"export {image.reference}"):
+            buildah = contained(["buildah", *self._storage_options(work)])
+            inspect = [*buildah, "inspect", "--type=image", image.stored]
+            diff_ids: list[str] = json.loads(run(inspect))["OCIv1"]["rootfs"]["diff_ids"]
+            push = [*buildah, "push", "--quiet", image.stored, f"docker-archive:/dev/stdout:{image.reference}"]
+            env = {**os.environ, "TMPDIR": str(work)}
+            with subprocess.Popen(push, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env) as process:
+                assert process.stdout is not None
+                archives.repack(process.stdout, image.reference, archives.lacking(diff_ids, unpacked), archive)
+                _, said = process.communicate()
+            if process.returncode:
+                raise ClusterError(f"{image.reference} cannot be exported: {said.decode(errors='replace').strip()}")
 
     @staticmethod
     def _stored(name: str, key: str) -> str:

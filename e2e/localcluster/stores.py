@@ -1,23 +1,23 @@
 """containerd's image stores: made once per set of images, then given to every node as hard links.
 
 containerd never changes a file of an unpacked image: containers write to layers of their own. Only its databases
-change in place, and those are copied.
+change in place, and those are copied. A store for a changed set is made out of the one that is most like it.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from localcluster.files import key_of, remove, write
+from localcluster.files import key_of, read_json, remove, write, write_json
 from localcluster.images import Builder, Image
 from localcluster.locks import exclusive, workspace
 from localcluster.paths import Layout
 from localcluster.shell import contained, run, stream
 
-_KEPT = 4  # stores that stay in the cache
+_KEPT = 3  # stores that stay in the cache
 _CONFIGURATION = """version = 2
 root = "{root}"
 state = "/run/containerd"
@@ -27,24 +27,44 @@ disabled_plugins = ["io.containerd.grpc.v1.cri"]
 [plugins."io.containerd.internal.v1.opt"]
   path = "{root}/opt"
 """
-# Runs with mounts and processes of its own. The layers' archives are dropped once they are unpacked.
-_IMPORT = """set -eu
+# Imports standard input into the containerd at the usual socket. The layers' archives are of no use once they are
+# unpacked; what no image needs any more goes when an image is removed, so one is made and removed.
+IMPORT = """set -eu
+ctr="ctr --namespace=k8s.io"
+$ctr images import -
+$ctr content ls | awk '/containerd.io\\/uncompressed=/ {print $1}' | xargs -r $ctr content rm >/dev/null
+$ctr images tag docker.io/library/pause:1 localhost/sweep:1 >/dev/null
+$ctr images rm --sync localhost/sweep:1 >/dev/null
+"""
+# Prints the unpacked layers of the containerd at the usual socket.
+UNPACKED = "ctr --namespace=k8s.io snapshots ls | awk '$1 ~ /^sha256:/ {print $1}'"
+# Runs with mounts and processes of its own: a containerd for just one command.
+_WITH_CONTAINERD = """set -eu
 mount -t tmpfs run /run
-containerd --config "$1" --log-level warn &
+containerd --config "$1" --log-level error >&2 &
 containerd=$!
-until ctr version >/dev/null 2>&1; do kill -0 $containerd; sleep 0.1; done
-ctr -n k8s.io images import "$2"
-ctr -n k8s.io content ls | awk '/containerd.io\\/uncompressed=/ {print $1}' | xargs -r ctr -n k8s.io content rm
-ctr -n k8s.io images tag "$3" localhost/swept:1
-ctr -n k8s.io images rm --sync localhost/swept:1
+until ctr version >/dev/null 2>&1; do kill -0 $containerd; sleep 0.05; done
+for archive in "$3"/*.tar; do [ ! -e "$archive" ] || sh -c "$2" <"$archive" >&2; done
+{unpacked} >"$3/unpacked"
 kill $containerd
 wait $containerd || true
-"""
+""".replace("{unpacked}", UNPACKED)
 
 
-def chain_key(images: Iterable[Image]) -> str:
-    """Name of the store that holds exactly these images, put there in this order."""
-    return key_of(f"{image.reference}={image.key}" for image in images)
+def store_key(images: Iterable[Image]) -> str:
+    """Name of the store that holds exactly these images."""
+    return key_of(sorted(f"{image.reference}={image.key}" for image in images))
+
+
+def nearest(wanted: Mapping[str, str], stores: Mapping[Path, Mapping[str, str]]) -> Path | None:
+    """Store to begin with: of those with no other names than wanted, the one with the fewest images to import."""
+
+    def likeness(store: Path) -> tuple[int, int]:
+        same = sum(wanted[reference] == key for reference, key in stores[store].items())
+        return same, len(stores[store])
+
+    candidates = [store for store, held in stores.items() if held.keys() <= wanted.keys()]
+    return max(candidates, key=likeness, default=None)
 
 
 def provide(layout: Layout, images: Sequence[Image], targets: Iterable[Path]) -> None:
@@ -52,7 +72,7 @@ def provide(layout: Layout, images: Sequence[Image], targets: Iterable[Path]) ->
     with exclusive(layout.cache / "locks" / "stores", "it makes the nodes' image store"):
         store = _ensure(layout, images)
         for target in targets:
-            link_copy(store, target)
+            link_copy(store / "containerd", target)
 
 
 def prepare(layout: Layout, images: Sequence[Image]) -> None:
@@ -61,44 +81,52 @@ def prepare(layout: Layout, images: Sequence[Image]) -> None:
         _ensure(layout, images)
 
 
-def _path(layout: Layout, images: Sequence[Image]) -> Path:
-    return layout.cache / "stores" / chain_key(images)
-
-
 def _ensure(layout: Layout, images: Sequence[Image]) -> Path:
-    store = _path(layout, images)
+    store = layout.cache / "stores" / store_key(images)
     if store.exists():
         os.utime(store)
         return store
+    wanted = {image.reference: image.key for image in images}
+    known = {path.parent: read_json(path) for path in store.parent.glob("[0-9a-f]*/images.json")}
     partial = store.with_name(f".{store.name}")
     remove(partial)
-    # The images that change least come first, so that a change of the last one leaves the others' work as it is.
-    if len(images) > 1:
-        link_copy(_ensure(layout, images[:-1]), partial)
-    else:
-        partial.mkdir(parents=True)
-    with workspace(layout.cache / "work") as work:
-        archive = work / "image.tar"
-        Builder(layout).export(images[-1], archive)
-        configuration = work / "containerd.toml"
-        write(configuration, _CONFIGURATION.format(root=partial))
-        argv: list[str | Path] = ["sh", "-c", _IMPORT, "import", configuration, archive, images[-1].reference]
-        log = layout.cache / "logs" / "import.log"
-        stream(f"import {images[-1].reference} into the image store", contained(argv), log)
+    partial.mkdir(parents=True)
+    base = nearest(wanted, known)
+    if base:
+        link_copy(base / "containerd", partial / "containerd")
+    held = known[base] if base else {}
+    unpacked = read_json(base / "unpacked.json") if base else []
+    missing = [image for image in images if held.get(image.reference) != image.key]
+    unpacked = _import(layout, partial / "containerd", missing, unpacked)
+    write_json(partial / "unpacked.json", unpacked)
+    write_json(partial / "images.json", wanted)
     partial.rename(store)
     os.utime(store)
-    _prune(layout)
+    _prune(store.parent)
     return store
 
 
-def _prune(layout: Layout) -> None:
-    stores = [path for path in (layout.cache / "stores").iterdir() if not path.name.startswith(".")]
-    for path in sorted(stores, key=lambda path: path.stat().st_mtime)[:-_KEPT]:
+def _import(layout: Layout, root: Path, images: Sequence[Image], unpacked: list[str]) -> list[str]:
+    """Add images to a store that has these layers; return all layers that it has then."""
+    with workspace(layout.cache / "work") as work:
+        for number, image in enumerate(images):
+            Builder(layout).export(image, unpacked, work / f"{number}.tar")
+        configuration = work / "containerd.toml"
+        write(configuration, _CONFIGURATION.format(root=root))
+        argv: list[str | Path] = ["sh", "-c", _WITH_CONTAINERD, "import", configuration, IMPORT, work]
+        names = ", ".join(image.reference.rpartition("/")[2] for image in images)
+        stream(f"image store: import {names}", contained(argv), layout.cache / "logs" / "import.log")
+        return (work / "unpacked").read_text().split()
+
+
+def _prune(stores: Path) -> None:
+    complete = stores.glob("[0-9a-f]*")
+    for path in sorted(complete, key=lambda path: path.stat().st_mtime)[:-_KEPT]:
         remove(path)
 
 
 def link_copy(source: Path, target: Path) -> None:
-    """Copy a store: its files as hard links where the file system is the same, its databases for real."""
+    """Copy containerd's files: as hard links where the file system is the same, its databases for real."""
     partial = target.with_name(f".{target.name}.copy")
     remove(partial)
     partial.parent.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,13 @@
 """The parts of the local cluster that decide: names, keys, plans and what belongs to it."""
 
 import fcntl
+import hashlib
+import io
+import json
 import os
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +15,7 @@ import pytest
 
 from localcluster import (
     addons,
+    archives,
     builds,
     cgroups,
     cli,
@@ -307,10 +312,66 @@ def test_apt_options_keep_what_reaches_the_archives() -> None:
     assert images.apt_options(dump) == expected
 
 
-def test_stores_are_named_by_all_their_images_in_order() -> None:
+def test_stores_are_named_by_what_they_hold() -> None:
     one, two = images.Image("a:1", "k1", "s1"), images.Image("b:1", "k2", "s2")
     changed = images.Image("b:1", "k3", "s3")
-    assert len({stores.chain_key(chain) for chain in ([one], [one, two], [two, one], [one, changed])}) == 4
+    assert stores.store_key([one, two]) == stores.store_key([two, one])
+    assert len({stores.store_key(held) for held in ([one], [one, two], [one, changed])}) == 3
+
+
+@pytest.mark.parametrize(
+    ("held", "expected"),
+    [
+        ({}, None),
+        ({"bare": {"pause": "1"}}, "bare"),
+        ({"bare": {"pause": "1"}, "old": {"pause": "1", "trainer": "0", "operator": "0"}}, "old"),
+        ({"old": {"pause": "1", "trainer": "0"}, "new": {"pause": "1", "trainer": "1", "operator": "0"}}, "new"),
+        ({"other": {"pause": "1", "trainer": "1", "more": "1"}}, None),
+    ],
+)
+def test_a_store_begins_with_the_nearest(held: dict[str, dict[str, str]], expected: str | None) -> None:
+    wanted = {"pause": "1", "trainer": "1", "operator": "1"}
+    found = stores.nearest(wanted, {Path(name): images for name, images in held.items()})
+    assert found == (Path(expected) if expected else None)
+
+
+def test_chain_ids_are_containerds() -> None:
+    one, two = f"sha256:{'1' * 64}", f"sha256:{'2' * 64}"
+    both = f"sha256:{hashlib.sha256(f'{one} {two}'.encode()).hexdigest()}"
+    assert archives.chain_ids([one, two]) == [one, both]
+    assert archives.lacking([one, two], []) == {one, two}
+    assert archives.lacking([one, two], [one]) == {two}
+    assert archives.lacking([one, two], [one, both]) == set()
+    assert archives.lacking([one, two], [both]) == {one, two}
+
+
+def test_repacked_archive_holds_only_wanted_layers(tmp_path: Path) -> None:
+    layers = {f"sha256:{hashlib.sha256(data).hexdigest()}": data for data in (b"first", b"second layer")}
+    config = json.dumps({"rootfs": {"diff_ids": list(layers)}}).encode()
+    docker = io.BytesIO()
+    with tarfile.open(fileobj=docker, mode="w") as archive:
+        contents = {f"{digest[7:]}.tar": data for digest, data in layers.items()}
+        contents |= {f"{hashlib.sha256(config).hexdigest()}.json": config, "manifest.json": b"[]"}
+        for name, data in contents.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    docker.seek(0)
+    second = list(layers)[1]
+    archives.repack(docker, "docker.io/library/a:1", {second}, tmp_path / "oci.tar")
+
+    with tarfile.open(tmp_path / "oci.tar") as archive:
+        found = {member.name: file.read() for member in archive if (file := archive.extractfile(member))}
+    described = json.loads(found["index.json"])["manifests"][0]
+    assert described["annotations"] == {"io.containerd.image.name": "docker.io/library/a:1"}
+    manifest_name = f"blobs/sha256/{described['digest'][7:]}"
+    manifest = json.loads(found[manifest_name])
+    assert [(layer["digest"], layer["size"]) for layer in manifest["layers"]] == [
+        (digest, len(data)) for digest, data in layers.items()
+    ]
+    config_name = f"blobs/sha256/{manifest['config']['digest'][7:]}"
+    assert found[config_name] == config
+    assert set(found) == {"oci-layout", "index.json", manifest_name, config_name, f"blobs/sha256/{second[7:]}"}
 
 
 def test_link_copy_shares_files_but_no_database(tmp_path: Path) -> None:
