@@ -121,16 +121,16 @@ class World:
             return None
 
     async def settle(self, rounds: int = 400) -> None:
-        """Reconcile and let the world go on, until nothing changes for a while."""
+        """Reconcile and let the world go on, second by second, until nothing changes for longer than any timer runs."""
         quiet, before = 0, ""
         for _ in range(rounds):
             await self.reconcile()
             self.live()
-            self.now += timedelta(seconds=1)
             after = self._picture()
             quiet, before = (quiet + 1 if after == before else 0), after
-            if quiet > 20:
+            if quiet > 3:
                 return
+            self.now += timedelta(seconds=20 if quiet else 1)
         raise AssertionError(f"not quiet after {rounds} passes: {self.status}")
 
     def _picture(self) -> str:

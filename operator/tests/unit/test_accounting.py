@@ -87,6 +87,16 @@ def test_what_the_status_records_as_dead_is_not_counted_again(
     assert new_losses([recorded(phase)], picture(node), 3, HOST) == ()
 
 
+def test_a_pod_that_failed_before_any_status_named_it_is_counted() -> None:
+    ended = failed(1, 3)
+    expected = Loss(1, "digits-1", Cause.CODE, "exited with code 3 (Error)", ended.exit)
+    assert new_losses([], picture(ended), 3, HOST) == (expected,)
+    assert new_losses([recorded("Lost")], picture(failed(1, 3, life=2)), 3, HOST) == (
+        replace(expected, exit=failed(1, 3).exit),
+    )
+    assert new_losses([], picture(ended), 1, HOST) == ()
+
+
 def test_surplus_nodes_leave_and_are_not_lost() -> None:
     assert new_losses([recorded()], picture(None), 1, HOST) == ()
 
@@ -125,6 +135,24 @@ def test_agents_that_end_with_their_store(
 ) -> None:
     observed = Observed(nodes=(node,), rendezvous=rendezvous)
     assert [loss.cause for loss in new_losses([recorded()], observed, 3, host)] == [cause]
+
+
+@pytest.mark.parametrize(
+    ("rank", "code", "closed", "cause"),
+    [
+        (None, 1, True, Cause.INFRASTRUCTURE),
+        (None, 2, True, Cause.CODE),
+        (None, 1, False, Cause.CODE),
+        (1, 1, True, Cause.CODE),
+    ],
+    ids=["came too late", "its own fault", "the rendezvous is open", "was a member"],
+)
+def test_an_agent_that_comes_after_the_rendezvous_was_closed(
+    rank: int | None, code: int, closed: bool, cause: Cause
+) -> None:
+    node = recorded().model_copy(update={"rank": rank})
+    observed = picture(failed(1, code), replace(make_rendezvous(), closed=closed))
+    assert [loss.cause for loss in new_losses([node], observed, 3, HOST)] == [cause]
 
 
 def reported(count: int, seconds: float = 0.0, instance: str = "aa") -> Rendezvous:

@@ -82,12 +82,14 @@ def _loss(
             return Loss(node.index, node.pod, Cause.PREEMPTION, "is being evicted or preempted")
         return Loss(node.index, node.pod, Cause.INFRASTRUCTURE, "is being deleted")
     if pod.phase is Phase.FAILED:
-        cause = _cause_of_failure(pod, rendezvous, recorded)
+        cause = _cause_of_failure(node, pod, rendezvous, recorded)
         return Loss(node.index, node.pod, cause, describe(pod.exit), pod.exit)
     return None
 
 
-def _cause_of_failure(pod: NodePod, rendezvous: Rendezvous | None, recorded: RendezvousStatus) -> Cause:
+def _cause_of_failure(
+    node: NodeStatus, pod: NodePod, rendezvous: Rendezvous | None, recorded: RendezvousStatus
+) -> Cause:
     if pod.disrupted:
         return Cause.PREEMPTION
     ended = pod.exit
@@ -95,7 +97,8 @@ def _cause_of_failure(pod: NodePod, rendezvous: Rendezvous | None, recorded: Ren
         return Cause.INFRASTRUCTURE
     if ended.reason == "OOMKilled":
         return Cause.CODE  # before the exit code: it is 137 as well
-    if ended.code in _KILLED or _store_lost(pod, ended, rendezvous, recorded):
+    late = ended.code == 1 and node.rank is None and rendezvous is not None and rendezvous.closed
+    if ended.code in _KILLED or late or _store_lost(pod, ended, rendezvous, recorded):
         return Cause.INFRASTRUCTURE
     return Cause.CODE
 

@@ -52,7 +52,9 @@ def _ended(job: TorchrunJob, observed: Observed, now: datetime) -> Decision:
     ended_at = job.status.completion_time or now
     waiting = failed and (now - ended_at).total_seconds() < _STOP_GRACE_SECONDS
     running = [n for n in observed.nodes if n.live]
-    patient = waiting and any(n.phase is Phase.RUNNING for n in running) and observed.rendezvous is not None
+    host = observed.rendezvous_pod
+    tells = host is not None and host.phase is Phase.RUNNING  # also where it has not answered this operator yet
+    patient = waiting and tells and any(n.phase is Phase.RUNNING for n in running)
     doomed = [n for n in running if not patient or n.phase is not Phase.RUNNING]
     deletions = [Deletion(n.name, n.uid, "the job has ended") for n in doomed]
     if not patient:
@@ -94,13 +96,16 @@ def _active(job: TorchrunJob, observed: Observed, now: datetime) -> Decision:
     later: list[datetime] = [count.workers.undecided_until] if count.workers.undecided_until else []
     if running and end.broken:
         why = "a node was lost after others had finished: all start again from the last snapshot"
-        deletions = [Deletion(n.name, n.uid, why, None if n.live else 0) for n in _present(observed)]
+        # The rendezvous first: it is what tells an operator that begins here that all have to start again.
+        deletions = _rendezvous_deletion(observed, why)
+        deletions += [Deletion(n.name, n.uid, why, None if n.live else 0) for n in _present(observed)]
     elif running and not end.finishing:
         create, deletions, waits = _replace(job, observed, count, now)
         later += waits
     if end.rendezvous_spent or _terminating(observed.rendezvous_pod):
         create = ()  # new agents would join the old rendezvous and end with it
-    deletions += _stale_rendezvous(observed, spent=end.rendezvous_spent)
+    if not end.broken:
+        deletions += _stale_rendezvous(observed, spent=end.rendezvous_spent)
     situation = Situation(
         losses=count.losses,
         worker_failures=count.workers,

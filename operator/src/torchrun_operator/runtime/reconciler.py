@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -236,14 +236,18 @@ class Reconciler:
             self._metrics.pods_created("rendezvous")
         self._metrics.pods_created("node", len(decision.create_nodes))
 
-    async def _together(self, requests: Sequence[Awaitable[None]]) -> None:
+    async def _together(self, requests: Sequence[Coroutine[Any, Any, None]]) -> None:
         """Await all; then raise what went wrong: a passing error before a refusal, because it is tried again."""
 
-        async def limited(request: Awaitable[None]) -> None:
+        async def limited(request: Coroutine[Any, Any, None]) -> None:
             async with self._writes:
                 await request
 
-        results = await asyncio.gather(*map(limited, requests), return_exceptions=True)
+        try:
+            results = await asyncio.gather(*map(limited, requests), return_exceptions=True)
+        finally:
+            for request in requests:
+                request.close()  # those that had not begun when this pass was cancelled
         errors = [result for result in results if isinstance(result, BaseException)]
         if errors:
             raise min(errors, key=lambda error: isinstance(error, RefusedError | NameTakenError))

@@ -1,0 +1,115 @@
+"""The operator dies, or the API server fails, at every single request of a start and of recoveries: it comes right.
+
+Inherent, and allowed here: an event may be missing or told twice, and the metrics of an operator that dies after its
+status was written miss what that status counted.
+"""
+
+from collections.abc import Callable
+
+import pytest
+
+from world import World, cancelled_at, fails_at
+
+Disturb = Callable[[World], None]
+
+
+def start(_world: World) -> None:
+    """Leave the job as it is: new."""
+
+
+def node_deleted(world: World) -> None:
+    world.delete("digits-1")
+
+
+def node_failed(world: World) -> None:
+    world.end(world.pods["digits-1"], 3)
+
+
+def node_killed(world: World) -> None:
+    world.end(world.pods["digits-1"], 137)
+
+
+def rendezvous_lost(world: World) -> None:
+    world.delete("digits-rdzv")
+
+
+def workers_failed(world: World) -> None:
+    world.fail_workers()
+
+
+def fewer(world: World) -> None:
+    world.cluster.edit(world.job, replicas=2)
+
+
+def lost_at_the_end(world: World) -> None:
+    world.succeed()
+    world.end(world.pods["digits-1"], 137)
+
+
+def success(world: World) -> None:
+    world.succeed()
+
+
+def too_often(world: World) -> None:
+    world.job["spec"]["maxRestarts"] = 0
+    world.end(world.pods["digits-1"], 3)
+
+
+def suspend(world: World) -> None:
+    world.cluster.edit(world.job, suspend=True)
+
+
+# name: (what happens, state in the end, restarts in the end, indices of the pods in the end)
+LIVES: dict[str, tuple[Disturb, str, dict[str, int], list[int]]] = {
+    "start": (start, "Running", {}, [0, 1, 2]),
+    "a node is deleted": (node_deleted, "Running", {"infrastructure": 1}, [0, 1, 2]),
+    "a node's code fails": (node_failed, "Running", {"code": 1}, [0, 1, 2]),
+    "a node is killed": (node_killed, "Running", {"infrastructure": 1}, [0, 1, 2]),
+    "the rendezvous is lost": (rendezvous_lost, "Running", {"infrastructure": 3}, [0, 1, 2]),
+    "workers fail": (workers_failed, "Running", {"code": 1}, [0, 1, 2]),
+    "fewer are wanted": (fewer, "Running", {"resize": 1}, [0, 1]),
+    "a node is lost at the end": (lost_at_the_end, "Running", {"infrastructure": 1}, [0, 1, 2]),
+    "success": (success, "Complete", {}, [0, 1, 2]),
+    "the code fails too often": (too_often, "Failed", {"code": 1}, [0, 1, 2]),
+    "suspend": (suspend, "Suspended", {}, []),
+}
+
+
+async def world_before(disturb: Disturb) -> World:
+    """Return a world in which that has just happened, with the requests counted from here."""
+    world = World()
+    if disturb is not start:
+        await world.settle()
+        disturb(world)
+    world.cluster.log.clear()
+    world.cluster.most_pods.clear()
+    return world
+
+
+READS = ("get ", "list ")
+
+
+async def undisturbed(disturb: Disturb) -> tuple[int, dict[str, int]]:
+    """Return the number of the last request that is no read where nothing goes wrong, and the pods created."""
+    world = await world_before(disturb)
+    await world.settle()
+    last = max(number for number, what in enumerate(world.cluster.log, start=1) if not what.startswith(READS))
+    return last, world.cluster.most_pods
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before it takes effect", "after it has taken effect"])
+@pytest.mark.parametrize("death", [False, True], ids=["the request fails", "the operator dies"])
+@pytest.mark.parametrize(("disturb", "state", "restarts", "indices"), LIVES.values(), ids=LIVES)
+async def test_any_request_may_be_the_last(
+    disturb: Disturb, state: str, restarts: dict[str, int], indices: list[int], death: bool, after: bool
+) -> None:
+    last, created = await undisturbed(disturb)
+    for number in range(1, last + 3):
+        world = await world_before(disturb)
+        await (cancelled_at if death else fails_at)(world, number, after=after)
+        if death:
+            world.restart_operator()
+            await world.settle()
+        counted = {cause: count for cause, count in world.status["restarts"].items() if count}
+        assert (world.status["state"], counted, world.indices()) == (state, restarts, indices), world.cluster.log
+        assert world.cluster.most_pods == created, world.cluster.log
