@@ -113,7 +113,7 @@ def test_server_and_model_have_the_same_defaults(torchrunjobs: Any, job: Callabl
         "backend": "c10d",
         "host": "Dedicated",
         "port": 29400,
-        "lastCallSeconds": 5,
+        "lastCallSeconds": 15,
     }
 
 

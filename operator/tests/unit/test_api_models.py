@@ -40,7 +40,7 @@ def test_defaults() -> None:
         nproc_per_node=1,
         max_restarts=3,
         rendezvous=Rendezvous(
-            backend=RendezvousBackend.C10D, host=RendezvousHost.DEDICATED, port=29400, last_call_seconds=5, conf={}
+            backend=RendezvousBackend.C10D, host=RendezvousHost.DEDICATED, port=29400, last_call_seconds=15, conf={}
         ),
         nccl=Nccl(env={}, config_map_ref=None),
         files=(),

@@ -42,7 +42,7 @@ START_OVER = "a node was lost after others had finished: all start again from th
 
 def target(*leavers: str, size: int = 3, **changes: Any) -> Target:
     return Target(
-        **{"generation": 1, "size": size, "minimum": 2, "last_call_seconds": 5.0, "leavers": leavers, **changes}
+        **{"generation": 1, "size": size, "minimum": 2, "last_call_seconds": 15.0, "leavers": leavers, **changes}
     )
 
 
@@ -118,7 +118,7 @@ STARTS = {
     "its pods wait for machines": Case(
         after(make_job(), Observed()),
         seen(*(make_node(index, Phase.PENDING) for index in range(3))),
-        decision(),
+        decision(target=target(size=2)),
         "Pending",
         ("Valid",),
     ),
@@ -279,7 +279,7 @@ CHANGES = {
         restarted(training_job(), 2),
         seen(*instead(THREE, failed(1, 3)), rendezvous=ALL),
         decision(
-            target=target("10.0.1.1"),
+            target=target("10.0.1.1", size=2),
             events=(lost(1, "exited with code 3 (Error)", "code"),),
             look_again_seconds=2.0,
             losses={Cause.CODE: 1},
@@ -346,6 +346,7 @@ ENDS = {
         decision(
             target=None,
             deletions=(
+                Deletion("digits-rdzv", "pod-rdzv", START_OVER),
                 Deletion("digits-0", "pod-0-1", START_OVER, 0),
                 Deletion("digits-1", "pod-1-1", START_OVER, 0),
                 Deletion("digits-2", "pod-2-1", START_OVER),
@@ -473,15 +474,20 @@ AFTERWARDS = {
     ),
     "failed: nobody could tell them to leave": Case(
         failed_job(),
-        seen(*instead(THREE, failed(1, 3))),
+        seen(*instead(THREE, failed(1, 3)), rendezvous_pod=None),
         Decision(
             status=NOTHING,
-            deletions=(
-                Deletion("digits-0", "pod-0-1", ENDED),
-                Deletion("digits-2", "pod-2-1", ENDED),
-                Deletion("digits-rdzv", "pod-rdzv", ENDED),
-            ),
+            deletions=(Deletion("digits-0", "pod-0-1", ENDED), Deletion("digits-2", "pod-2-1", ENDED)),
         ),
+        "Failed",
+        ("Valid", "AllScheduled", "MaxRestartsExceeded"),
+        Restarts(code=4),
+        now=at(1),
+    ),
+    "failed: the host has not answered this operator yet": Case(
+        failed_job(),
+        seen(*instead(THREE, failed(1, 3))),
+        Decision(status=NOTHING, target=target("10.0.1.1", close=True), look_again_seconds=5.0),
         "Failed",
         ("Valid", "AllScheduled", "MaxRestartsExceeded"),
         Restarts(code=4),

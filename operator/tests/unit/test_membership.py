@@ -1,12 +1,12 @@
-"""Who must leave the rendezvous, who trains, and when a failed node may be replaced."""
+"""Who must leave the rendezvous, who trains, how large the next round is, and when a failed node may be replaced."""
 
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import pytest
 
 from builders import CREATED, NOW, THREE, at, failed, instead, make_node, make_rendezvous, seen, terminating
-from torchrun_operator.core.membership import leavers, rank_of, replace_at, training
+from torchrun_operator.core.membership import leavers, patience_ends, rank_of, replace_at, size, training
 from torchrun_operator.core.observed import NodePod, Observed, Phase
 
 STRANGER = make_rendezvous(*THREE, waiting=("10.9.9.9",))
@@ -92,3 +92,32 @@ def test_rank_of(observed: Observed, expected: list[int | None]) -> None:
 )
 def test_replace_at(node: NodePod, code_restarts: int, by_code: bool, expected: datetime | None) -> None:
     assert replace_at(node, code_restarts, failed_by_code=by_code) == expected
+
+
+YOUNG = {"created_at": NOW - timedelta(seconds=1)}
+SIZES = {
+    "all train": (seen(*THREE), frozenset(), 3),
+    "one is missing: it is being made": (seen(*THREE[:2]), frozenset(), 3),
+    "one starts": (seen(*THREE[:2], make_node(2, Phase.STARTING)), frozenset(), 3),
+    "one has just been made": (seen(*THREE[:2], make_node(2, Phase.PENDING, **YOUNG)), frozenset(), 3),
+    "one finds no machine": (seen(*THREE[:2], make_node(2, Phase.PENDING)), frozenset(), 2),
+    "one cannot pull its image": (
+        seen(*THREE[:2], make_node(2, Phase.STARTING, waiting_reason="ImagePullBackOff")),
+        frozenset(),
+        2,
+    ),
+    "one is held back after a failure": (seen(*THREE[:2], failed(2)), frozenset({2}), 2),
+    "one has failed and is replaced now": (seen(*THREE[:2], failed(2)), frozenset(), 3),
+    "never below the minimum": (seen(*(make_node(index, Phase.PENDING) for index in range(3))), frozenset(), 2),
+    "surplus nodes do not count": (seen(*THREE, make_node(3, Phase.PENDING)), frozenset({3}), 3),
+}
+
+
+@pytest.mark.parametrize(("observed", "held", "expected"), SIZES.values(), ids=SIZES)
+def test_size(observed: Observed, held: frozenset[int], expected: int) -> None:
+    assert size(observed, 3, 2, NOW, held) == expected
+
+
+def test_patience_ends() -> None:
+    pods = (make_node(0), make_node(1, Phase.PENDING), make_node(2, Phase.PENDING, **YOUNG))
+    assert patience_ends(seen(*pods), 3, NOW) == [NOW + timedelta(seconds=2)]

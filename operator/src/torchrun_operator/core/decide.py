@@ -24,7 +24,7 @@ from torchrun_operator.api.v1alpha1 import RendezvousStatus, Restarts, TorchrunJ
 from torchrun_operator.core.accounting import Loss, WorkerFailures, describe, new_losses, new_worker_failures
 from torchrun_operator.core.completion import completion
 from torchrun_operator.core.decision import Decision, Deletion, Event
-from torchrun_operator.core.membership import Target, leavers, replace_at
+from torchrun_operator.core.membership import Target, leavers, patience_ends, replace_at, size
 from torchrun_operator.core.observed import Cause, NodePod, Observed, Phase, RendezvousPod
 from torchrun_operator.core.report import Situation, report
 
@@ -62,7 +62,7 @@ def _ended(job: TorchrunJob, observed: Observed, now: datetime) -> Decision:
     return Decision(
         status=report(job, observed, Situation(), now),
         deletions=tuple(deletions),
-        target=_target(job, observed, close=True) if patient else None,
+        target=_target(job, observed, now, close=True) if patient else None,
         look_again_seconds=_RECREATE_SECONDS if patient else None,
     )
 
@@ -91,6 +91,7 @@ def _active(job: TorchrunJob, observed: Observed, now: datetime) -> Decision:
     end = completion(job, observed)
     exhausted = count.restarts.code > job.spec.max_restarts and not end.complete
     running = not (end.complete or exhausted)
+    replacement = _Replacement()
     create: tuple[int, ...] = ()
     deletions: list[Deletion] = []
     later: list[datetime] = [count.workers.undecided_until] if count.workers.undecided_until else []
@@ -100,8 +101,9 @@ def _active(job: TorchrunJob, observed: Observed, now: datetime) -> Decision:
         deletions = _rendezvous_deletion(observed, why)
         deletions += [Deletion(n.name, n.uid, why, None if n.live else 0) for n in _present(observed)]
     elif running and not end.finishing:
-        create, deletions, waits = _replace(job, observed, count, now)
-        later += waits
+        replacement = _replace(job, observed, count, now)
+        create, deletions = replacement.create, list(replacement.deletions)
+        later += replacement.later
     if end.rendezvous_spent or _terminating(observed.rendezvous_pod):
         create = ()  # new agents would join the old rendezvous and end with it
     if not end.broken:
@@ -121,7 +123,9 @@ def _active(job: TorchrunJob, observed: Observed, now: datetime) -> Decision:
         create_rendezvous=running and observed.rendezvous_pod is None,
         create_nodes=create,
         deletions=tuple(deletions),
-        target=_target(job, observed, close=exhausted) if exhausted or not end.finishing else None,
+        target=_target(job, observed, now, replacement.held, close=exhausted)
+        if exhausted or not end.finishing
+        else None,
         events=tuple(_events(count, deletions)),
         look_again_seconds=_seconds_until(later, now),
         losses=count.fresh,
@@ -154,13 +158,23 @@ def _count(job: TorchrunJob, observed: Observed, now: datetime) -> _Count:
     return _Count(losses, workers, restarts, bookkeeping, fresh)
 
 
-def _replace(
-    job: TorchrunJob, observed: Observed, count: _Count, now: datetime
-) -> tuple[tuple[int, ...], list[Deletion], list[datetime]]:
-    """Return nodes to create, pods to delete, and the times at which failed nodes may be replaced."""
+@dataclass(frozen=True)
+class _Replacement:
+    """What to do about nodes that are missing, surplus or dead."""
+
+    create: tuple[int, ...] = ()
+    deletions: tuple[Deletion, ...] = ()
+    held: frozenset[int] = frozenset()
+    """Failed nodes that may not be replaced yet."""
+    later: tuple[datetime, ...] = ()
+    """When to look again."""
+
+
+def _replace(job: TorchrunJob, observed: Observed, count: _Count, now: datetime) -> _Replacement:
     wanted = job.spec.wanted_nodes
     lost = {loss.index: loss for loss in count.losses}
-    deletions, later = [], []
+    deletions: list[Deletion] = []
+    held: dict[int, datetime] = {}
     for node in observed.nodes:
         if node.index >= wanted and node.live:
             deletions.append(Deletion(node.name, node.uid, f"spec.replicas asks for {wanted} nodes"))
@@ -169,18 +183,25 @@ def _replace(
             by_code = loss.cause is Cause.CODE if loss else count.restarts.code > 0
             at = replace_at(node, count.restarts.code, failed_by_code=by_code)
             if at is not None and at > now:
-                later.append(at)
+                held[node.index] = at
             else:
                 deletions.append(Deletion(node.name, node.uid, describe(node.exit), 0))
     present = {node.index for node in observed.nodes}
-    return tuple(index for index in range(wanted) if index not in present), deletions, later
+    return _Replacement(
+        create=tuple(index for index in range(wanted) if index not in present),
+        deletions=tuple(deletions),
+        held=frozenset(held),
+        later=(*held.values(), *patience_ends(observed, wanted, now)),
+    )
 
 
-def _target(job: TorchrunJob, observed: Observed, *, close: bool) -> Target:
+def _target(
+    job: TorchrunJob, observed: Observed, now: datetime, held: frozenset[int] = frozenset(), *, close: bool
+) -> Target:
     wanted = job.spec.wanted_nodes
     return Target(
         generation=job.metadata.generation,
-        size=wanted,
+        size=size(observed, wanted, job.spec.min_nodes, now, held),
         minimum=job.spec.min_nodes,
         last_call_seconds=float(job.spec.rendezvous.last_call_seconds),
         leavers=leavers(observed, wanted),

@@ -5,6 +5,14 @@ from datetime import datetime, timedelta
 
 from torchrun_operator.core.observed import NodePod, Observed, Phase
 
+FATAL_WAITS = frozenset(
+    {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "CreateContainerConfigError",
+     "CreateContainerError", "RunContainerError"}
+)  # fmt: skip
+"""What a container waits for that seldom passes without a person."""
+_SCHEDULING = timedelta(seconds=3)
+"""A pod that finds a machine at all finds it sooner."""
+
 
 @dataclass(frozen=True)
 class Target:
@@ -33,6 +41,31 @@ def leavers(observed: Observed, wanted: int) -> tuple[str, ...]:
         present = {address for address, _ in observed.rendezvous.members} | set(observed.rendezvous.waiting)
         going |= present
     return tuple(sorted(going - staying))
+
+
+def size(observed: Observed, wanted: int, minimum: int, now: datetime, held: frozenset[int] = frozenset()) -> int:
+    """Return how many nodes the next round should have: the wanted ones, less those that are not on their way.
+
+    A node that starts is worth waiting for: the others restart their workers meanwhile, which takes as long. One that
+    finds no machine, cannot pull its image or is held back after a failure is not; it joins a later round.
+    """
+    late = {node.index for node in observed.nodes if not _on_its_way(node, now)} | held
+    return max(minimum, wanted - sum(1 for index in late if index < wanted))
+
+
+def patience_ends(observed: Observed, wanted: int, now: datetime) -> list[datetime]:
+    """Return when to look again at nodes that have no machine yet: from then on nobody waits for them."""
+    pending = [n for n in observed.nodes if n.phase is Phase.PENDING and n.index < wanted and n.created_at is not None]
+    ends = [node.created_at + _SCHEDULING for node in pending if node.created_at is not None]
+    return [end for end in ends if end > now]
+
+
+def _on_its_way(node: NodePod, now: datetime) -> bool:
+    if node.waiting_reason in FATAL_WAITS:
+        return False
+    if node.phase is Phase.PENDING:
+        return node.created_at is None or now - node.created_at < _SCHEDULING
+    return True
 
 
 def _stays(node: NodePod, wanted: int) -> bool:

@@ -7,15 +7,11 @@ from torchrun_operator.api import v1alpha1 as api
 from torchrun_operator.api.conditions import Condition, ConditionType, Reason, is_true, set_condition
 from torchrun_operator.api.names import node_selector
 from torchrun_operator.core.accounting import Loss, WorkerFailures
-from torchrun_operator.core.membership import rank_of, training
+from torchrun_operator.core.membership import FATAL_WAITS, rank_of, training
 from torchrun_operator.core.observed import Cause, NodePod, Observed, Phase, RendezvousPod
 
 LOST = "Lost"
 """Phase of a node in the status whose pod is gone."""
-_FATAL_WAITS = frozenset(
-    {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "CreateContainerConfigError",
-     "CreateContainerError", "RunContainerError"}
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -275,7 +271,7 @@ def _running(job: api.TorchrunJob, observed: Observed, situation: Situation, mem
     pods: list[NodePod | RendezvousPod] = [*observed.nodes]
     if observed.rendezvous_pod is not None:
         pods.append(observed.rendezvous_pod)
-    stuck = next((pod for pod in pods if pod.waiting_reason in _FATAL_WAITS), None)
+    stuck = next((pod for pod in pods if pod.waiting_reason in FATAL_WAITS), None)
     if stuck is not None:
         message = f"pod {stuck.name} cannot start: {stuck.waiting_reason}: {stuck.waiting_message}"
         return _Verdict(ConditionType.RUNNING, False, Reason.PODS_WAITING, message)

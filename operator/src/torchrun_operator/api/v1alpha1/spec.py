@@ -47,12 +47,12 @@ class Rendezvous(Model):
     last_call_seconds: Annotated[
         int,
         Field(
-            description="Seconds that a round waits for further nodes once MIN are in; when all wanted nodes are in, "
-            "training starts at once. Example: 5.",
+            description="Seconds that a round waits at most for nodes that are starting, once MIN are in; when all "
+            "that can be expected are in, training starts at once. Example: 15.",
             ge=0,
             le=3600,
         ),
-    ] = 5
+    ] = 15
     conf: Annotated[
         dict[str, Annotated[str, Field(max_length=256)]],
         Field(
