@@ -94,12 +94,12 @@ def test_replace_at(node: NodePod, code_restarts: int, by_code: bool, expected: 
     assert replace_at(node, code_restarts, failed_by_code=by_code) == expected
 
 
-YOUNG = {"created_at": NOW - timedelta(seconds=1)}
+YOUNG = make_node(2, Phase.PENDING, created_at=NOW - timedelta(seconds=1))
 SIZES = {
     "all train": (seen(*THREE), frozenset(), 3),
     "one is missing: it is being made": (seen(*THREE[:2]), frozenset(), 3),
     "one starts": (seen(*THREE[:2], make_node(2, Phase.STARTING)), frozenset(), 3),
-    "one has just been made": (seen(*THREE[:2], make_node(2, Phase.PENDING, **YOUNG)), frozenset(), 3),
+    "one has just been made": (seen(*THREE[:2], YOUNG), frozenset(), 3),
     "one finds no machine": (seen(*THREE[:2], make_node(2, Phase.PENDING)), frozenset(), 2),
     "one cannot pull its image": (
         seen(*THREE[:2], make_node(2, Phase.STARTING, waiting_reason="ImagePullBackOff")),
@@ -119,5 +119,5 @@ def test_size(observed: Observed, held: frozenset[int], expected: int) -> None:
 
 
 def test_patience_ends() -> None:
-    pods = (make_node(0), make_node(1, Phase.PENDING), make_node(2, Phase.PENDING, **YOUNG))
+    pods = (make_node(0), make_node(1, Phase.PENDING), YOUNG)
     assert patience_ends(seen(*pods), 3, NOW) == [NOW + timedelta(seconds=2)]
