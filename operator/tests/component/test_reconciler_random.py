@@ -1,0 +1,173 @@
+"""Random lives: whatever happens in whatever order, what must never happen does not, and in the end all is well."""
+
+import asyncio
+import copy
+from collections.abc import Coroutine
+from datetime import timedelta
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from torchrun_operator.api.names import LABEL_NODE_INDEX
+from torchrun_operator.cluster.port import ClusterError, Manifest
+from world import World
+
+MAX_RESTARTS = 3
+INDEX = st.integers(min_value=0, max_value=3)
+
+
+class Lives(RuleBasedStateMachine):
+    """A job of 2:4 nodes, its operator and everything that may happen to them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.Runner()
+        self.world = World(maxRestarts=MAX_RESTARTS, replicas=3)
+        self.world.cluster.refuse = self._wanted
+        self.restarts: dict[str, int] = {}
+        self.ended: dict[str, Any] | None = None
+        self.workers_failed = 0
+
+    def teardown(self) -> None:
+        self._everything_allows_it()
+        self._run(self.world.settle())
+        self.nothing_forbidden()
+        state, wanted = self.world.status["state"], self.world.job["spec"]["replicas"]
+        assert state in ("Running", "Complete", "Failed")
+        if state == "Running":
+            assert self.world.indices() == list(range(wanted))
+            assert self.world.status["membership"]["nodes"] == wanted
+        self.loop.close()
+
+    @rule(passes=st.integers(min_value=1, max_value=4), seconds=st.sampled_from([0, 1, 20]))
+    def time_passes(self, passes: int, seconds: int) -> None:
+        for _ in range(passes):
+            self._run(self.world.reconcile())
+            self.world.live()
+            self.world.now += timedelta(seconds=seconds)
+
+    @rule()
+    def the_world_goes_on_without_the_operator(self) -> None:
+        self.world.live()
+        self.world.now += timedelta(seconds=30)
+
+    @rule()
+    def the_operator_is_restarted(self) -> None:
+        self.world.cluster.lagging = None
+        self.world.restart_operator()
+
+    @rule(index=INDEX)
+    def a_node_goes(self, index: int) -> None:
+        if f"digits-{index}" in self.world.nodes:
+            self.world.delete(f"digits-{index}")
+
+    @rule(index=INDEX)
+    def somebody_deletes_a_node(self, index: int) -> None:
+        if f"digits-{index}" in self.world.nodes:
+            self.world.cluster.delete_gracefully(self.world.nodes[f"digits-{index}"])
+
+    @rule(index=INDEX, code=st.sampled_from([1, 3, 137, 143]))
+    def a_node_fails(self, index: int, code: int) -> None:
+        if self._runs(index):
+            self.world.end(self.world.nodes[f"digits-{index}"], code)
+
+    @rule(index=INDEX)
+    def a_node_is_evicted(self, index: int) -> None:
+        if self._runs(index):
+            self.world.end(self.world.nodes[f"digits-{index}"], 137, reason="Evicted")
+            self.world.nodes[f"digits-{index}"]["status"]["reason"] = "Evicted"
+
+    @rule()
+    def the_rendezvous_goes(self) -> None:
+        if "digits-rdzv" in self.world.pods:
+            self.world.delete("digits-rdzv")
+
+    @precondition(lambda self: any(host.state.complete for host in self.world.hosts.values()))
+    @rule()
+    def workers_fail(self) -> None:
+        self.workers_failed += 1
+        self.world.fail_workers()
+
+    @rule(replicas=st.integers(min_value=2, max_value=4))
+    def somebody_scales(self, replicas: int) -> None:
+        self.world.cluster.edit(self.world.job, replicas=replicas)
+
+    @rule(suspend=st.booleans())
+    def somebody_suspends_or_resumes(self, suspend: bool) -> None:
+        self.world.cluster.edit(self.world.job, suspend=suspend)
+
+    @rule(machines=st.integers(min_value=0, max_value=4))
+    def machines_come_and_go(self, machines: int) -> None:
+        self.world.machines = machines
+
+    @rule()
+    def the_mirror_of_the_pods_stops(self) -> None:
+        if self.world.cluster.lagging is None:
+            self.world.cluster.lagging = copy.deepcopy(self.world.cluster.pods())
+
+    @rule()
+    def the_mirror_of_the_pods_catches_up(self) -> None:
+        self.world.cluster.lagging = None
+
+    @rule(requests=st.integers(min_value=1, max_value=6), done=st.booleans())
+    def the_api_server_fails_for_a_pass(self, requests: int, done: bool) -> None:
+        first = len(self.world.cluster.log) + requests
+
+        async def fault(number: int, what: str, after: bool) -> None:
+            if number >= first and after is done:
+                raise ClusterError(0, "TimeoutError", what)
+
+        self.world.cluster.fault = fault
+        self._run(self.world.reconcile())
+        self.world.cluster.fault = None
+
+    @precondition(lambda self: self.world.status.get("state") == "Running")
+    @rule()
+    def training_ends(self) -> None:
+        self.world.succeed()
+
+    @invariant()
+    def nothing_forbidden(self) -> None:
+        status = self.world.status
+        if not status:
+            return
+        restarts = status["restarts"]
+        assert all(restarts[cause] >= count for cause, count in self.restarts.items()), "a counter has decreased"
+        self.restarts = dict(restarts)
+        node_pods = sum(count for name, count in self.world.cluster.most_pods.items() if name != "digits-rdzv")
+        assert status["restartCount"] <= node_pods + self.workers_failed, "something was counted twice"
+        assert restarts["code"] <= MAX_RESTARTS or status["state"] == "Failed"
+        ended = [c for c in status["conditions"] if c["type"] in ("Complete", "Failed")]
+        if self.ended is not None:
+            assert ended == [self.ended], "an end is the end"
+        self.ended = ended[0] if ended else None
+
+    def _wanted(self, manifest: Manifest) -> str:
+        index = manifest["metadata"]["labels"].get(LABEL_NODE_INDEX)
+        spec = self.world.job["spec"]
+        assert index is None or (int(index) < spec["replicas"] and not spec.get("suspend")), "a pod that nobody wants"
+        return ""
+
+    def _runs(self, index: int) -> bool:
+        pod = self.world.nodes.get(f"digits-{index}")
+        return pod is not None and pod["status"]["phase"] == "Running"
+
+    def _everything_allows_it(self) -> None:
+        self.world.cluster.lagging = None
+        self.world.machines = 10
+        self.world.cluster.edit(self.world.job, suspend=False)
+
+    def _run(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        self.loop.run(coroutine)
+
+
+TestLives = Lives.TestCase
+TestLives.settings = settings(
+    max_examples=40,
+    stateful_step_count=30,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
