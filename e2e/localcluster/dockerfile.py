@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 
 # Never part of an image, wherever they lie.
 _JUNK = shutil.ignore_patterns("__pycache__", "*.egg-info", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".venv")
+_TIME = 1_577_836_800  # the year 2020: zip archives, and wheels with them, know no time before 1980
 
 
 def instructions(text: str) -> list[tuple[str, str]]:
@@ -51,7 +53,10 @@ def _mounted(arguments: str) -> list[str]:
 
 
 def stage(context: Path, names: list[str], target: Path) -> None:
-    """Copy what these names stand for in `context`, and its .dockerignore, to the same places below `target`."""
+    """Copy what these names stand for in `context`, and its .dockerignore, to the same places below `target`.
+
+    All times are the same, so that a build step is repeated for other contents only.
+    """
     target.mkdir(parents=True)
     for name in [*names, ".dockerignore"]:
         for path in _matches(context, name):
@@ -61,6 +66,8 @@ def stage(context: Path, names: list[str], target: Path) -> None:
                 shutil.copytree(path, copy, symlinks=True, ignore=_JUNK, dirs_exist_ok=True)
             else:
                 shutil.copy2(path, copy, follow_symlinks=False)
+    for path in [target, *target.rglob("*")]:
+        os.utime(path, (_TIME, _TIME), follow_symlinks=False)
 
 
 def _matches(context: Path, name: str) -> list[Path]:

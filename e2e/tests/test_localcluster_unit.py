@@ -265,6 +265,7 @@ def test_stage_copies_what_is_named_and_no_junk(tmp_path: Path) -> None:
     staged = sorted(str(path.relative_to(tmp_path / "staged")) for path in (tmp_path / "staged").rglob("*"))
     assert staged == [".dockerignore", "src", "src/a.py", "src/deep", "src/deep/b.py", "src/link", "x1.toml", "x2.toml"]
     assert (tmp_path / "staged/src/link").is_symlink()
+    assert len({path.lstat().st_mtime for path in (tmp_path / "staged").rglob("*")}) == 1
 
 
 def test_key_of_a_tree(tmp_path: Path) -> None:
