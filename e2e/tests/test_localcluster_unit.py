@@ -1,13 +1,9 @@
 """The parts of the local cluster that decide: names, keys, plans and what belongs to it."""
 
 import fcntl
-import hashlib
-import io
-import json
 import os
 import subprocess
 import sys
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,20 +11,15 @@ import pytest
 
 from localcluster import (
     addons,
-    archives,
-    builds,
     cgroups,
     cli,
     controlplane,
-    dockerfile,
     down,
     files,
-    images,
     machineinit,
     pki,
     preflight,
     processes,
-    stores,
 )
 from localcluster import node as nodes
 from localcluster.api import is_ready
@@ -132,16 +123,16 @@ def test_end_spares_a_process_that_only_has_the_same_id(sleeper: Identity) -> No
 def test_a_service_is_kept_restarted_or_started(tmp_path: Path) -> None:
     record, log, configuration = tmp_path / "service.json", tmp_path / "log", tmp_path / "configuration"
     configuration.write_text("a")
-    argv = ["sleep", "60"]
+    argv, mark = ["sleep", "60"], f"unit-test-{os.getpid()}"
     try:
-        assert processes.ensure(record, argv, log, "unit-test", [configuration])
+        assert processes.ensure(record, argv, log, mark, [configuration])
         first = processes.load(record)
         assert first is not None
-        assert not processes.ensure(record, argv, log, "unit-test", [configuration])
+        assert not processes.ensure(record, argv, log, mark, [configuration])
         assert processes.load(record) == first
-        assert [one.identity for one in processes.everyone() if one.mark == "unit-test"] == [first.identity]
+        assert [one.identity for one in processes.everyone() if one.mark == mark] == [first.identity]
         configuration.write_text("b")
-        assert processes.ensure(record, argv, log, "unit-test", [configuration])
+        assert processes.ensure(record, argv, log, mark, [configuration])
         second = processes.load(record)
         assert second is not None
         assert not processes.alive(first.identity)
@@ -193,200 +184,6 @@ def test_machine_has_its_own_directories_and_the_hosts_others() -> None:
         "mkdir /s/root/tmp/hostpath_pv",
         "mount --bind /tmp/s/volumes /s/root/tmp/hostpath_pv",
     ]
-
-
-@pytest.mark.parametrize(
-    ("go_mod", "package"),
-    [
-        ("module a\n\ngo 1.25.0\n", "."),
-        ("module a\n\ngo 1.25.0\n\ntool example.com/b/cmd/c\n", "example.com/b/cmd/c"),
-    ],
-)
-def test_tool_package(go_mod: str, package: str) -> None:
-    assert builds.tool_package(go_mod) == package
-
-
-def test_kubernetes_version_comes_from_go_mod() -> None:
-    kube = builds.program("kube")
-    version = builds.required_version((kube.module / "go.mod").read_text(), "k8s.io/kubernetes")
-    assert f"gitVersion={version}" in kube.ldflags
-    assert builds.kubernetes_ldflags("v1.2.3").split("-X ")[1:] == [
-        "k8s.io/component-base/version.gitVersion=v1.2.3 ",
-        "k8s.io/component-base/version.gitMajor=1 ",
-        "k8s.io/component-base/version.gitMinor=2 ",
-        "k8s.io/component-base/version.gitTreeState=clean",
-    ]
-    with pytest.raises(ClusterError, match="does not require"):
-        builds.required_version("module a\n", "k8s.io/kubernetes")
-
-
-def test_key_of_a_program_changes_with_what_it_is_built_from(tmp_path: Path) -> None:
-    (tmp_path / "go.mod").write_text("module a\n")
-    (tmp_path / "main.go").write_text("package main\n")
-    program = builds.Program("a", tmp_path, ".", "-s")
-    keys = {program.key("go1.25"), program.key("go1.26"), builds.Program("a", tmp_path, ".", "-w").key("go1.25")}
-    (tmp_path / "main.go").write_text("package main // changed\n")
-    keys.add(program.key("go1.25"))
-    (tmp_path / "README").write_text("not built from this\n")
-    keys.add(program.key("go1.25"))
-    assert len(keys) == 4
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("FROM a\nCOPY x y z/ /to/\n", ["x", "y", "z/"]),
-        ("# COPY no /\nCOPY --chown=1:2 \\\n  x \\\n  # between\n  y /to\n", ["x", "y"]),
-        ("COPY --from=stage /a /b\nADD https://example.com/a b.tar /\n", ["b.tar"]),
-        ('copy ["with space", "/to"]\n', ["with space"]),
-        ("RUN --mount=type=bind,source=src,target=/src --mount=type=cache,target=/c make\n", ["src"]),
-        ("RUN --mount=target=/src make && cp a b\nRUN --mount=type=bind,from=s,target=/x make\n", ["."]),
-        ("RUN copy a b\nENV COPY=1\n", []),
-    ],
-)
-def test_what_a_dockerfile_takes_from_its_context(text: str, expected: list[str]) -> None:
-    assert dockerfile.sources(text) == expected
-
-
-def test_stage_copies_what_is_named_and_no_junk(tmp_path: Path) -> None:
-    context = tmp_path / "context"
-    for name in (
-        "src/a.py",
-        "src/__pycache__/a.pyc",
-        "src/deep/b.py",
-        "docs/c.md",
-        "x1.toml",
-        "x2.toml",
-        ".dockerignore",
-    ):
-        files.write(context / name, name)
-    (context / "src/link").symlink_to("a.py")
-    dockerfile.stage(context, ["src", "./x*.toml"], tmp_path / "staged")
-    staged = sorted(str(path.relative_to(tmp_path / "staged")) for path in (tmp_path / "staged").rglob("*"))
-    assert staged == [".dockerignore", "src", "src/a.py", "src/deep", "src/deep/b.py", "src/link", "x1.toml", "x2.toml"]
-    assert (tmp_path / "staged/src/link").is_symlink()
-    assert len({path.lstat().st_mtime for path in (tmp_path / "staged").rglob("*")}) == 1
-
-
-def test_key_of_a_tree(tmp_path: Path) -> None:
-    files.write(tmp_path / "a/b", "text")
-    seen = {files.key_of(files.tree_parts(tmp_path))}
-    os.utime(tmp_path / "a/b", (1, 1))
-    assert files.key_of(files.tree_parts(tmp_path)) in seen
-    (tmp_path / "a/b").chmod(0o755)
-    seen.add(files.key_of(files.tree_parts(tmp_path)))
-    (tmp_path / "a/b").rename(tmp_path / "a/c")
-    seen.add(files.key_of(files.tree_parts(tmp_path)))
-    (tmp_path / "a/d").symlink_to("c")
-    seen.add(files.key_of(files.tree_parts(tmp_path)))
-    assert len(seen) == 4
-    assert files.key_of(["ab", "c"]) != files.key_of(["a", "bc"])
-
-
-def test_build_environment_is_passed_by_name() -> None:
-    environment = {
-        "HTTPS_PROXY": "p",
-        "no_proxy": "n",
-        "PIP_INDEX_URL": "i",
-        "PIP_TARGET": "t",
-        "SSL_CERT_FILE": "/c",
-        "UV_INDEX_URL": "",
-        "UV_PROJECT_ENVIRONMENT": "v",
-        "AWS_SECRET_ACCESS_KEY": "s",
-    }
-    passed = {"HTTPS_PROXY": "p", "PIP_INDEX_URL": "i", "SSL_CERT_FILE": "/c", "no_proxy": "n"}
-    assert images.passed_environment(environment) == passed
-
-
-def test_build_volumes_hold_the_paths_that_variables_name(tmp_path: Path) -> None:
-    bundle = tmp_path / "ca.pem"
-    bundle.touch()
-    environment = {"PIP_CERT": str(bundle), "SSL_CERT_FILE": "/etc/ssl/certs/x.crt", "PIP_FIND_LINKS": "/nowhere"}
-    volumes = images.build_volumes(environment)
-    assert f"--volume={bundle}:{bundle}:ro" in volumes
-    assert not [volume for volume in volumes if "x.crt" in volume or "nowhere" in volume]
-
-
-def test_apt_options_keep_what_reaches_the_archives() -> None:
-    dump = 'APT "";\nAcquire::http::Proxy "http://p:1";\nAcquire::Retries "3";\nAcquire::https::CaInfo "/ca";\n'
-    expected = ['--aptopt=Acquire::http::Proxy "http://p:1";', '--aptopt=Acquire::https::CaInfo "/ca";']
-    assert images.apt_options(dump) == expected
-
-
-def test_stores_are_named_by_what_they_hold() -> None:
-    one, two = images.Image("a:1", "k1", "s1"), images.Image("b:1", "k2", "s2")
-    changed = images.Image("b:1", "k3", "s3")
-    assert stores.store_key([one, two]) == stores.store_key([two, one])
-    assert len({stores.store_key(held) for held in ([one], [one, two], [one, changed])}) == 3
-
-
-@pytest.mark.parametrize(
-    ("held", "expected"),
-    [
-        ({}, None),
-        ({"bare": {"pause": "1"}}, "bare"),
-        ({"bare": {"pause": "1"}, "old": {"pause": "1", "trainer": "0", "operator": "0"}}, "old"),
-        ({"old": {"pause": "1", "trainer": "0"}, "new": {"pause": "1", "trainer": "1", "operator": "0"}}, "new"),
-        ({"other": {"pause": "1", "trainer": "1", "more": "1"}}, None),
-    ],
-)
-def test_a_store_begins_with_the_nearest(held: dict[str, dict[str, str]], expected: str | None) -> None:
-    wanted = {"pause": "1", "trainer": "1", "operator": "1"}
-    found = stores.nearest(wanted, {Path(name): images for name, images in held.items()})
-    assert found == (Path(expected) if expected else None)
-
-
-def test_chain_ids_are_containerds() -> None:
-    one, two = f"sha256:{'1' * 64}", f"sha256:{'2' * 64}"
-    both = f"sha256:{hashlib.sha256(f'{one} {two}'.encode()).hexdigest()}"
-    assert archives.chain_ids([one, two]) == [one, both]
-    assert archives.lacking([one, two], []) == {one, two}
-    assert archives.lacking([one, two], [one]) == {two}
-    assert archives.lacking([one, two], [one, both]) == set()
-    assert archives.lacking([one, two], [both]) == {one, two}
-
-
-def test_repacked_archive_holds_only_wanted_layers(tmp_path: Path) -> None:
-    layers = {f"sha256:{hashlib.sha256(data).hexdigest()}": data for data in (b"first", b"second layer")}
-    config = json.dumps({"rootfs": {"diff_ids": list(layers)}}).encode()
-    docker = io.BytesIO()
-    with tarfile.open(fileobj=docker, mode="w") as archive:
-        contents = {f"{digest[7:]}.tar": data for digest, data in layers.items()}
-        contents |= {f"{hashlib.sha256(config).hexdigest()}.json": config, "manifest.json": b"[]"}
-        for name, data in contents.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            archive.addfile(member, io.BytesIO(data))
-    docker.seek(0)
-    second = list(layers)[1]
-    archives.repack(docker, "docker.io/library/a:1", {second}, tmp_path / "oci.tar")
-
-    with tarfile.open(tmp_path / "oci.tar") as archive:
-        found = {member.name: file.read() for member in archive if (file := archive.extractfile(member))}
-    described = json.loads(found["index.json"])["manifests"][0]
-    assert described["annotations"] == {"io.containerd.image.name": "docker.io/library/a:1"}
-    manifest_name = f"blobs/sha256/{described['digest'][7:]}"
-    manifest = json.loads(found[manifest_name])
-    assert [(layer["digest"], layer["size"]) for layer in manifest["layers"]] == [
-        (digest, len(data)) for digest, data in layers.items()
-    ]
-    config_name = f"blobs/sha256/{manifest['config']['digest'][7:]}"
-    assert found[config_name] == config
-    assert set(found) == {"oci-layout", "index.json", manifest_name, config_name, f"blobs/sha256/{second[7:]}"}
-
-
-def test_link_copy_shares_files_but_no_database(tmp_path: Path) -> None:
-    source = tmp_path / "store"
-    database = "io.containerd.metadata.v1.bolt/meta.db"
-    blob = "io.containerd.snapshotter.v1.overlayfs/snapshots/1/fs/usr/lib/a.db"
-    for name in (database, blob, "io.containerd.grpc.v1.introspection/uuid"):
-        files.write(source / name, name)
-    stores.link_copy(source, tmp_path / "copy")
-    assert (tmp_path / "copy" / blob).samefile(source / blob)
-    assert not (tmp_path / "copy" / database).samefile(source / database)
-    assert (tmp_path / "copy" / database).read_text() == database
-    assert not (tmp_path / "copy/io.containerd.grpc.v1.introspection").exists()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["copy", "store"]
 
 
 @pytest.mark.parametrize(("text", "version"), [("go1.25\n", (1, 25)), ("go1.26.8", (1, 26)), ("devel", None)])
