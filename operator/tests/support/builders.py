@@ -74,7 +74,7 @@ HOST = RendezvousPod("digits-rdzv", "pod-rdzv", Phase.RUNNING, address="10.0.0.2
 def make_rendezvous(*nodes: NodePod, **changes: Any) -> Rendezvous:
     """Return the state of a host whose first round is complete with these nodes."""
     members = tuple((node.address or "", rank) for rank, node in enumerate(nodes))
-    defaults: dict[str, Any] = {"round": 1, "complete": True, "closed": False, "members": members}
+    defaults: dict[str, Any] = {"round": 0, "complete": True, "closed": False, "members": members}
     return Rendezvous("aa", **{**defaults, **changes})
 
 

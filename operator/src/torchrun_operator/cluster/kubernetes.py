@@ -28,6 +28,7 @@ _PATHS = {
     "Pod": "api/v1/namespaces/{namespace}/pods",
     "Event": "api/v1/namespaces/{namespace}/events",
 }
+_KINDS = {400: RefusedError, 403: RefusedError, 409: ConflictError, 413: RefusedError, 422: RefusedError}
 
 LatencyObserver = Callable[[str, str, int, float], None]
 """Told of each request: verb, resource, status (0: no answer), seconds."""
@@ -149,8 +150,10 @@ class KubernetesCluster:
         found = await self._read(resource, f"{collection}/{quote(manifest['metadata']['name'])}")
         if found is None:
             raise ConflictError(409, "Conflict", f"{_title(manifest)} has just been deleted")
-        if _owner(found) != _owner(manifest) or found["metadata"].get("deletionTimestamp"):
+        if _owner(found) != _owner(manifest):
             raise NameTakenError(409, "NameTaken", f"{_title(manifest)} exists and is not this job's")
+        if found["metadata"].get("deletionTimestamp"):
+            raise ConflictError(409, "Conflict", f"{_title(manifest)} is still being deleted")
         await when_there(manifest)
 
     async def _leave_as_it_is(self, manifest: Manifest) -> None:
@@ -218,12 +221,14 @@ def _answer(status: int, data: bytes) -> dict[str, Any]:
     try:
         answer = json.loads(data)
     except ValueError:
-        answer = {"message": data[:500].decode(errors="replace")}
-    if status < 300 and isinstance(answer, dict):
+        answer = None
+    if not isinstance(answer, dict):
+        # Of something in between, such as a proxy: whatever it says, it is not the object asked for.
+        raise ClusterError(status, "NoObject", data[:500].decode(errors="replace"))
+    if status < 300:
         return answer
     reason, message = str(answer.get("reason") or "Error"), str(answer.get("message") or "no message")
-    kind = {400: RefusedError, 403: RefusedError, 409: ConflictError, 422: RefusedError}.get(status, ClusterError)
-    raise kind(status, reason, message)
+    raise _KINDS.get(status, ClusterError)(status, reason, message)
 
 
 def _jobs(namespace: str) -> str:

@@ -86,8 +86,7 @@ class PodMirror:
             "timeoutSeconds": str(_WATCH_SECONDS),
         }
         async for line in self._api.watch(self._path, query):
-            event = json.loads(line)
-            kind, thing = event["type"], event["object"]
+            kind, thing = _event(line)
             if kind == "ERROR":
                 raise ClusterError(thing.get("code", 0), thing.get("reason", "Error"), thing.get("message", ""))
             version = thing["metadata"]["resourceVersion"]
@@ -109,6 +108,15 @@ class PodMirror:
         if not pods:
             self._pods.pop(key, None)
         return key
+
+
+def _event(line: bytes) -> tuple[str, Mapping[str, Any]]:
+    """Return an event's type and object; what is none, such as the beginning of one at a broken end, is an error."""
+    try:
+        event = json.loads(line)
+        return event["type"], event["object"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise ClusterError(0, "BadEvent", f"{error}: {line[:200]!r}") from error
 
 
 def _key(pod: Mapping[str, Any]) -> tuple[str, str]:

@@ -23,7 +23,7 @@ class ConflictError(ClusterError):
 
 
 class RefusedError(ClusterError):
-    """The API server does not accept this object as it stands (400, 403, 422): a person has to change something."""
+    """The API server does not accept this object as it is (400, 403, 413, 422): a person has to change something."""
 
 
 class NameTakenError(ClusterError):
