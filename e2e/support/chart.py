@@ -34,6 +34,8 @@ def install(cluster: Cluster) -> None:
         *(cluster.helm, "upgrade", "--install", RELEASE, str(ROOT / "charts" / "torchrun-operator")),
         *("--kubeconfig", str(cluster.kubectl.kubeconfig), "--namespace", NAMESPACE, "--create-namespace"),
         *settings,
+        # Elsewhere an operator or a definition that somebody else has put there stays theirs.
+        *(["--take-ownership"] if cluster.local else []),
         *("--wait", "--timeout", "3m"),
     ]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)

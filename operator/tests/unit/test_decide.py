@@ -254,7 +254,9 @@ CHANGES = {
             ),
         ),
         decision(
-            events=(Event("WorkersFailed", "Workers failed and restart in place; first at 10.0.1.2", warning=True),),
+            events=(
+                Event("WorkersFailed", "Workers failed and restart in place; first in pod digits-2", warning=True),
+            ),
             losses={Cause.CODE: 1},
         ),
         "Resizing",
@@ -329,8 +331,8 @@ ENDS = {
         training_job(),
         seen(*instead(THREE, DONE[0]), rendezvous=replace(ALL, closed=True)),
         decision(target=None),
-        "Resizing",
-        ("Valid", "AllScheduled", "Training", "ReplicasChanged"),
+        "Running",
+        ("Valid", "AllScheduled", "Training"),
     ),
     "all succeed while a new node waits": Case(
         scaled(training_job(), 4),
@@ -422,7 +424,7 @@ PAUSES = {
         suspended(after(suspended(training_job()), Observed()), suspend=False),
         Observed(token_digest=DIGEST),
         decision(create_rendezvous=True, create_nodes=(0, 1, 2)),
-        "Starting",
+        "Pending",
         ("Valid",),
     ),
     "it is resumed while its old pods end": Case(
@@ -559,7 +561,7 @@ def test_failure_of_workers_names_the_node() -> None:
     workers = replace(ALL, unrequested=3, last_unrequested_at=at(-5), last_unrequested_by=("10.0.1.2",))
     found = messages(training_job(maxRestarts=0), seen(*THREE, rendezvous=workers))
     assert found[ConditionType.FAILED] == (
-        "workers failed, first on the node at 10.0.1.2; the code has failed 3 times and spec.maxRestarts is 0; "
+        "workers failed, first in pod digits-2; the code has failed 3 times and spec.maxRestarts is 0; "
         "see kubectl logs of that pod"
     )
 

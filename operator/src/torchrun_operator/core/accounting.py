@@ -142,6 +142,12 @@ def new_worker_failures(
     return WorkerFailures(fresh, rendezvous.unrequested, by=rendezvous.last_unrequested_by)
 
 
+def pods_at(nodes: Iterable[NodeStatus], addresses: Iterable[str]) -> str:
+    """Name the pods that have these addresses, for people; an address that no recorded node has stays as it is."""
+    names = {node.address: f"pod {node.pod}" for node in nodes}
+    return ", ".join(names.get(address, f"the node at {address}") for address in addresses) or "an unknown node"
+
+
 def describe(ended: Exit | None) -> str:
     """Say in one line how a container ended."""
     if ended is None:

@@ -21,10 +21,17 @@ from datetime import datetime
 
 from torchrun_operator.api.conditions import ConditionType, is_true
 from torchrun_operator.api.v1alpha1 import RendezvousStatus, Restarts, TorchrunJob
-from torchrun_operator.core.accounting import Loss, WorkerFailures, describe, new_losses, new_worker_failures
+from torchrun_operator.core.accounting import (
+    Loss,
+    WorkerFailures,
+    describe,
+    new_losses,
+    new_worker_failures,
+    pods_at,
+)
 from torchrun_operator.core.completion import completion
 from torchrun_operator.core.decision import Decision, Deletion, Event
-from torchrun_operator.core.membership import Target, leavers, patience_ends, replace_at, size
+from torchrun_operator.core.membership import Target, leavers, patience_ends, replace_at, resized, size
 from torchrun_operator.core.observed import Cause, NodePod, Observed, Phase, RendezvousPod
 from torchrun_operator.core.report import Situation, report
 
@@ -126,7 +133,7 @@ def _active(job: TorchrunJob, observed: Observed, now: datetime) -> Decision:
         target=_target(job, observed, now, replacement.held, close=exhausted)
         if exhausted or not end.finishing
         else None,
-        events=tuple(_events(count, deletions)),
+        events=tuple(_events(job, count, deletions)),
         look_again_seconds=_seconds_until(later, now),
         losses=count.fresh,
     )
@@ -144,8 +151,7 @@ def _count(job: TorchrunJob, observed: Observed, now: datetime) -> _Count:
         fresh[loss.cause] = fresh.get(loss.cause, 0) + 1
     if workers.count:
         fresh[Cause.CODE] = fresh.get(Cause.CODE, 0) + workers.count
-    membership = status.membership
-    if membership is not None and membership.round and membership.desired_nodes not in (0, job.spec.wanted_nodes):
+    if resized(job):
         fresh[Cause.RESIZE] = fresh.get(Cause.RESIZE, 0) + 1
     before = status.restarts or Restarts()
     restarts = Restarts(**{cause: getattr(before, cause) + fresh.get(cause, 0) for cause in Cause})
@@ -238,14 +244,14 @@ def _stale_rendezvous(observed: Observed, *, spent: bool) -> list[Deletion]:
     return []
 
 
-def _events(count: _Count, deletions: list[Deletion]) -> list[Event]:
+def _events(job: TorchrunJob, count: _Count, deletions: list[Deletion]) -> list[Event]:
     events = [
         Event("NodeLost", f"Node {loss.index} (pod {loss.pod}) {loss.what}; cause: {loss.cause}", warning=True)
         for loss in count.losses
     ]
     if count.workers.count:
-        by = ", ".join(count.workers.by) or "unknown"
-        events.append(Event("WorkersFailed", f"Workers failed and restart in place; first at {by}", warning=True))
+        by = pods_at(job.status.nodes, count.workers.by)
+        events.append(Event("WorkersFailed", f"Workers failed and restart in place; first in {by}", warning=True))
     events += [
         Event("NodeRemoved", f"Pod {d.name} is removed: {d.why}")
         for d in deletions

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from torchrun_operator.api.v1alpha1 import TorchrunJob
 from torchrun_operator.core.observed import NodePod, Observed, Phase
 
 FATAL_WAITS = frozenset(
@@ -88,6 +89,12 @@ def rank_of(observed: Observed, node: NodePod) -> int | None:
     if rendezvous is None or not rendezvous.complete or node.address is None:
         return None
     return dict(rendezvous.members).get(node.address)
+
+
+def resized(job: TorchrunJob) -> bool:
+    """Tell whether a job that has trained is asked for another number of nodes than its status was written for."""
+    trained = any(node.rank is not None for node in job.status.nodes)
+    return trained and job.status.membership.desired_nodes not in (0, job.spec.wanted_nodes)
 
 
 _SHORT_LIFE = timedelta(seconds=5)

@@ -6,8 +6,8 @@ from datetime import datetime
 from torchrun_operator.api import v1alpha1 as api
 from torchrun_operator.api.conditions import Condition, ConditionType, Reason, is_true, set_condition
 from torchrun_operator.api.names import node_selector
-from torchrun_operator.core.accounting import Loss, WorkerFailures
-from torchrun_operator.core.membership import FATAL_WAITS, rank_of, training
+from torchrun_operator.core.accounting import Loss, WorkerFailures, pods_at
+from torchrun_operator.core.membership import FATAL_WAITS, rank_of, resized, training
 from torchrun_operator.core.observed import Cause, NodePod, Observed, Phase, RendezvousPod
 
 LOST = "Lost"
@@ -60,7 +60,7 @@ def report(job: api.TorchrunJob, observed: Observed, situation: Situation, now: 
     live = [node for node in observed.nodes if node.live and node.uid not in situation.deleted]
     return api.TorchrunJobStatus(
         observed_generation=job.metadata.generation,
-        state=_state(conditions, observed, membership),
+        state=_state(conditions, observed),
         conditions=conditions,
         replicas=len(live),
         ready_replicas=sum(1 for node in live if node.phase is Phase.RUNNING),
@@ -92,7 +92,7 @@ def _ended(conditions: tuple[Condition, ...]) -> bool:
     return is_true(conditions, ConditionType.COMPLETE) or is_true(conditions, ConditionType.FAILED)
 
 
-def _state(conditions: tuple[Condition, ...], observed: Observed, membership: api.Membership) -> api.JobState:
+def _state(conditions: tuple[Condition, ...], observed: Observed) -> api.JobState:
     for type_, state in (
         (ConditionType.FAILED, api.JobState.FAILED),
         (ConditionType.COMPLETE, api.JobState.COMPLETE),
@@ -105,7 +105,7 @@ def _state(conditions: tuple[Condition, ...], observed: Observed, membership: ap
     if not is_true(conditions, ConditionType.ACCEPTED):
         return api.JobState.INVALID
     scheduled = is_true(conditions, ConditionType.SCHEDULED) and bool(observed.nodes)
-    return api.JobState.STARTING if scheduled or membership.round else api.JobState.PENDING
+    return api.JobState.STARTING if scheduled else api.JobState.PENDING
 
 
 def _membership(job: api.TorchrunJob, observed: Observed, situation: Situation, now: datetime) -> api.Membership:
@@ -144,7 +144,7 @@ def _last_change(
     if situation.worker_failures.count:
         at = observed.rendezvous.last_unrequested_at if observed.rendezvous else None
         return api.MembershipChange(time=at or now, cause=Cause.CODE)
-    if old.round and old.desired_nodes not in (0, job.spec.wanted_nodes):
+    if resized(job):
         return api.MembershipChange(time=now, cause=Cause.RESIZE)
     change = old.last_change
     rendezvous = observed.rendezvous
@@ -291,7 +291,9 @@ def _resizing(job: api.TorchrunJob, observed: Observed, situation: Situation, me
     lost = [node.pod for node in job.status.nodes if node.phase in (LOST, Phase.TERMINATING, Phase.FAILED)]
     lost += [loss.pod for loss in situation.losses if loss.pod not in lost]
     have, wanted = membership.nodes, membership.desired_nodes
-    if have == wanted and not any(node.live and node.index >= wanted for node in observed.nodes):
+    leaving = any(node.live and node.index >= wanted for node in observed.nodes)
+    finishing = not lost and any(node.phase is Phase.SUCCEEDED for node in observed.nodes)
+    if (have == wanted and not leaving) or finishing:
         return _Verdict(ConditionType.RESIZING, False, Reason.SETTLED, "no change is under way")
     if lost:
         message = f"{have} of {wanted} nodes train; lost: {', '.join(sorted(lost)[:5])}"
@@ -319,6 +321,6 @@ def _failure(job: api.TorchrunJob, situation: Situation) -> str:
     if code:
         return f"pod {code[0].pod} {code[0].what}; {count}; see kubectl logs of that pod"
     if situation.worker_failures.count:
-        by = ", ".join(situation.worker_failures.by) or "unknown"
-        return f"workers failed, first on the node at {by}; {count}; see kubectl logs of that pod"
+        by = pods_at(job.status.nodes, situation.worker_failures.by)
+        return f"workers failed, first in {by}; {count}; see kubectl logs of that pod"
     return count
