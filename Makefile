@@ -13,6 +13,8 @@ ENV := .venv/.synced
 RUN := .venv/bin/python
 LOCAL := PYTHONPATH=e2e python3 -m localcluster
 PYTEST := $(RUN) -m pytest
+# They need Helm, so they run in the tier that has it.
+CHART_TESTS := operator/tests/unit/test_chart.py
 
 REGISTRY ?=
 TAG ?= dev
@@ -55,11 +57,12 @@ verify: $(ENV) ## Check that the generated files are up to date
 
 .PHONY: test-unit
 test-unit: $(ENV) ## Run the tests that need no cluster
-	$(PYTEST) operator/tests trainer/tests e2e/tests -m "not integration and not cluster"
+	$(PYTEST) operator/tests trainer/tests e2e/tests -m "not integration and not cluster" --ignore $(CHART_TESTS)
 
 .PHONY: test-integration
-test-integration: $(ENV) ## Run the tests against a real API server (after make cluster-up, which builds it)
-	programs=$$($(LOCAL) bin); KUBE_BINARY=$$programs/kube $(PYTEST) operator/tests -m integration
+test-integration: $(ENV) ## Run the tests with a real API server and Helm (make cluster-up builds both)
+	programs=$$($(LOCAL) bin); PATH=$$programs:$$PATH KUBE_BINARY=$$programs/kube $(PYTEST) \
+	    operator/tests/integration $(CHART_TESTS)
 
 .PHONY: test-cluster
 test-cluster: $(ENV) ## Run the tests with real torchrun in real pods; brings the local cluster up if need be

@@ -86,7 +86,7 @@ def _run(cluster: Background | None, durations: list[tuple[str, float]]) -> int:
                 return 1
             durations.append(("waiting for the cluster", time.monotonic() - began))
         if tier == "test-integration" and local_programs() is None:
-            _say("test-integration is left out: it needs a kube-apiserver that `make cluster-up` builds")
+            _say("test-integration is left out: it needs programs that `make cluster-up` builds")
             continue
         began = time.monotonic()
         _say(f"make {tier}")

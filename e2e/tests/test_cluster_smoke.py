@@ -149,7 +149,7 @@ def test_a_job_completes(cluster: Cluster, kubectl: Kubectl) -> None:
     ]
     assert sorted(node["rank"] for node in found["nodes"]) == [0, 1]
     assert {"step": 40, "totalSteps": 40, "worldSize": 2, "snapshotStep": 40}.items() <= found["progress"].items()
-    assert {"AllScheduled", "Training", "Finished"} <= {
+    assert {"Training", "Finished"} <= {
         event["reason"] for event in kubectl.list("events") if event["involvedObject"]["kind"] == "TorchrunJob"
     }
     assert metric(cluster, 'torchrun_operator_jobs{state="Complete"}') == completed + 1
