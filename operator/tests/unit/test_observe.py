@@ -175,7 +175,7 @@ def test_picture_of_a_whole_job() -> None:
         pod("odd", index="x"),
     ]
     state = Rendezvous("aa", 1, complete=False, closed=False)
-    found = observe(JOB, pods, state, token_digest="abc", refusal="quota")
+    found = observe(JOB, pods, state, token_digest="abc")
     running = NodePod(2, "digits-2", "uid-digits-2", Phase.RUNNING, machine="m1", scheduled=True, created_at=CREATED)
     assert found == Observed(
         nodes=(
@@ -187,7 +187,6 @@ def test_picture_of_a_whole_job() -> None:
         ),
         rendezvous=state,
         token_digest="abc",
-        refusal="quota",
         foreign=("bare", "digits-0"),
     )
 

@@ -32,7 +32,7 @@ CASES: dict[str, tuple[TorchrunJobStatus, TorchrunJobStatus, tuple[Event, ...]]]
     "a new job": (
         NEW,
         status(("Accepted", True, "ok"), ("Suspended", False, ""), ("Scheduled", False, ""), ("Resizing", False, "")),
-        (Event("AcceptedTrue", "ok"),),
+        (),
     ),
     "a new job that cannot run": (
         NEW,

@@ -1,0 +1,220 @@
+"""Adapter, manifests and reconciler on a real API server: what it takes, and that nothing is written twice."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from kubernetes.aio import client, config
+
+from builders import job_manifest
+from torchrun_operator.api.v1alpha1 import TorchrunJob, job_of
+from torchrun_operator.cluster.kubernetes import KubernetesCluster
+from torchrun_operator.cluster.port import ClusterError, ConflictError, NameTakenError, RefusedError
+from torchrun_operator.render.objects import objects
+from torchrun_operator.render.pods import node_pod, rendezvous_pod
+from torchrun_operator.runtime.metrics import Metrics
+from torchrun_operator.runtime.reconciler import Reconciler
+from world import FakeLinks
+
+pytestmark = pytest.mark.integration
+
+STATUSES = {
+    path.stem: yaml.safe_load(path.read_text())
+    for path in sorted((Path(__file__).parents[1] / "unit" / "golden" / "status").glob("*.yaml"))
+}
+JOBS = "/apis/torchrun.dev/v1alpha1/namespaces/default/torchrunjobs"
+NUMBERS = itertools.count(1)
+FILES = [{"path": "/workspace/train.py", "content": "print('train')\n"}]
+CLAIM = {"spec": {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}}
+
+
+def new_job(server: Any, **spec: Any) -> TorchrunJob:
+    """Store a job of a name of its own."""
+    manifest = job_manifest(f"job-{next(NUMBERS)}", **spec)
+    manifest["metadata"] = {"name": manifest["metadata"]["name"], "namespace": "default"}
+    status, answer = server.request("POST", JOBS, manifest)
+    assert status == 201, answer
+    return job_of(answer)
+
+
+@asynccontextmanager
+async def adapter(server: Any) -> AsyncIterator[KubernetesCluster]:
+    configuration = client.Configuration()
+    await config.load_kube_config(config_file=str(server.kubeconfig), client_configuration=configuration)
+    cluster = KubernetesCluster(client.ApiClient(configuration), lambda *_: None, lambda _key: None)
+    try:
+        yield cluster
+    finally:
+        await cluster.aclose()
+
+
+def version(server: Any, path: str) -> str:
+    status, answer = server.request("GET", path)
+    assert status == 200, answer
+    found: str = answer["metadata"]["resourceVersion"]
+    return found
+
+
+def path_of(manifest: Any) -> str:
+    plural = f"{manifest['kind'].lower()}s"
+    return f"/api/v1/namespaces/{manifest['metadata']['namespace']}/{plural}/{manifest['metadata']['name']}"
+
+
+async def test_jobs_are_found(torchrunjobs: Any) -> None:
+    job = new_job(torchrunjobs)
+    async with adapter(torchrunjobs) as cluster:
+        assert (
+            await cluster.get_job("default", job.metadata.name)
+            == torchrunjobs.request("GET", f"{JOBS}/{job.metadata.name}")[1]
+        )
+        assert await cluster.get_job("default", "nobody") is None
+        assert ("default", job.metadata.name) in await cluster.list_jobs()
+
+
+@pytest.mark.parametrize("status", STATUSES.values(), ids=STATUSES)
+async def test_a_status_is_read_as_it_was_written(torchrunjobs: Any, status: dict[str, Any]) -> None:
+    """Otherwise each pass would write it again, and wake the next."""
+    name = new_job(torchrunjobs).metadata.name
+    async with adapter(torchrunjobs) as cluster:
+        job = await cluster.get_job("default", name)
+        assert job is not None
+        await cluster.apply_status("default", name, job["metadata"]["resourceVersion"], status)
+        written = await cluster.get_job("default", name)
+        assert written is not None
+        assert written["status"] == status
+        await cluster.apply_status("default", name, written["metadata"]["resourceVersion"], status)
+        assert version(torchrunjobs, f"{JOBS}/{name}") == written["metadata"]["resourceVersion"]
+
+
+async def test_one_status_takes_the_place_of_another(torchrunjobs: Any) -> None:
+    """Fields, conditions and nodes that the new one does not have are gone: the operator alone writes them."""
+    name = new_job(torchrunjobs).metadata.name
+    async with adapter(torchrunjobs) as cluster:
+        for golden in ("trains-with-progress", "suspended", "failed", "new"):
+            status = STATUSES[golden]
+            job = await cluster.get_job("default", name)
+            assert job is not None
+            await cluster.apply_status("default", name, job["metadata"]["resourceVersion"], status)
+            written = await cluster.get_job("default", name)
+            assert written is not None
+            assert written["status"] == status
+
+
+async def test_a_status_of_a_job_that_has_changed_is_a_conflict(torchrunjobs: Any) -> None:
+    name = new_job(torchrunjobs).metadata.name
+    before = version(torchrunjobs, f"{JOBS}/{name}")
+    torchrunjobs.request("PATCH", f"{JOBS}/{name}", {"spec": {"replicas": 2}})
+    async with adapter(torchrunjobs) as cluster:
+        with pytest.raises(ConflictError):
+            await cluster.apply_status("default", name, before, {"state": "Running"})
+        with pytest.raises(ClusterError) as caught:
+            await cluster.apply_status("default", "nobody", "1", {"state": "Running"})
+        assert caught.value.status in (404, 409)
+
+
+async def test_objects_are_made_once_and_kept_as_they_should_be(torchrunjobs: Any) -> None:
+    job = new_job(torchrunjobs, files=FILES, snapshots={"volumeClaimTemplate": CLAIM})
+    manifests = objects(job, "print('host')\n")
+    assert [manifest["kind"] for manifest in manifests] == [
+        "Service",
+        "Service",
+        "ConfigMap",
+        "ConfigMap",
+        "PersistentVolumeClaim",
+    ]
+    async with adapter(torchrunjobs) as cluster:
+        versions = []
+        for _ in range(3):
+            for manifest in manifests:
+                await cluster.apply(manifest)
+            versions.append([version(torchrunjobs, path_of(manifest)) for manifest in manifests])
+        assert versions[1] == versions[2]
+        program = manifests[2]
+        torchrunjobs.request("PATCH", path_of(program), {"data": {"host.py": "changed", "more": "x"}})
+        await cluster.apply(program)
+        found = torchrunjobs.request("GET", path_of(program))[1]
+        assert found["data"]["host.py"] == "print('host')\n"
+
+
+async def test_an_object_of_somebody_else_is_not_touched(torchrunjobs: Any) -> None:
+    job = new_job(torchrunjobs)
+    theirs = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": job.metadata.name, "namespace": "default"},
+        "spec": {"ports": [{"port": 80}]},
+    }
+    torchrunjobs.request("POST", "/api/v1/namespaces/default/services", theirs)
+    before = version(torchrunjobs, path_of(theirs))
+    async with adapter(torchrunjobs) as cluster:
+        with pytest.raises(NameTakenError):
+            await cluster.apply(objects(job, "")[0])
+    assert version(torchrunjobs, path_of(theirs)) == before
+
+
+async def test_pods_are_made_once_and_deleted_by_uid(torchrunjobs: Any) -> None:
+    job = new_job(torchrunjobs, files=FILES, nccl={"env": {"NCCL_DEBUG": "INFO"}, "configMapRef": {"name": "pool"}})
+    async with adapter(torchrunjobs) as cluster:
+        for manifest in (node_pod(job, 0), rendezvous_pod(job, "d1" * 32)):
+            await cluster.create_pod(manifest)
+            before = version(torchrunjobs, path_of(manifest))
+            await cluster.create_pod(manifest)
+            assert version(torchrunjobs, path_of(manifest)) == before
+            name = manifest["metadata"]["name"]
+            await cluster.delete_pod("default", name, "another", 0)
+            found = torchrunjobs.request("GET", path_of(manifest))[1]
+            await cluster.delete_pod("default", name, found["metadata"]["uid"], None)
+            await cluster.delete_pod("default", name, found["metadata"]["uid"], 0)
+            assert torchrunjobs.request("GET", path_of(manifest))[0] == 404
+
+
+async def test_what_is_wrong_with_a_pod_is_told(torchrunjobs: Any) -> None:
+    manifest = node_pod(new_job(torchrunjobs), 0)
+    manifest["spec"]["containers"][0]["image"] = ""
+    async with adapter(torchrunjobs) as cluster:
+        with pytest.raises(RefusedError) as caught:
+            await cluster.create_pod(manifest)
+        assert "spec.containers[0].image" in caught.value.message
+        manifest["spec"]["priorityClassName"] = "nobody-has-it"
+        with pytest.raises(RefusedError) as caught:
+            await cluster.create_pod(manifest)
+        assert "no PriorityClass with name nobody-has-it" in caught.value.message
+
+
+async def pods_shown(cluster: KubernetesCluster, name: str, count: int) -> None:
+    """Wait until the mirror shows that many pods of the job."""
+    async with asyncio.timeout(10):
+        while len(await cluster.list_pods("default", name)) != count:  # noqa: ASYNC110 - the mirror tells nobody
+            await asyncio.sleep(0.01)
+
+
+async def test_a_job_is_reconciled(torchrunjobs: Any) -> None:
+    """Pods, objects, status and events are made; the next pass finds nothing to do, whoever makes it."""
+    name = new_job(torchrunjobs, files=FILES).metadata.name
+    key = ("default", name)
+    async with adapter(torchrunjobs) as cluster:
+        following = asyncio.create_task(cluster.follow_pods())
+        for _ in range(2):  # the second time by an operator that remembers nothing
+            links = FakeLinks({})
+            reconciler = Reconciler(cluster, links, Metrics("test"), lambda: datetime.now(UTC), "print('host')\n")
+            await reconciler.reconcile(key)
+            await pods_shown(cluster, name, 4)
+            await reconciler.reconcile(key)
+            written = version(torchrunjobs, f"{JOBS}/{name}")
+            await reconciler.reconcile(key)
+            assert version(torchrunjobs, f"{JOBS}/{name}") == written
+        torchrunjobs.request("PATCH", f"{JOBS}/{name}", {"spec": {"suspend": True}})
+        await reconciler.reconcile(key)
+        await pods_shown(cluster, name, 0)
+        events = torchrunjobs.request(
+            "GET", "/api/v1/namespaces/default/events", fieldSelector=f"involvedObject.name={name}"
+        )[1]["items"]
+        assert [event["reason"] for event in events] == ["Suspending"]
+        following.cancel()
+        await asyncio.wait([following])
