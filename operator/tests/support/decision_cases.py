@@ -1,0 +1,79 @@
+"""Cases of the one decision, and how one is checked."""
+
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from builders import (
+    NOW,
+    THREE,
+    failed,
+    make_node,
+    make_rendezvous,
+    stored,
+)
+from torchrun_operator.api.conditions import ConditionStatus
+from torchrun_operator.api.v1alpha1 import Restarts, TorchrunJob, TorchrunJobStatus
+from torchrun_operator.core.decide import decide
+from torchrun_operator.core.decision import Decision, Event
+from torchrun_operator.core.membership import Target
+from torchrun_operator.core.observed import Observed, Phase
+
+ALL = make_rendezvous(*THREE)
+DONE = tuple(make_node(index, Phase.SUCCEEDED) for index in range(3))
+NOTHING = TorchrunJobStatus()
+CODE = tuple(failed(index, 1, message="ValueError") for index in range(3))
+STARTING = tuple(make_node(index, Phase.STARTING) for index in range(3))
+
+
+def target(*leavers: str, size: int = 3, **changes: Any) -> Target:
+    return Target(
+        **{"generation": 1, "size": size, "minimum": 2, "last_call_seconds": 15.0, "leavers": leavers, **changes}
+    )
+
+
+def decision(**parts: Any) -> Decision:
+    """Return a decision without its status; that of a job that goes on, where nothing else is said."""
+    return Decision(**{"status": NOTHING, "apply_objects": True, "target": target(), **parts})
+
+
+@dataclass(frozen=True)
+class Case:
+    """A job, what is seen of it, and what is to be decided."""
+
+    job: TorchrunJob
+    observed: Observed
+    expected: Decision
+    state: str
+    true: tuple[str, ...]
+    """Reasons of the conditions that hold."""
+    restarts: Restarts = field(default_factory=Restarts)
+    now: datetime = NOW
+
+
+def lost(index: int, what: str, cause: str) -> Event:
+    return Event("NodeLost", f"Node {index} (pod digits-{index}) {what}; cause: {cause}", warning=True)
+
+
+def restarted(job: TorchrunJob, code: int) -> TorchrunJob:
+    """Return the job with so many code restarts behind it."""
+    status = job.status.model_copy(update={"restarts": Restarts(code=code)})
+    return job.model_copy(update={"status": status})
+
+
+def check_case(case: Case) -> None:
+    """Compare the whole decision, and of its status the state, the counts and the conditions."""
+    found = decide(case.job, case.observed, case.now)
+    assert replace(found, status=NOTHING) == case.expected
+    holds = tuple(c.reason for c in found.status.conditions if c.status is ConditionStatus.TRUE)
+    assert (found.status.state, holds, found.status.restarts) == (case.state, case.true, case.restarts)
+
+
+def check_again(case: Case) -> None:
+    """Decide again on the status that was written: nothing is counted or told twice, and the status settles."""
+    first = decide(case.job, case.observed, case.now)
+    again = decide(stored(case.job, first), case.observed, case.now)
+    assert (again.losses, [event for event in again.events if event.warning]) == ({}, [])
+    assert again.status.restarts == first.status.restarts
+    third = decide(stored(case.job, again), case.observed, case.now + timedelta(seconds=1))
+    assert third.status == again.status
