@@ -31,9 +31,14 @@ class Api:
         finally:
             await api.close()
 
-    async def call(self, verb: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Make one request and return the answer. Raises RuntimeError."""
-        headers = {"Accept": "application/json", "Content-Type": "application/json"}
+    async def call(
+        self, verb: str, path: str, body: dict[str, Any] | None = None, *, metadata_only: bool = False
+    ) -> dict[str, Any]:
+        """Make one request and return the answer; of a list perhaps only the metadata. Raises RuntimeError."""
+        accept = "application/json"
+        if metadata_only:
+            accept += ";as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+        headers = {"Accept": accept, "Content-Type": "application/json"}
         await self._api.update_params_for_auth(headers, [], ["BearerToken"], path, verb, body)
         url = f"{self._api.configuration.host}/{path}"
         response = await self._api.call_api(verb, url, headers, body, _request_timeout=60)

@@ -31,7 +31,7 @@ def reasons(world: World) -> list[str]:
 
 async def test_a_job_starts() -> None:
     world = World()
-    assert await world.reconcile() == Outcome(look_again_seconds=1.0, rest_seconds=1.0)
+    assert await world.reconcile() == Outcome(look_again_seconds=2.0, rest_seconds=2.0)
     assert world.cluster.log == [
         "get digits",
         "list pods",

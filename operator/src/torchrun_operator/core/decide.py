@@ -16,10 +16,11 @@ new ----> |  Pending  | <--------> | Suspended |
                                         +----------+                                    +--------+
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from torchrun_operator.api.conditions import ConditionType, is_true
+from torchrun_operator.api.names import node_name, rendezvous_name
 from torchrun_operator.api.v1alpha1 import RendezvousStatus, Restarts, TorchrunJob
 from torchrun_operator.core.accounting import (
     Loss,
@@ -29,7 +30,7 @@ from torchrun_operator.core.accounting import (
     new_worker_failures,
     pods_at,
 )
-from torchrun_operator.core.completion import completion
+from torchrun_operator.core.completion import Completion, completion
 from torchrun_operator.core.decision import Decision, Deletion, Event
 from torchrun_operator.core.membership import Target, leavers, patience_ends, replace_at, resized, size
 from torchrun_operator.core.observed import Cause, NodePod, Observed, Phase, RendezvousPod
@@ -98,23 +99,11 @@ def _active(job: TorchrunJob, observed: Observed, now: datetime) -> Decision:
     end = completion(job, observed)
     exhausted = count.restarts.code > job.spec.max_restarts and not end.complete
     running = not (end.complete or exhausted)
-    replacement = _Replacement()
-    create: tuple[int, ...] = ()
-    deletions: list[Deletion] = []
-    later: list[datetime] = [count.workers.undecided_until] if count.workers.undecided_until else []
-    if running and end.broken:
-        why = "a node was lost after others had finished: all start again from the last snapshot"
-        # The rendezvous first: it is what tells an operator that begins here that all have to start again.
-        deletions = _rendezvous_deletion(observed, why)
-        deletions += [Deletion(n.name, n.uid, why, None if n.live else 0) for n in _present(observed)]
-    elif running and not end.finishing:
-        replacement = _replace(job, observed, count, now)
-        create, deletions = replacement.create, list(replacement.deletions)
-        later += replacement.later
-    if end.rendezvous_spent or _terminating(observed.rendezvous_pod):
-        create = ()  # new agents would join the old rendezvous and end with it
-    if not end.broken:
+    pods = _pods(job, observed, count, end, now) if running else _Pods()
+    deletions = list(pods.deletions)
+    if not (running and end.broken):
         deletions += _stale_rendezvous(observed, spent=end.rendezvous_spent)
+    later = [*pods.later, *([count.workers.undecided_until] if count.workers.undecided_until else [])]
     situation = Situation(
         losses=count.losses,
         worker_failures=count.workers,
@@ -124,19 +113,58 @@ def _active(job: TorchrunJob, observed: Observed, now: datetime) -> Decision:
         exhausted=exhausted,
         deleted=frozenset(deletion.uid for deletion in deletions),
     )
+    freeze = end.finishing and not exhausted
     return Decision(
         status=report(job, observed, situation, now),
         apply_objects=running,
-        create_rendezvous=running and observed.rendezvous_pod is None,
-        create_nodes=create,
+        create_rendezvous=running and _rendezvous_missing(job, observed),
+        create_nodes=pods.create,
         deletions=tuple(deletions),
-        target=_target(job, observed, now, replacement.held, close=exhausted)
-        if exhausted or not end.finishing
-        else None,
+        target=None if freeze else _target(job, observed, now, pods.held, close=exhausted),
         events=tuple(_events(job, count, deletions)),
         look_again_seconds=_seconds_until(later, now),
         losses=count.fresh,
     )
+
+
+@dataclass(frozen=True)
+class _Pods:
+    """What to do about the job's pods."""
+
+    create: tuple[int, ...] = ()
+    deletions: tuple[Deletion, ...] = ()
+    held: frozenset[int] = frozenset()
+    """Failed nodes that may not be replaced yet."""
+    later: tuple[datetime, ...] = ()
+    """When to look again."""
+
+
+def _pods(job: TorchrunJob, observed: Observed, count: _Count, end: Completion, now: datetime) -> _Pods:
+    if _kept_out(job, observed):
+        why = "a name that the job needs belongs to somebody else"
+        present = [Deletion(n.name, n.uid, why, None if n.live else 0) for n in _present(observed)]
+        return _Pods(deletions=(*present, *_rendezvous_deletion(observed, why)))
+    if end.broken:
+        why = "a node was lost after others had finished: all start again from the last snapshot"
+        present = [Deletion(n.name, n.uid, why, None if n.live else 0) for n in _present(observed)]
+        # The rendezvous first: it is what tells an operator that begins here that all have to start again.
+        return _Pods(deletions=(*_rendezvous_deletion(observed, why), *present))
+    if end.finishing:
+        return _Pods()
+    pods = _replace(job, observed, count, now)
+    if end.rendezvous_spent or _terminating(observed.rendezvous_pod):
+        return replace(pods, create=())  # new agents would join the old rendezvous and end with it
+    return pods
+
+
+def _rendezvous_missing(job: TorchrunJob, observed: Observed) -> bool:
+    taken = rendezvous_name(job.metadata.name) in observed.foreign or _kept_out(job, observed)
+    return observed.rendezvous_pod is None and not taken
+
+
+def _kept_out(job: TorchrunJob, observed: Observed) -> bool:
+    """Whether a job that never trained finds one of its names taken: it runs nothing until that is free."""
+    return observed.name_taken and all(node.rank is None for node in job.status.nodes)
 
 
 def _count(job: TorchrunJob, observed: Observed, now: datetime) -> _Count:
@@ -164,19 +192,7 @@ def _count(job: TorchrunJob, observed: Observed, now: datetime) -> _Count:
     return _Count(losses, workers, restarts, bookkeeping, fresh)
 
 
-@dataclass(frozen=True)
-class _Replacement:
-    """What to do about nodes that are missing, surplus or dead."""
-
-    create: tuple[int, ...] = ()
-    deletions: tuple[Deletion, ...] = ()
-    held: frozenset[int] = frozenset()
-    """Failed nodes that may not be replaced yet."""
-    later: tuple[datetime, ...] = ()
-    """When to look again."""
-
-
-def _replace(job: TorchrunJob, observed: Observed, count: _Count, now: datetime) -> _Replacement:
+def _replace(job: TorchrunJob, observed: Observed, count: _Count, now: datetime) -> _Pods:
     wanted = job.spec.wanted_nodes
     lost = {loss.index: loss for loss in count.losses}
     deletions: list[Deletion] = []
@@ -192,9 +208,11 @@ def _replace(job: TorchrunJob, observed: Observed, count: _Count, now: datetime)
                 held[node.index] = at
             else:
                 deletions.append(Deletion(node.name, node.uid, describe(node.exit), 0))
-    present = {node.index for node in observed.nodes}
-    return _Replacement(
-        create=tuple(index for index in range(wanted) if index not in present),
+    there = {node.index for node in observed.nodes}
+    name = job.metadata.name
+    return _Pods(
+        # A pod that an earlier job of this name has left is waited for.
+        create=tuple(i for i in range(wanted) if i not in there and node_name(name, i) not in observed.foreign),
         deletions=tuple(deletions),
         held=frozenset(held),
         later=(*held.values(), *patience_ends(observed, wanted, now)),

@@ -23,7 +23,6 @@ def observe(
     rendezvous: Rendezvous | None,
     *,
     token_digest: str = "",
-    refusal: str = "",
 ) -> Observed:
     """Sort the pods that carry the job's label into its own nodes, its rendezvous pod, and strangers."""
     nodes: list[NodePod] = []
@@ -42,7 +41,6 @@ def observe(
         rendezvous_pod=rendezvous_pod,
         rendezvous=rendezvous,
         token_digest=token_digest,
-        refusal=refusal,
         foreign=tuple(sorted(foreign)),
     )
 

@@ -126,5 +126,7 @@ class Observed:
     """What the rendezvous pod's should be."""
     refusal: str = ""
     """What the API server said when it last refused one of this job's objects; empty: it refuses none."""
+    name_taken: bool = False
+    """That was because an object of that name belongs to somebody else."""
     foreign: tuple[str, ...] = ()
     """Names of pods in the job's place that belong to somebody else."""

@@ -234,7 +234,8 @@ def _accepted(observed: Observed) -> _Verdict:
         message = f"pods of another owner carry this job's label: {names}; delete them, or give the job another name"
         return _Verdict(ConditionType.ACCEPTED, False, Reason.NAME_TAKEN, message)
     if observed.refusal:
-        return _Verdict(ConditionType.ACCEPTED, False, Reason.REFUSED_BY_CLUSTER, observed.refusal)
+        reason = Reason.NAME_TAKEN if observed.name_taken else Reason.REFUSED_BY_CLUSTER
+        return _Verdict(ConditionType.ACCEPTED, False, reason, observed.refusal)
     return _Verdict(ConditionType.ACCEPTED, True, Reason.VALID, "the job can be run as it is written")
 
 

@@ -9,6 +9,9 @@ _BAD_WHEN_FALSE = frozenset({ConditionType.ACCEPTED})
 _SILENT_WHEN_FALSE = frozenset({ConditionType.SUSPENDED, ConditionType.RUNNING, ConditionType.SCHEDULED})
 """Their False is where a job begins and what other events already tell of."""
 
+_SILENT_AT_FIRST = frozenset({ConditionType.ACCEPTED, ConditionType.SCHEDULED})
+"""What is as it should be from the beginning."""
+
 
 def transitions(old: TorchrunJobStatus, new: TorchrunJobStatus) -> tuple[Event, ...]:
     """Return an event for each condition whose status turned, or that got worse in another way."""
@@ -24,7 +27,7 @@ def _worth_telling(before: Condition | None, after: Condition) -> bool:
     if before is not None and before.status is after.status:
         return _bad(after) and (before.reason, before.message) != (after.reason, after.message)
     if after.status is ConditionStatus.TRUE:
-        return True
+        return before is not None or after.type not in _SILENT_AT_FIRST
     return _bad(after) or (before is not None and after.type not in _SILENT_WHEN_FALSE)
 
 

@@ -89,9 +89,11 @@ class WorkQueue(Generic[K]):
         self._closed = True
         self._wake.set()
 
-    def done(self, key: K, after: float | None = None) -> None:
-        """End a turn well; with `after`, ask for the next one in that many seconds."""
-        self._keys[key].failures = 0
+    def done(self, key: K, after: float | None = None, rest: float = 0.0) -> None:
+        """End a turn well; with `after`, ask for the next one in that many seconds; none begins within `rest`."""
+        state = self._keys[key]
+        state.failures = 0
+        state.not_before = max(state.not_before, self.clock() + rest)
         self._end(key, after)
 
     def failed(self, key: K) -> float:

@@ -7,8 +7,8 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Any
 
 from pydantic import ValidationError
@@ -33,7 +33,8 @@ from torchrun_operator.runtime.metrics import Metrics
 logger = logging.getLogger(__name__)
 
 _REFUSED_RETRY_SECONDS = 15.0
-_CONCURRENT_WRITES = 32
+_CONCURRENT_WRITES = 48
+_FIRST_STATUS_SECONDS = 2.0
 _DETAIL_SECONDS = 2.0
 _UNSTARTED = frozenset({Phase.PENDING, Phase.STARTING})
 _LIVE = _UNSTARTED | {Phase.RUNNING}
@@ -47,6 +48,8 @@ class Outcome:
 
     gone: bool = False
     look_again_seconds: float | None = None
+    rest_seconds: float = 0.0
+    """Nothing that happens sooner is worth another pass."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,13 @@ class _Refusal:
     message: str
     generation: int
     at: datetime
+    name_taken: bool
+    times: int
+
+    @property
+    def retry_at(self) -> datetime:
+        """What is refused may soon pass (objects of a job of that name that is being deleted) or last (a quota)."""
+        return self.at + timedelta(seconds=min(_REFUSED_RETRY_SECONDS, 2.0 ** (self.times - 1)))
 
 
 @dataclass
@@ -110,6 +120,12 @@ class Reconciler:
             return await self._refuse(key, raw, Reason.INVALID_SPEC, "; ".join(map(str, found)))
         observed = await self._observe(key, job, memory)
         decision = decide(job, observed, self._clock())
+        if "status" not in raw and decision.create_nodes and memory.refusal is None:
+            # A new job has nothing to lose, so its pods come first; the next pass writes down what became of them.
+            retry = await self._act(key, job, decision, memory)
+            return Outcome(
+                look_again_seconds=_soonest(_FIRST_STATUS_SECONDS, retry), rest_seconds=_FIRST_STATUS_SECONDS
+            )
         delay = await self._write_status(key, raw, job.status, decision, memory)
         if decision.target is not None:
             self._links.tell(key, decision.target)
@@ -147,8 +163,10 @@ class Reconciler:
         state = self._links.state(key)
         pods = await self._cluster.list_pods(*key)
         digest = self._links.token_digest(job.metadata.uid)
-        refusal = memory.refusal.message if memory.refusal is not None else ""
-        observed = observe(job.metadata.uid, pods, state, token_digest=digest, refusal=refusal)
+        observed = observe(job.metadata.uid, pods, state, token_digest=digest)
+        if memory.refusal is not None:
+            refusal = memory.refusal
+            observed = replace(observed, refusal=refusal.message, name_taken=refusal.name_taken)
         host = observed.rendezvous_pod
         up = host is not None and host.phase is Phase.RUNNING and host.token_digest == digest
         self._links.ensure(key, job.metadata.uid, host.address if host is not None and up else None)
@@ -179,8 +197,7 @@ class Reconciler:
     async def _act(self, key: Key, job: api.TorchrunJob, decision: Decision, memory: _Memory) -> float | None:
         """Carry the decision out; return in how many seconds to try again what was refused.
 
-        What belongs to the pods exists before them; the pods are made and deleted side by side, and each may fail
-        without holding up the others.
+        Each thing may fail without holding up the others.
         """
         deletions = [
             self._cluster.delete_pod(key[0], deletion.name, deletion.uid, deletion.grace_seconds)
@@ -195,15 +212,15 @@ class Reconciler:
             return held
         refused = None
         try:
-            if decision.apply_objects:
-                await self._apply_objects(job, memory)
-            await self._create(job, decision)
+            await self._create(job, decision, memory)
         except (RefusedError, NameTakenError) as error:
-            refused = _Refusal(error.message, job.metadata.generation, self._clock())
+            times = memory.refusal.times + 1 if memory.refusal is not None else 1
+            name_taken = isinstance(error, NameTakenError)
+            refused = _Refusal(error.message, job.metadata.generation, self._clock(), name_taken, times)
             logger.warning("the cluster refuses what the job needs: %s", error.message)
         changed = (refused is None) != (memory.refusal is None)
         memory.refusal = refused
-        return 0.0 if changed else _REFUSED_RETRY_SECONDS if refused else None
+        return 0.0 if changed else self._held(job, memory)
 
     def _held(self, job: api.TorchrunJob, memory: _Memory) -> float | None:
         """Return for how long not to ask again: what was refused is tried anew after a while (a quota may have been
@@ -212,29 +229,43 @@ class Reconciler:
         refusal = memory.refusal
         if refusal is None or refusal.generation != job.metadata.generation:
             return None
-        left = _REFUSED_RETRY_SECONDS - (self._clock() - refusal.at).total_seconds()
+        left = (refusal.retry_at - self._clock()).total_seconds()
         return left if left > 0 else None
 
-    async def _apply_objects(self, job: api.TorchrunJob, memory: _Memory) -> None:
-        """Apply the owned objects when they should differ from what was applied last, and now and then regardless."""
-        manifests = objects(job, self._host_source)
-        digest = hashlib.sha256(json.dumps(manifests, sort_keys=True).encode()).hexdigest()
-        now, last = self._clock(), memory.applied_at
-        fresh = last is not None and (now - last).total_seconds() < self._resync_seconds
-        if digest == memory.applied and fresh:
-            return
-        await self._together([self._cluster.apply(manifest) for manifest in manifests])
-        memory.applied, memory.applied_at = digest, now
-
-    async def _create(self, job: api.TorchrunJob, decision: Decision) -> None:
+    async def _create(self, job: api.TorchrunJob, decision: Decision, memory: _Memory) -> None:
+        """Make what is missing side by side: first what pods mount, then pods, last the services, which are slow to
+        make (an address is allocated) and needed last. A service whose name is taken ends the pods again.
+        """
+        manifests = self._outdated(job, memory) if decision.apply_objects else []
         pods = [node_pod(job, index) for index in decision.create_nodes]
         if decision.create_rendezvous:
-            # First: every node waits for it.
             pods.insert(0, rendezvous_pod(job, self._links.token_digest(job.metadata.uid)))
-        await self._together([self._cluster.create_pod(pod) for pod in pods])
-        if decision.create_rendezvous:
-            self._metrics.pods_created("rendezvous")
+        services = [manifest for manifest in manifests if manifest["kind"] == "Service"]
+        await self._together(
+            [
+                *[self._cluster.apply(manifest) for manifest in manifests if manifest not in services],
+                *[self._create_pod(pod) for pod in pods],
+                *[self._cluster.apply(service) for service in services],
+            ]
+        )
+        if manifests:
+            memory.applied, memory.applied_at = _digest(manifests), self._clock()
+        self._metrics.pods_created("rendezvous", int(decision.create_rendezvous))
         self._metrics.pods_created("node", len(decision.create_nodes))
+
+    async def _create_pod(self, pod: Manifest) -> None:
+        try:
+            await self._cluster.create_pod(pod)
+        except NameTakenError as error:
+            # Of one node: no reason to end the others, as it would be for a service's name.
+            raise RefusedError(error.status, error.reason, error.message) from error
+
+    def _outdated(self, job: api.TorchrunJob, memory: _Memory) -> list[dict[str, Any]]:
+        """Return the owned objects if they differ from what was applied last, and now and then regardless."""
+        manifests = objects(job, self._host_source)
+        last = memory.applied_at
+        fresh = last is not None and (self._clock() - last).total_seconds() < self._resync_seconds
+        return [] if fresh and _digest(manifests) == memory.applied else manifests
 
     async def _together(self, requests: Sequence[Coroutine[Any, Any, None]]) -> None:
         """Await all; then raise what went wrong: a passing error before a refusal, because it is tried again."""
@@ -284,6 +315,10 @@ def _event_manifest(raw: Manifest, event: Event, now: datetime) -> dict[str, Any
         "lastTimestamp": rfc3339(now),
         "count": 1,
     }
+
+
+def _digest(manifests: Sequence[Manifest]) -> str:
+    return hashlib.sha256(json.dumps(manifests, sort_keys=True).encode()).hexdigest()
 
 
 def _only_progress(new: Mapping[str, Any], before: Mapping[str, Any]) -> bool:

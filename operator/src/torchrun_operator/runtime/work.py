@@ -62,7 +62,7 @@ async def _turn(queue: WorkQueue[Key], key: Key, reconciler: Reconciles, metrics
         else:
             resync = settings.resync_seconds * random.uniform(0.8, 1.2)  # noqa: S311 - spreads load, guards nothing
             again = outcome.look_again_seconds
-            queue.done(key, after=resync if again is None else min(resync, again))
+            queue.done(key, after=resync if again is None else min(resync, again), rest=outcome.rest_seconds)
     finally:
         metrics.reconciled(result, time.monotonic() - started)
 
