@@ -116,7 +116,5 @@ def _program(name: str) -> str:
         return found
     programs = local_programs()
     if programs is None:
-        raise UnusableError(
-            f"{name} is not on PATH: install it, or run `make cluster-up` once, which builds it"
-        )
+        raise UnusableError(f"{name} is not on PATH: install it, or run `make cluster-up` once, which builds it")
     return str(programs / name)
