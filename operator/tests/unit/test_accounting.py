@@ -111,7 +111,8 @@ STORE: dict[str, tuple[NodePod, RendezvousStatus, Rendezvous | None, Cause]] = {
     "no host answers": (failed(1), HOST, None, Cause.INFRASTRUCTURE),
     "another host answers": (failed(1), HOST, NEW_HOST, Cause.INFRASTRUCTURE),
     "no host answers, but the code is not the agent's": (failed(1, 2), HOST, None, Cause.CODE),
-    "there has been no host yet": (failed(1), RendezvousStatus(), None, Cause.CODE),
+    "there has been no host yet": (failed(1), RendezvousStatus(), None, Cause.INFRASTRUCTURE),
+    "there has been no host yet, but the code is not the agent's": (failed(1, 2), RendezvousStatus(), None, Cause.CODE),
     "ended soon after a new host was seen": (old(failed(1), 29), HOST, make_rendezvous(), Cause.INFRASTRUCTURE),
     "ended long after": (old(failed(1), 31), HOST, make_rendezvous(), Cause.CODE),
     "made after the new host": (

@@ -196,12 +196,19 @@ CHANGES = {
         "Resizing",
         ("Valid", "AllScheduled", "ReplicasChanged"),
     ),
+    "a restarted operator has not heard of the host yet": Case(
+        training_job(),
+        seen(*THREE),
+        decision(),
+        "Running",
+        ("Valid", "AllScheduled", "Training"),
+    ),
     "the operator's key has changed": Case(
         training_job(),
         seen(*THREE, token_digest="other"),
         decision(deletions=(Deletion("digits-rdzv", "pod-rdzv", "the operator's key has changed"),)),
-        "Resizing",
-        ("Valid", "AllScheduled", "ReplicasChanged"),
+        "Running",
+        ("Valid", "AllScheduled", "Training"),
     ),
     "workers fail": Case(
         training_job(),

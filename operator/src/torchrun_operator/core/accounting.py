@@ -104,10 +104,10 @@ def _cause_of_failure(
 
 
 def _store_lost(pod: NodePod, ended: Exit, rendezvous: Rendezvous | None, recorded: RendezvousStatus) -> bool:
-    """Whether the agent ended because the store did: when it goes, every agent exits with code 1."""
-    if ended.code != 1 or not recorded.instance:
+    """Whether the agent ended because the store did, or because it never came up: agents then exit with code 1."""
+    if ended.code != 1:
         return False
-    if rendezvous is None or rendezvous.instance != recorded.instance:
+    if rendezvous is None or (recorded.instance and rendezvous.instance != recorded.instance):
         return True
     since, created = recorded.since, pod.created_at
     if since is None or created is None or created >= since:

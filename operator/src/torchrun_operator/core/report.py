@@ -111,18 +111,27 @@ def _state(conditions: tuple[Condition, ...], observed: Observed) -> api.JobStat
 def _membership(job: api.TorchrunJob, observed: Observed, situation: Situation, now: datetime) -> api.Membership:
     old = job.status.membership or api.Membership()
     wanted = 0 if situation.suspended else job.spec.wanted_nodes
-    active = training(observed, wanted)
     rendezvous = observed.rendezvous
+    if rendezvous is None and _only_unheard(observed):
+        active = min(old.nodes, sum(1 for node in observed.nodes if node.phase is Phase.RUNNING))
+    else:
+        active = len(training(observed, wanted))
     progress = rendezvous.progress if rendezvous is not None else None
     return api.Membership(
         round=rendezvous.round if rendezvous is not None else old.round,
-        nodes=len(active),
-        world_size=_world_size(job, len(active), progress.world_size if progress else None),
+        nodes=active,
+        world_size=_world_size(job, active, progress.world_size if progress else None),
         desired_nodes=wanted,
-        summary=f"{len(active)}/{job.spec.min_nodes}:{job.spec.max_nodes}",
+        summary=f"{active}/{job.spec.min_nodes}:{job.spec.max_nodes}",
         instance=rendezvous.instance if rendezvous is not None else old.instance,
         last_change=_last_change(job, observed, situation, old, now),
     )
+
+
+def _only_unheard(observed: Observed) -> bool:
+    """Whether the rendezvous host is well and merely has not told this operator anything yet, as after its restart."""
+    host = observed.rendezvous_pod
+    return host is not None and host.ready and host.phase is Phase.RUNNING
 
 
 def _world_size(job: api.TorchrunJob, nodes: int, reported: int | None) -> int:
