@@ -86,6 +86,10 @@ bench: bench-scale ## Run all benchmarks
 bench-scale: $(ENV) ## Measure the start of 50 jobs of 8 nodes against plain POSTs of the same pods
 	PYTHONPATH=e2e $(RUN) -m support.withcluster $(CURDIR)/$(RUN) -m bench.scale
 
+.PHONY: chaos
+chaos: $(ENV) ## Kill the operator 20 times while 10 jobs start, then check that each has exactly what it should
+	PYTHONPATH=e2e $(RUN) -m support.withcluster $(CURDIR)/$(RUN) -m chaos.operator_restarts
+
 .PHONY: image
 image: ## Build both images: REGISTRY=…, TAG=…, ENGINE=docker|podman|buildah, PUSH=1 to push them
 	@[[ -n "$(ENGINE)" ]] || { echo "no docker, podman or buildah on PATH: install one" >&2; exit 1; }
