@@ -45,6 +45,7 @@ STALE_SECONDS = 15.0  # without a good tick for so long, /healthz says so
 FATAL_SECONDS = 60.0  # after so many the process ends: a store in its place can only be better
 SILENT_SECONDS = 20.0  # agents send a heartbeat every 5 s; one that vanishes after such a silence has died
 DISTURBED_SECONDS = 5.0  # a member that leaves so soon after a stranger waited has seen the stranger
+SIGHT_SECONDS = 1.5  # agents look for a round every second, so by then each has seen a complete one
 ASIDE_SECONDS = 3.0  # nodes that were set aside try again every second
 STORE_TIMEOUT = timedelta(seconds=10)
 MAX_NODES = 1_048_576
@@ -263,15 +264,20 @@ def _evict(view: View, target: Target, now: float, memory: Memory, events: list[
     for node in sorted(known - leavers, key=lambda n: (view.heartbeats.get(n, -math.inf), n)):
         newest[node.address] = node
     stale = known - leavers - set(newest.values())
-    gone = leavers | stale
+    held = _held(view, leavers | stale, now, memory)
+    gone = (leavers | stale) - held
     running, aside = memory.running, memory.aside
+    early: frozenset[Node] = frozenset()
     if running:
         requested = running.requested or not leavers.isdisjoint(running.still)
         running = _left(replace(running, requested=requested), stale & running.still, now)
         running = replace(running, still=running.still - gone)
-        if view.complete and not gone.isdisjoint(view.waiting):  # members may have seen them waiting
+        if not running.kicked:  # who comes after a member that is held would make the others leave before all are in
+            early = view.waiting & {newest[n.address] for n in held & stale}
+        hidden = view.waiting & (gone | early)
+        if view.complete and hidden:  # members may have seen them waiting
             running = replace(running, disturbed_at=now)
-            aside = {**aside, **{n.address: now for n in gone & view.waiting}}
+            aside = {**aside, **{n.address: now for n in hidden}}
     fresh = gone - memory.evicted
     for reason, nodes in (("not wanted", leavers & fresh), ("replaced", stale & fresh)):
         if nodes:
@@ -279,7 +285,19 @@ def _evict(view: View, target: Target, now: float, memory: Memory, events: list[
     evicted = frozenset(n for n in memory.evicted if n.address in target.leavers) | gone
     evictions = memory.evictions + len(fresh)
     memory = replace(memory, running=running, evicted=evicted, evictions=evictions, aside=aside)
-    return view.without(gone), memory
+    return view.without(gone | early), memory
+
+
+def _held(view: View, gone: set[Node], now: float, memory: Memory) -> frozenset[Node]:
+    """Return who of the gone stays for now: members yet to see the round would take it for a smaller one than others.
+
+    They see it within a second; a bound on that keeps one that never looks from keeping the round as it is.
+    """
+    running, completed = memory.running, memory.completed_at
+    if running is None or completed is None or not view.complete or not 0 <= now - completed < SIGHT_SECONDS:
+        return frozenset()
+    waited_for = any(view.heartbeats.get(n) == running.beats[n] for n in running.still - gone)
+    return frozenset(n for n in gone if n in view.participants) if waited_for else frozenset()
 
 
 def _tend(view: View, target: Target, now: float, memory: Memory, events: list[Event]) -> tuple[View, Memory]:
