@@ -87,6 +87,12 @@ def is_true(conditions: Iterable[Condition], type_: ConditionType) -> bool:
     return condition is not None and condition.status is ConditionStatus.TRUE
 
 
+def has_ended(conditions: Iterable[Condition]) -> bool:
+    """Tell whether the job is complete or has failed: neither ever changes again."""
+    known = tuple(conditions)
+    return is_true(known, ConditionType.COMPLETE) or is_true(known, ConditionType.FAILED)
+
+
 def set_condition(
     conditions: Iterable[Condition],
     type_: ConditionType,

@@ -19,7 +19,7 @@ new ----> |  Pending  | <--------> | Suspended |
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from torchrun_operator.api.conditions import ConditionType, is_true
+from torchrun_operator.api.conditions import ConditionType, has_ended, is_true
 from torchrun_operator.api.names import node_name, rendezvous_name
 from torchrun_operator.api.v1alpha1 import RendezvousStatus, Restarts, TorchrunJob
 from torchrun_operator.core.accounting import (
@@ -44,7 +44,7 @@ _STOP_GRACE_SECONDS = 60
 def decide(job: TorchrunJob, observed: Observed, now: datetime) -> Decision:
     """Return what to do for a valid job."""
     conditions = job.status.conditions
-    if is_true(conditions, ConditionType.COMPLETE) or is_true(conditions, ConditionType.FAILED):
+    if has_ended(conditions):
         return _ended(job, observed, now)
     if job.spec.suspend:
         return _suspended(job, observed, now)

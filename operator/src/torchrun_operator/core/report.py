@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from torchrun_operator.api import v1alpha1 as api
-from torchrun_operator.api.conditions import Condition, ConditionType, Reason, is_true, set_condition
+from torchrun_operator.api.conditions import Condition, ConditionType, Reason, has_ended, is_true, set_condition
 from torchrun_operator.api.names import node_selector
 from torchrun_operator.core.accounting import Loss, WorkerFailures, pods_at
 from torchrun_operator.core.membership import FATAL_WAITS, rank_of, resized, training
@@ -44,7 +44,7 @@ def report(job: api.TorchrunJob, observed: Observed, situation: Situation, now: 
     """Return the whole status. Applied twice to the same situation it gives the same."""
     old = job.status
     restarts = situation.restarts or old.restarts or api.Restarts()
-    ended = _ended(old.conditions) or situation.complete or situation.exhausted
+    ended = has_ended(old.conditions) or situation.complete or situation.exhausted
     membership = _membership(job, observed, situation, now)
     conditions = old.conditions
     for verdict in _verdicts(job, observed, situation, membership):
@@ -86,10 +86,6 @@ def unaccepted(
     return job_status.model_copy(
         update={"conditions": conditions, "state": api.JobState.INVALID, "observed_generation": generation}
     )
-
-
-def _ended(conditions: tuple[Condition, ...]) -> bool:
-    return is_true(conditions, ConditionType.COMPLETE) or is_true(conditions, ConditionType.FAILED)
 
 
 def _state(conditions: tuple[Condition, ...], observed: Observed) -> api.JobState:
@@ -225,7 +221,7 @@ def _may_be_member(node: api.NodeStatus, observed: Observed) -> bool:
 def _verdicts(
     job: api.TorchrunJob, observed: Observed, situation: Situation, membership: api.Membership
 ) -> list[_Verdict]:
-    if _ended(job.status.conditions):
+    if has_ended(job.status.conditions):
         return []
     return [
         _accepted(observed),

@@ -17,6 +17,11 @@ Key = tuple[str, str]
 """Namespace and name of a job."""
 
 
+def name_of(key: Key) -> str:
+    """Name a job as metrics and people do."""
+    return f"{key[0]}/{key[1]}"
+
+
 class Links(Protocol):
     """What the reconciler needs of the rendezvous hosts. Nothing here waits for the network."""
 
@@ -68,7 +73,7 @@ class RendezvousLinks:
         """See Links.ensure."""
         link = self._links.get(key)
         if link is not None and (link.uid, link.address) == (uid, address):
-            self._metrics.rendezvous_link(_name(key), link.connection.connected)
+            self._metrics.rendezvous_link(name_of(key), link.connection.connected)
             return
         self.drop(key)
         if address is not None:
@@ -108,7 +113,7 @@ class RendezvousLinks:
         """See Links.drop."""
         link = self._links.pop(key, None)
         if link is not None:
-            self._metrics.rendezvous_link(_name(key), None)
+            self._metrics.rendezvous_link(name_of(key), None)
             closing = asyncio.get_running_loop().create_task(link.connection.aclose())
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)
@@ -144,7 +149,3 @@ def _rendezvous(state: client.RendezvousState) -> Rendezvous:
 
 def _progress(progress: client.Progress | None) -> Progress | None:
     return Progress(**progress.model_dump()) if progress is not None else None
-
-
-def _name(key: Key) -> str:
-    return f"{key[0]}/{key[1]}"

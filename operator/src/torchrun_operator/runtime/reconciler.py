@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from torchrun_operator.api import v1alpha1 as api
 from torchrun_operator.api.base import rfc3339
-from torchrun_operator.api.conditions import ConditionType, Reason, is_true
+from torchrun_operator.api.conditions import Reason, has_ended
 from torchrun_operator.api.names import API_VERSION, KIND, MANAGED_BY, rendezvous_name
 from torchrun_operator.api.validation import problems, readable
 from torchrun_operator.cluster.port import Cluster, ClusterError, Manifest, NameTakenError, RefusedError
@@ -27,7 +27,7 @@ from torchrun_operator.core.report import unaccepted
 from torchrun_operator.core.transitions import transitions
 from torchrun_operator.render.objects import objects
 from torchrun_operator.render.pods import node_pod, rendezvous_pod
-from torchrun_operator.runtime.links import Key, Links
+from torchrun_operator.runtime.links import Key, Links, name_of
 from torchrun_operator.runtime.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -115,7 +115,7 @@ class Reconciler:
             job = api.job_of(dict(raw))
         except ValidationError as error:
             return await self._refuse(key, raw, Reason.INVALID_SPEC, readable(error))
-        found = [] if _ended(job.status) else problems(job)
+        found = [] if has_ended(job.status.conditions) else problems(job)
         if found:
             return await self._refuse(key, raw, Reason.INVALID_SPEC, "; ".join(map(str, found)))
         observed = await self._observe(key, job, memory)
@@ -143,8 +143,8 @@ class Reconciler:
     def _forget(self, key: Key) -> None:
         self._memories.pop(key, None)
         self._links.drop(key)
-        self._metrics.job_state(_name(key), None)
-        self._metrics.rendezvous_link(_name(key), None)
+        self._metrics.job_state(name_of(key), None)
+        self._metrics.rendezvous_link(name_of(key), None)
 
     async def _refuse(self, key: Key, raw: Manifest, reason: Reason, message: str) -> Outcome:
         """Say what is wrong and touch nothing else: what runs goes on, and a corrected spec is taken up at once."""
@@ -154,7 +154,7 @@ class Reconciler:
             await self._cluster.apply_status(*key, raw["metadata"]["resourceVersion"], new.wire())
             await self._tell(raw, transitions(old, new))
             logger.warning("the job is not accepted: %s", message)
-        self._metrics.job_state(_name(key), new.state)
+        self._metrics.job_state(name_of(key), new.state)
         return Outcome()
 
     async def _observe(self, key: Key, job: api.TorchrunJob, memory: _Memory) -> Observed:
@@ -178,7 +178,7 @@ class Reconciler:
         """Write the status where it differs; return in how many seconds to look again if progress alone waits."""
         new, now = decision.status.wire(), self._clock()
         before = raw.get("status") or {}
-        self._metrics.job_state(_name(key), decision.status.state)
+        self._metrics.job_state(name_of(key), decision.status.state)
         if new == before:
             return None
         written = memory.status_written_at
@@ -340,13 +340,5 @@ def _substance(status: Mapping[str, Any]) -> dict[str, Any]:
     return {**rest, "nodes": nodes, "dead": dead, "conditions": conditions}
 
 
-def _ended(status: api.TorchrunJobStatus) -> bool:
-    return is_true(status.conditions, ConditionType.COMPLETE) or is_true(status.conditions, ConditionType.FAILED)
-
-
 def _soonest(*delays: float | None) -> float | None:
     return min((delay for delay in delays if delay is not None), default=None)
-
-
-def _name(key: Key) -> str:
-    return f"{key[0]}/{key[1]}"
