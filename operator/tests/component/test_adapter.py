@@ -73,6 +73,10 @@ def get_job(cluster: KubernetesCluster) -> Awaitable[Any]:
     return cluster.get_job("team", "digits")
 
 
+def job_at(version: int) -> dict[str, Any]:
+    return {"kind": "TorchrunJob", "metadata": {"namespace": "team", "name": "digits", "resourceVersion": str(version)}}
+
+
 Answers = dict[str, Any]
 OURS, THEIRS = (200, manifest("Pod")), (200, manifest("Pod", uid="another"))
 UNOWNED = (200, manifest("Pod", ownerReferences=None))
@@ -85,7 +89,7 @@ FINE: dict[str, tuple[Call, Answers]] = {
     "delete": (delete_pod, {f"DELETE {POD}": (200, {})}),
     "delete, gone": (delete_pod, {f"DELETE {POD}": (404, status_of(404, "NotFound"))}),
     "delete, another pod has the name": (delete_pod, {f"DELETE {POD}": (409, status_of(409, "Conflict"))}),
-    "status": (apply_status, {f"PATCH {JOB}/status": (200, {})}),
+    "status": (apply_status, {f"PATCH {JOB}/status": (200, job_at(42))}),
     "no job": (get_job, {f"GET {JOB}": (404, status_of(404, "NotFound"))}),
 }
 
@@ -346,3 +350,37 @@ async def test_jobs_of_all_namespaces_or_of_some() -> None:
             assert list(await cluster.list_jobs()) == [("a", "1"), ("b", "2"), ("c", "3")]
         async with adapter(stub.url, ("a", "b")) as (cluster, _):
             assert list(await cluster.list_jobs()) == [("a", "1"), ("b", "2")]
+
+
+async def test_a_job_that_is_known_is_not_asked_for() -> None:
+    asked, listed, written = f"GET {JOB}", "GET /apis/torchrun.dev/v1alpha1/torchrunjobs", f"PATCH {JOB}/status"
+    async with api_stub() as stub, adapter(stub.url) as (cluster, _):
+        stub.on(asked, (200, job_at(40)))
+        stub.on(listed, jobs_of("team/digits"))
+        stub.on(written, (200, job_at(50)))
+        for seen, expected, requests in [
+            (job_at(41), 41, []),
+            (job_at(39), 41, []),  # it comes late
+            (None, 40, [asked]),  # deleted, and made again unnoticed
+        ]:
+            before = len(stub.requests)
+            cluster.saw_job(("team", "digits"), seen)
+            assert await get_job(cluster) == job_at(expected)
+            assert stub.requests[before:] == requests
+        await apply_status(cluster)
+        cluster.saw_job(("team", "digits"), job_at(49))  # of before the write
+        assert await get_job(cluster) == job_at(50)
+        await cluster.list_jobs()
+        assert await get_job(cluster) == job_at(40)
+        assert stub.requests == [asked, written, listed, asked]
+
+
+@pytest.mark.parametrize("status", [404, 409, 500])
+async def test_a_job_whose_status_could_not_be_written_is_read_again(status: int) -> None:
+    async with api_stub() as stub, adapter(stub.url) as (cluster, _):
+        stub.on(f"PATCH {JOB}/status", (status, status_of(status, "No")))
+        stub.on(f"GET {JOB}", (200, job_at(42)))
+        cluster.saw_job(("team", "digits"), job_at(41))
+        with pytest.raises(ClusterError):
+            await apply_status(cluster)
+        assert await get_job(cluster) == job_at(42)

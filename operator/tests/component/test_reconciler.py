@@ -36,16 +36,20 @@ async def test_a_job_starts() -> None:
         "get digits",
         "list pods",
         "apply ConfigMap digits-rdzv",
-        "create digits-rdzv",
         "create digits-0",
         "create digits-1",
         "create digits-2",
-        "apply Service digits",
-        "apply Service digits-rdzv",
+        "create digits-rdzv",
     ]
     world.cluster.log.clear()
     assert await world.reconcile() == Outcome()
-    assert world.cluster.log == ["get digits", "list pods", "status digits"]
+    assert world.cluster.log == [
+        "get digits",
+        "list pods",
+        "status digits",
+        "apply Service digits",
+        "apply Service digits-rdzv",
+    ]
     await world.settle()
     assert sorted(world.pods) == [*NODES, "digits-rdzv"]
     assert (world.status["state"], world.status["membership"]["summary"]) == ("Running", "3/2:4")

@@ -16,7 +16,7 @@ from builders import job_manifest
 from torchrun_operator.api.v1alpha1 import TorchrunJob, job_of
 from torchrun_operator.cluster.kubernetes import KubernetesCluster
 from torchrun_operator.cluster.port import ClusterError, ConflictError, NameTakenError, RefusedError
-from torchrun_operator.render.objects import objects
+from torchrun_operator.render.objects import mounted, services
 from torchrun_operator.render.pods import node_pod, rendezvous_pod
 from torchrun_operator.runtime.metrics import Metrics
 from torchrun_operator.runtime.reconciler import Reconciler
@@ -120,7 +120,7 @@ async def test_a_status_of_a_job_that_has_changed_is_a_conflict(torchrunjobs: An
 
 async def test_objects_are_made_once_and_kept_as_they_should_be(torchrunjobs: Any) -> None:
     job = new_job(torchrunjobs, files=FILES, snapshots={"volumeClaimTemplate": CLAIM})
-    manifests = objects(job, "print('host')\n")
+    manifests = [*services(job), *mounted(job, "print('host')\n")]
     assert [manifest["kind"] for manifest in manifests] == [
         "Service",
         "Service",
@@ -154,7 +154,7 @@ async def test_an_object_of_somebody_else_is_not_touched(torchrunjobs: Any) -> N
     before = version(torchrunjobs, path_of(theirs))
     async with adapter(torchrunjobs) as cluster:
         with pytest.raises(NameTakenError):
-            await cluster.apply(objects(job, "")[0])
+            await cluster.apply(services(job)[0])
     assert version(torchrunjobs, path_of(theirs)) == before
 
 

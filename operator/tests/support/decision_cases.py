@@ -34,7 +34,7 @@ def target(*leavers: str, size: int = 3, **changes: Any) -> Target:
 
 def decision(**parts: Any) -> Decision:
     """Return a decision without its status; that of a job that goes on, where nothing else is said."""
-    return Decision(**{"status": NOTHING, "apply_objects": True, "target": target(), **parts})
+    return Decision(**{"status": NOTHING, "apply_objects": True, "apply_services": True, "target": target(), **parts})
 
 
 @dataclass(frozen=True)

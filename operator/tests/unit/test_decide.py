@@ -76,7 +76,7 @@ STARTS = {
     "a new job": Case(
         make_job(),
         Observed(token_digest=DIGEST),
-        decision(create_rendezvous=True, create_nodes=(0, 1, 2)),
+        decision(create_rendezvous=True, create_nodes=(0, 1, 2), apply_services=False),
         "Pending",
         ("Valid",),
     ),

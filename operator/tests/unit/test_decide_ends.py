@@ -108,6 +108,7 @@ ENDS = {
         decision(
             target=target("10.0.1.0", "10.0.1.1", "10.0.1.2"),
             deletions=(Deletion("digits-rdzv", "pod-rdzv", "it is closed"),),
+            apply_services=False,
         ),
         "Resizing",
         ("Valid", "NodeLost"),
@@ -116,7 +117,7 @@ ENDS = {
     "as soon as the old rendezvous is gone": Case(
         after(training_job(), BROKEN),
         seen(rendezvous_pod=replace(HOST, phase=Phase.TERMINATING)),
-        decision(),
+        decision(apply_services=False),
         "Resizing",
         ("Valid", "NodeLost"),
         Restarts(infrastructure=1),
@@ -124,7 +125,7 @@ ENDS = {
     "with a new one": Case(
         after(training_job(), BROKEN),
         seen(rendezvous_pod=None),
-        decision(create_rendezvous=True, create_nodes=(0, 1, 2)),
+        decision(create_rendezvous=True, create_nodes=(0, 1, 2), apply_services=False),
         "Resizing",
         ("Valid", "NodeLost"),
         Restarts(infrastructure=1),
@@ -163,7 +164,7 @@ PAUSES = {
     "it is resumed": Case(
         suspended(after(suspended(training_job()), Observed()), suspend=False),
         Observed(token_digest=DIGEST),
-        decision(create_rendezvous=True, create_nodes=(0, 1, 2)),
+        decision(create_rendezvous=True, create_nodes=(0, 1, 2), apply_services=False),
         "Pending",
         ("Valid",),
     ),

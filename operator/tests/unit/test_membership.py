@@ -5,8 +5,8 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from builders import CREATED, NOW, THREE, at, failed, instead, make_node, make_rendezvous, seen, terminating
-from torchrun_operator.core.membership import leavers, patience_ends, rank_of, replace_at, size, training
+from builders import CREATED, HOST, NOW, THREE, at, failed, instead, make_node, make_rendezvous, seen, terminating
+from torchrun_operator.core.membership import leavers, patience_ends, rank_of, replace_at, services_due, size, training
 from torchrun_operator.core.observed import NodePod, Observed, Phase
 
 STRANGER = make_rendezvous(*THREE, waiting=("10.9.9.9",))
@@ -121,3 +121,23 @@ def test_size(observed: Observed, held: frozenset[int], expected: int) -> None:
 def test_patience_ends() -> None:
     pods = (make_node(0), make_node(1, Phase.PENDING), YOUNG)
     assert patience_ends(seen(*pods), 3, NOW) == [NOW + timedelta(seconds=2)]
+
+
+FRESH_HOST = replace(HOST, created_at=NOW - timedelta(seconds=1))
+THREE_YOUNG = tuple(replace(node, created_at=NOW) for node in THREE)
+NAMELESS = replace(THREE_YOUNG[0], address=None)
+
+
+@pytest.mark.parametrize(
+    ("observed", "expected"),
+    [
+        (Observed(), None),
+        (seen(*THREE_YOUNG, rendezvous_pod=FRESH_HOST), FRESH_HOST.created_at),
+        (seen(NAMELESS, *THREE_YOUNG[1:], rendezvous_pod=FRESH_HOST), NOW + timedelta(seconds=2)),
+        (seen(*THREE_YOUNG, rendezvous_pod=replace(FRESH_HOST, address=None)), NOW + timedelta(seconds=2)),
+        (seen(NAMELESS, rendezvous_pod=None), NOW + timedelta(seconds=3)),
+    ],
+    ids=["no pod", "all have addresses", "a node has none", "the host has none", "no host"],
+)
+def test_services_due(observed: Observed, expected: datetime | None) -> None:
+    assert services_due(observed) == expected

@@ -10,7 +10,7 @@ import pytest
 from builders import DIGEST, job_manifest, make_job
 from golden import check_golden
 from torchrun_operator.api.v1alpha1 import TorchrunJob, job_of
-from torchrun_operator.render.objects import objects
+from torchrun_operator.render.objects import mounted, services
 from torchrun_operator.render.pods import node_pod, rendezvous_pod
 
 GOLDEN = Path(__file__).parent / "golden" / "render"
@@ -79,6 +79,10 @@ OWNER = {
 }
 
 
+def owned(job: TorchrunJob) -> list[dict[str, Any]]:
+    return [*services(job), *mounted(job, SOURCE)]
+
+
 @pytest.mark.parametrize(
     ("name", "found"),
     [
@@ -87,9 +91,9 @@ OWNER = {
         ("node-with-claim", node_pod(CLAIMED, 1)),
         ("rendezvous-minimal", rendezvous_pod(MINIMAL, DIGEST)),
         ("rendezvous-full", rendezvous_pod(WHOLE, DIGEST)),
-        ("objects-minimal", objects(MINIMAL, SOURCE)),
-        ("objects-full", objects(WHOLE, SOURCE)),
-        ("objects-with-claim", objects(CLAIMED, SOURCE)),
+        ("objects-minimal", owned(MINIMAL)),
+        ("objects-full", owned(WHOLE)),
+        ("objects-with-claim", owned(CLAIMED)),
     ],
 )
 def test_manifests(name: str, found: Any) -> None:
@@ -97,7 +101,7 @@ def test_manifests(name: str, found: Any) -> None:
 
 
 def everything(job: TorchrunJob) -> list[dict[str, Any]]:
-    return [*objects(job, SOURCE), node_pod(job, 0), node_pod(job, 1), rendezvous_pod(job, DIGEST)]
+    return [*owned(job), node_pod(job, 0), node_pod(job, 1), rendezvous_pod(job, DIGEST)]
 
 
 @pytest.mark.parametrize("job", [MINIMAL, WHOLE, CLAIMED], ids=["minimal", "full", "with a claim"])

@@ -12,6 +12,7 @@ import aiohttp
 from kubernetes.aio import client, config
 
 from torchrun_operator.api.names import FIELD_MANAGER, GROUP, PLURAL, VERSION
+from torchrun_operator.cluster.jobs import JobCache
 from torchrun_operator.cluster.mirror import PodMirror
 from torchrun_operator.cluster.port import ClusterError, ConflictError, Manifest, NameTakenError, RefusedError
 
@@ -65,6 +66,7 @@ class KubernetesCluster:
         self._api = api
         self._observe = observe
         self._namespaces = tuple(namespaces)
+        self._jobs = JobCache()
         pods = {name: _PATHS["Pod"].format(namespace=quote(name)) for name in namespaces} or {"": "api/v1/pods"}
         self._mirrors = {name: PodMirror(self, path, wake) for name, path in pods.items()}
 
@@ -80,12 +82,24 @@ class KubernetesCluster:
 
     async def get_job(self, namespace: str, name: str) -> Manifest | None:
         """See Cluster.get_job."""
-        return await self._read("torchrunjobs", f"{_jobs(namespace)}/{quote(name)}")
+        known = self._jobs.get((namespace, name))
+        if known is None:
+            known = await self._read("torchrunjobs", f"{_jobs(namespace)}/{quote(name)}")
+            self.saw_job((namespace, name), known)
+        return known
+
+    def saw_job(self, key: tuple[str, str], job: Manifest | None) -> None:
+        """Take note of what a watch told of a job; None: it has been deleted."""
+        if job is None:
+            self._jobs.forget(key)
+        else:
+            self._jobs.put(key, job)
 
     async def list_jobs(self) -> Sequence[tuple[str, str]]:
-        """See Cluster.list_jobs."""
+        """See Cluster.list_jobs. Each job is read anew afterwards: what the watch may have missed is made good."""
         paths = [_jobs(namespace) for namespace in self._namespaces] or [f"apis/{GROUP}/{VERSION}/{PLURAL}"]
         answers = await asyncio.gather(*[self._request("GET", "torchrunjobs", path) for path in paths])
+        self._jobs.clear()
         return [
             (item["metadata"]["namespace"], item["metadata"]["name"]) for answer in answers for item in answer["items"]
         ]
@@ -127,7 +141,14 @@ class KubernetesCluster:
         }
         path = f"{_jobs(namespace)}/{quote(name)}/status"
         query = {"fieldManager": FIELD_MANAGER, "force": "true"}
-        await self._request("PATCH", "torchrunjobs/status", path, query=query, body=body, content_type=_APPLY)
+        try:
+            written = await self._request(
+                "PATCH", "torchrunjobs/status", path, query=query, body=body, content_type=_APPLY
+            )
+        except ClusterError:
+            self._jobs.forget((namespace, name))  # changed, gone, or written without our knowing: read it again
+            raise
+        self._jobs.put((namespace, name), written)
 
     async def create_event(self, manifest: Manifest) -> None:
         """See Cluster.create_event."""

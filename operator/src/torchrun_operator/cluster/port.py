@@ -34,7 +34,7 @@ class Cluster(Protocol):
     """Reads and writes of one reconciliation. Every method raises ClusterError or one of its kinds."""
 
     async def get_job(self, namespace: str, name: str) -> Manifest | None:
-        """Return the TorchrunJob, or None where there is none."""
+        """Return the TorchrunJob, perhaps as it was a moment ago, or None where there is none."""
         ...
 
     async def list_jobs(self) -> Sequence[tuple[str, str]]:

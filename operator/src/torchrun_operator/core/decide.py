@@ -32,7 +32,7 @@ from torchrun_operator.core.accounting import (
 )
 from torchrun_operator.core.completion import Completion, completion
 from torchrun_operator.core.decision import Decision, Deletion, Event
-from torchrun_operator.core.membership import Target, leavers, patience_ends, replace_at, resized, size
+from torchrun_operator.core.membership import Target, leavers, patience_ends, replace_at, resized, services_due, size
 from torchrun_operator.core.observed import Cause, NodePod, Observed, Phase, RendezvousPod
 from torchrun_operator.core.report import Situation, report
 
@@ -103,7 +103,9 @@ def _active(job: TorchrunJob, observed: Observed, now: datetime) -> Decision:
     deletions = list(pods.deletions)
     if not (running and end.broken):
         deletions += _stale_rendezvous(observed, spent=end.rendezvous_spent)
+    services = services_due(observed) if running else None
     later = [*pods.later, *([count.workers.undecided_until] if count.workers.undecided_until else [])]
+    later += [services] if services is not None and services > now else []
     situation = Situation(
         losses=count.losses,
         worker_failures=count.workers,
@@ -117,6 +119,8 @@ def _active(job: TorchrunJob, observed: Observed, now: datetime) -> Decision:
     return Decision(
         status=report(job, observed, situation, now),
         apply_objects=running,
+        # A name that was taken is tried again, for the pods wait for it.
+        apply_services=running and (observed.name_taken or (services is not None and services <= now)),
         create_rendezvous=running and _rendezvous_missing(job, observed),
         create_nodes=pods.create,
         deletions=tuple(deletions),

@@ -31,6 +31,8 @@ class Decision:
 
     status: TorchrunJobStatus
     apply_objects: bool = False
+    """What pods mount."""
+    apply_services: bool = False
     create_rendezvous: bool = False
     create_nodes: tuple[int, ...] = ()
     deletions: tuple[Deletion, ...] = ()

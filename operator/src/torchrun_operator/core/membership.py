@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from torchrun_operator.api.v1alpha1 import TorchrunJob
-from torchrun_operator.core.observed import NodePod, Observed, Phase
+from torchrun_operator.core.observed import NodePod, Observed, Phase, RendezvousPod
 
 FATAL_WAITS = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "CreateContainerConfigError",
@@ -13,6 +13,10 @@ FATAL_WAITS = frozenset(
 """What a container waits for that seldom passes without a person."""
 _SCHEDULING = timedelta(seconds=3)
 """A pod that finds a machine at all finds it sooner."""
+
+
+_ADDRESSES = timedelta(seconds=3)
+"""Within that time a pod whose machine has its image has its address, and its agent is about to ask for the service."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,23 @@ def _on_its_way(node: NodePod, now: datetime) -> bool:
 def _stays(node: NodePod, wanted: int) -> bool:
     # A node that has succeeded has left by itself; evicting it would restart those that are about to succeed.
     return node.phase is Phase.SUCCEEDED or (node.live and node.index < wanted)
+
+
+def services_due(observed: Observed) -> datetime | None:
+    """Return from when on the job's services should exist; None: there is no pod yet that they could lead to.
+
+    Kubernetes writes a service's endpoints anew whenever one of its pods gets an address. With the service made when
+    all have one, that is once; a pod that is slow (no machine, a large image) holds it up for seconds only, for the
+    others are on their way to look for it.
+    """
+    pods: list[NodePod | RendezvousPod] = [*observed.nodes]
+    if observed.rendezvous_pod is not None:
+        pods.append(observed.rendezvous_pod)
+    born = [pod.created_at for pod in pods if pod.created_at is not None]
+    if not born:
+        return None
+    first = min(born)
+    return first if all(pod.address for pod in pods) else first + _ADDRESSES
 
 
 def training(observed: Observed, wanted: int) -> tuple[NodePod, ...]:

@@ -81,6 +81,7 @@ def _rendezvous_pod(pod: Mapping[str, Any]) -> RendezvousPod:
         address=status.get("podIP"),
         ready=ready is not None and ready.get("status") == "True",
         token_digest=(pod["metadata"].get("annotations") or {}).get(ANNOTATION_TOKEN_DIGEST, ""),
+        created_at=_time(pod["metadata"].get("creationTimestamp")),
         waiting_reason=reason,
         waiting_message=message,
     )

@@ -71,6 +71,7 @@ class RendezvousPod:
     address: str | None = None
     ready: bool = False
     token_digest: str = ""
+    created_at: datetime | None = None
     waiting_reason: str = ""
     waiting_message: str = ""
 

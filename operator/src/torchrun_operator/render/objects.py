@@ -47,14 +47,19 @@ def file_key(position: int) -> str:
     return f"file-{position}"
 
 
-def objects(job: TorchrunJob, host_source: str) -> list[dict[str, Any]]:
-    """Return every object the job owns besides pods, in the order to create them."""
-    found = [_node_service(job), _rendezvous_service(job), _rendezvous_program(job, host_source)]
+def mounted(job: TorchrunJob, host_source: str) -> list[dict[str, Any]]:
+    """Return what the job's pods mount."""
+    found = [_rendezvous_program(job, host_source)]
     if job.spec.files:
         found.append(_files(job))
     if job.spec.snapshots is not None and job.spec.snapshots.volume_claim_template is not None:
         found.append(_snapshot_claim(job))
     return found
+
+
+def services(job: TorchrunJob) -> list[dict[str, Any]]:
+    """Return the names under which the job's pods are found."""
+    return [_node_service(job), _rendezvous_service(job)]
 
 
 def _node_service(job: TorchrunJob) -> dict[str, Any]:

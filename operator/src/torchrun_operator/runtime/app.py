@@ -6,15 +6,16 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 
 import aiohttp
 
 from torchrun_operator.cluster.kubernetes import connect
+from torchrun_operator.cluster.port import Manifest
 from torchrun_operator.rendezvous.client import host_source
-from torchrun_operator.runtime.handlers import watch
+from torchrun_operator.runtime.handlers import Seen, watch
 from torchrun_operator.runtime.health import Liveness, Readiness, health_app, serving
 from torchrun_operator.runtime.links import Key, RendezvousLinks
 from torchrun_operator.runtime.metrics import Metrics
@@ -59,12 +60,17 @@ async def run(settings: Settings) -> int:
             asyncio.create_task(work(queue, reconciler, metrics, liveness, settings), name=f"worker {number}")
             for number in range(settings.workers)
         ]
+
+        def seen(key: Key, job: Manifest | None) -> None:
+            cluster.saw_job(key, job)
+            queue.add(key)
+
         unwatch = threading.Event()
         others = [
             asyncio.create_task(resync(queue, cluster, readiness, settings), name="resync"),
             asyncio.create_task(cluster.follow_pods(), name="pod mirror"),
             asyncio.create_task(_beat(liveness), name="heartbeat"),
-            asyncio.create_task(_watch(queue, readiness, settings.watch_namespaces, unwatch), name="watching"),
+            asyncio.create_task(_watch(seen, readiness, settings.watch_namespaces, unwatch), name="watching"),
         ]
         try:
             return await _supervise(stop, queue, workers, others)
@@ -82,22 +88,22 @@ async def _beat(liveness: Liveness) -> None:
         await asyncio.sleep(_BEAT_SECONDS)
 
 
-async def _watch(queue: WorkQueue[Key], readiness: Readiness, namespaces: Sequence[str], stop: threading.Event) -> None:
+async def _watch(seen: Seen, readiness: Readiness, namespaces: Sequence[str], stop: threading.Event) -> None:
     """Run kopf in a thread and an event loop of its own.
 
     In ours it would take over the signals, and cancel whatever tasks it does not know when it stops, passes included.
     """
     loop, ready = asyncio.get_running_loop(), threading.Event()
-    wake = functools.partial(_from_thread, loop, queue.add)
-    watching = asyncio.create_task(asyncio.to_thread(watch, wake, namespaces, stop, ready))
+    pass_on = functools.partial(_from_thread, loop, seen)
+    watching = asyncio.create_task(asyncio.to_thread(watch, pass_on, namespaces, stop, ready))
     await asyncio.to_thread(ready.wait)
     readiness.reached("watching")
     await watching
 
 
-def _from_thread(loop: asyncio.AbstractEventLoop, add: Callable[[Key], None], key: Key) -> None:
+def _from_thread(loop: asyncio.AbstractEventLoop, seen: Seen, key: Key, job: Manifest | None) -> None:
     if not loop.is_closed():
-        loop.call_soon_threadsafe(add, key)
+        loop.call_soon_threadsafe(seen, key, job)
 
 
 async def _supervise(

@@ -1,8 +1,8 @@
-"""The kopf side: it watches jobs, and does nothing but wake the queue. Pods: see cluster.mirror."""
+"""The kopf side: it watches jobs and passes on what it sees. Pods: see cluster.mirror."""
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import kopf
@@ -10,9 +10,12 @@ import kopf
 from torchrun_operator.api.names import GROUP, PLURAL, VERSION
 from torchrun_operator.runtime.links import Key
 
+Seen = Callable[[Key, Mapping[str, Any] | None], None]
+"""Told of a job that was added or has changed, with its newest version; None: it was deleted."""
 
-def registry(wake: Callable[[Key], None]) -> kopf.OperatorRegistry:
-    """Return handlers that wake the job an event is about.
+
+def registry(seen: Seen) -> kopf.OperatorRegistry:
+    """Return handlers that pass on each event of a job.
 
     on.event alone: it never patches the object, adds no finalizer (a job stays deletable while the operator is away)
     and is never retried, which suits a handler that cannot fail.
@@ -24,8 +27,8 @@ def registry(wake: Callable[[Key], None]) -> kopf.OperatorRegistry:
         return kopf.login_with_service_account(**arguments) or kopf.login_with_kubeconfig(**arguments)
 
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=handlers)
-    async def job_changed(*, namespace: str | None, name: str, **_: Any) -> None:  # noqa: ANN401
-        wake((namespace or "", name))
+    async def job_changed(*, namespace: str | None, name: str, event: kopf.RawEvent, **_: Any) -> None:  # noqa: ANN401
+        seen((namespace or "", name), None if event["type"] == "DELETED" else event["object"])
 
     return handlers
 
@@ -45,13 +48,11 @@ def watch_settings() -> kopf.OperatorSettings:
     return settings
 
 
-def watch(
-    wake: Callable[[Key], None], namespaces: Sequence[str], stop: threading.Event, ready: threading.Event
-) -> None:
+def watch(seen: Seen, namespaces: Sequence[str], stop: threading.Event, ready: threading.Event) -> None:
     """Watch until stopped; blocks, and is meant for a thread of its own. Raises whatever ended the watching."""
     try:
         kopf.run(
-            registry=registry(wake),
+            registry=registry(seen),
             settings=watch_settings(),
             standalone=True,
             clusterwide=not namespaces,

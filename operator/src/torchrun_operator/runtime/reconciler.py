@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -25,7 +25,7 @@ from torchrun_operator.core.observe import observe
 from torchrun_operator.core.observed import Observed, Phase
 from torchrun_operator.core.report import unaccepted
 from torchrun_operator.core.transitions import transitions
-from torchrun_operator.render.objects import objects
+from torchrun_operator.render.objects import mounted, services
 from torchrun_operator.render.pods import node_pod, rendezvous_pod
 from torchrun_operator.runtime.links import Key, Links, name_of
 from torchrun_operator.runtime.metrics import Metrics
@@ -73,8 +73,8 @@ class _Memory:
     """What is remembered of a job between passes: only to save work, never needed to be right."""
 
     uid: str
-    applied: str = ""
-    applied_at: datetime | None = None
+    applied: dict[tuple[str, str], tuple[str, datetime]] = field(default_factory=dict)
+    """By kind and name: the digest of what was applied last, and when."""
     refusal: _Refusal | None = None
     status_written_at: datetime | None = None
 
@@ -233,23 +233,18 @@ class Reconciler:
         return left if left > 0 else None
 
     async def _create(self, job: api.TorchrunJob, decision: Decision, memory: _Memory) -> None:
-        """Make what is missing side by side: first what pods mount, then pods, last the services, which are slow to
-        make (an address is allocated) and needed last. A service whose name is taken ends the pods again.
-        """
-        manifests = self._outdated(job, memory) if decision.apply_objects else []
+        """Make what is missing side by side, what pods mount first."""
+        due = [*(mounted(job, self._host_source) if decision.apply_objects else ())]
+        due += services(job) if decision.apply_services else ()
         pods = [node_pod(job, index) for index in decision.create_nodes]
         if decision.create_rendezvous:
-            pods.insert(0, rendezvous_pod(job, self._links.token_digest(job.metadata.uid)))
-        services = [manifest for manifest in manifests if manifest["kind"] == "Service"]
+            pods.append(rendezvous_pod(job, self._links.token_digest(job.metadata.uid)))
         await self._together(
             [
-                *[self._cluster.apply(manifest) for manifest in manifests if manifest not in services],
+                *[self._apply(manifest, memory) for manifest in due],
                 *[self._create_pod(pod) for pod in pods],
-                *[self._cluster.apply(service) for service in services],
             ]
         )
-        if manifests:
-            memory.applied, memory.applied_at = _digest(manifests), self._clock()
         self._metrics.pods_created("rendezvous", int(decision.create_rendezvous))
         self._metrics.pods_created("node", len(decision.create_nodes))
 
@@ -260,12 +255,15 @@ class Reconciler:
             # Of one node: no reason to end the others, as it would be for a service's name.
             raise RefusedError(error.status, error.reason, error.message) from error
 
-    def _outdated(self, job: api.TorchrunJob, memory: _Memory) -> list[dict[str, Any]]:
-        """Return the owned objects if they differ from what was applied last, and now and then regardless."""
-        manifests = objects(job, self._host_source)
-        last = memory.applied_at
-        fresh = last is not None and (self._clock() - last).total_seconds() < self._resync_seconds
-        return [] if fresh and _digest(manifests) == memory.applied else manifests
+    async def _apply(self, manifest: Manifest, memory: _Memory) -> None:
+        """Apply an object if it differs from what was applied last, and now and then regardless."""
+        name, now = (manifest["kind"], manifest["metadata"]["name"]), self._clock()
+        digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+        last = memory.applied.get(name)
+        if last is not None and last[0] == digest and (now - last[1]).total_seconds() < self._resync_seconds:
+            return
+        await self._cluster.apply(manifest)
+        memory.applied[name] = digest, now
 
     async def _together(self, requests: Sequence[Coroutine[Any, Any, None]]) -> None:
         """Await all; then raise what went wrong: a passing error before a refusal, because it is tried again."""
@@ -315,10 +313,6 @@ def _event_manifest(raw: Manifest, event: Event, now: datetime) -> dict[str, Any
         "lastTimestamp": rfc3339(now),
         "count": 1,
     }
-
-
-def _digest(manifests: Sequence[Manifest]) -> str:
-    return hashlib.sha256(json.dumps(manifests, sort_keys=True).encode()).hexdigest()
 
 
 def _only_progress(new: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
