@@ -29,6 +29,11 @@ class Settings(BaseSettings):
     progress_interval: FiniteFloat = Field(
         default=5, ge=1, description="Seconds between two writes of a job's status that report nothing but progress."
     )
+    namespace: str | None = Field(
+        default=None,
+        description="Namespace of the operator's own pod, from where network policies let it in to rendezvous hosts. "
+        "If unset, their control port is left open to all pods; it takes orders only with the job's token.",
+    )
     stuck_seconds: FiniteFloat = Field(
         default=120, ge=1, description="A reconcile that takes longer makes the liveness probe fail."
     )
@@ -54,10 +59,10 @@ class Settings(BaseSettings):
             return tuple(dict.fromkeys(name for part in value.split(",") if (name := part.strip())))
         return value
 
-    @field_validator("watch_namespaces")
+    @field_validator("watch_namespaces", "namespace")
     @classmethod
-    def _are_namespaces(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for name in value:
+    def _are_namespaces(cls, value: tuple[str, ...] | str | None) -> tuple[str, ...] | str | None:
+        for name in (value,) if isinstance(value, str) else value or ():
             if not _NAMESPACE.fullmatch(name):
                 raise ValueError(
                     f"{name!r} is no name of a namespace: lower-case letters, digits and '-' only, no patterns"

@@ -35,6 +35,7 @@ async def test_a_job_starts() -> None:
     assert world.cluster.log == [
         "get digits",
         "list pods",
+        "apply NetworkPolicy digits-rdzv",
         "apply ConfigMap digits-rdzv",
         "create digits-0",
         "create digits-1",
@@ -80,7 +81,7 @@ async def test_owned_objects_are_applied_again_after_a_while_and_after_a_change(
     world.cluster.log.clear()
     world.now += timedelta(seconds=400)
     await world.reconcile()
-    assert len([entry for entry in world.cluster.log if entry.startswith("apply")]) == 3
+    assert len([entry for entry in world.cluster.log if entry.startswith("apply")]) == 4
     world.cluster.log.clear()
     world.cluster.edit(world.job, files=[{"path": "/workspace/a.py", "content": "1"}])
     await world.reconcile()

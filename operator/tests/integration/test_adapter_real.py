@@ -16,7 +16,7 @@ from builders import job_manifest
 from torchrun_operator.api.v1alpha1 import TorchrunJob, job_of
 from torchrun_operator.cluster.kubernetes import KubernetesCluster
 from torchrun_operator.cluster.port import ClusterError, ConflictError, NameTakenError, RefusedError
-from torchrun_operator.render.objects import mounted, services
+from torchrun_operator.render.objects import prerequisites, services
 from torchrun_operator.render.pods import node_pod, rendezvous_pod
 from torchrun_operator.runtime.metrics import Metrics
 from torchrun_operator.runtime.reconciler import Reconciler
@@ -62,8 +62,11 @@ def version(server: Any, path: str) -> str:
 
 
 def path_of(manifest: Any) -> str:
-    plural = f"{manifest['kind'].lower()}s"
-    return f"/api/v1/namespaces/{manifest['metadata']['namespace']}/{plural}/{manifest['metadata']['name']}"
+    if manifest["kind"] == "NetworkPolicy":
+        api, plural = "/apis/networking.k8s.io/v1", "networkpolicies"
+    else:
+        api, plural = "/api/v1", f"{manifest['kind'].lower()}s"
+    return f"{api}/namespaces/{manifest['metadata']['namespace']}/{plural}/{manifest['metadata']['name']}"
 
 
 async def test_jobs_are_found(torchrunjobs: Any) -> None:
@@ -120,10 +123,11 @@ async def test_a_status_of_a_job_that_has_changed_is_a_conflict(torchrunjobs: An
 
 async def test_objects_are_made_once_and_kept_as_they_should_be(torchrunjobs: Any) -> None:
     job = new_job(torchrunjobs, files=FILES, snapshots={"volumeClaimTemplate": CLAIM})
-    manifests = [*services(job), *mounted(job, "print('host')\n")]
+    manifests = [*services(job), *prerequisites(job, "print('host')\n", "default")]
     assert [manifest["kind"] for manifest in manifests] == [
         "Service",
         "Service",
+        "NetworkPolicy",
         "ConfigMap",
         "ConfigMap",
         "PersistentVolumeClaim",

@@ -66,6 +66,7 @@ def test_everything_is_read_and_written_alike() -> None:
         "nccl": {"env": {"NCCL_DEBUG": "INFO"}, "configMapRef": {"name": "pool"}},
         "files": [{"path": "/a/b.py", "content": "pass"}],
         "snapshots": {"mountPath": "/data", "claimName": "shared"},
+        "networkPolicy": False,
         "suspend": True,
         "template": TEMPLATE,
     }

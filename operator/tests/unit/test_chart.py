@@ -38,6 +38,7 @@ LABELS = SELECTOR | {
     "app.kubernetes.io/managed-by": "Helm",
     "helm.sh/chart": "torchrun-operator-0.1.0",
 }
+COMPONENT = {"torchrun.dev/component": "operator"}
 RULES = [
     {"apiGroups": ["torchrun.dev"], "resources": ["torchrunjobs"], "verbs": ["get", "list", "watch"]},
     {"apiGroups": ["torchrun.dev"], "resources": ["torchrunjobs/status"], "verbs": ["patch"]},
@@ -48,6 +49,7 @@ RULES = [
         "resources": ["services", "configmaps", "persistentvolumeclaims"],
         "verbs": ["get", "create", "patch"],
     },
+    {"apiGroups": ["networking.k8s.io"], "resources": ["networkpolicies"], "verbs": ["get", "create", "patch"]},
     {"apiGroups": [""], "resources": ["events"], "verbs": ["create"]},
 ]
 ENV = {
@@ -57,6 +59,7 @@ ENV = {
     "TORCHRUN_OPERATOR_MIN_RECONCILE_INTERVAL": "0.2",
     "TORCHRUN_OPERATOR_PROGRESS_INTERVAL": "5",
     "TORCHRUN_OPERATOR_STUCK_SECONDS": "120",
+    "TORCHRUN_OPERATOR_NAMESPACE": {"fieldRef": {"fieldPath": "metadata.namespace"}},
     "TORCHRUN_OPERATOR_HTTP_PORT": "8080",
     "TORCHRUN_OPERATOR_KEY_FILE": "/etc/torchrun-operator/rendezvous/key",
     "TORCHRUN_OPERATOR_LOG_LEVEL": "INFO",
@@ -79,7 +82,9 @@ DEFAULT_POD = {
             "name": "operator",
             "image": "torchrun-operator:0.1.0",
             "imagePullPolicy": "IfNotPresent",
-            "env": [{"name": name, "value": value} for name, value in ENV.items()],
+            "env": [
+                {"name": name, "value" if isinstance(value, str) else "valueFrom": value} for name, value in ENV.items()
+            ],
             "ports": [{"name": "http", "containerPort": 8080}],
             "livenessProbe": {
                 "httpGet": {"path": "/healthz", "port": "http"},
@@ -129,7 +134,7 @@ def pod(objects: Objects, name: str = NAME) -> dict[str, Any]:
 
 
 def env(objects: Objects) -> dict[str, Any]:
-    return {each["name"]: each.get("value") for each in pod(objects)["containers"][0]["env"]}
+    return {each["name"]: each.get("value", each.get("valueFrom")) for each in pod(objects)["containers"][0]["env"]}
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +208,7 @@ def test_the_deployment_by_default(default: Objects) -> None:
             "replicas": 1,
             "strategy": {"type": "Recreate"},
             "selector": {"matchLabels": SELECTOR},
-            "template": {"metadata": {"labels": LABELS}, "spec": DEFAULT_POD},
+            "template": {"metadata": {"labels": LABELS | COMPONENT}, "spec": DEFAULT_POD},
         },
     }
 
@@ -328,9 +333,10 @@ def test_settings_come_from_values_and_are_the_operators(render: Render, monkeyp
     assert set(given) == {f"TORCHRUN_OPERATOR_{name.upper()}" for name in Settings.model_fields} - {
         "TORCHRUN_OPERATOR_HTTP_HOST"
     }
-    for name, value in given.items():
+    for name, value in (given | {"TORCHRUN_OPERATOR_NAMESPACE": "torchrun-system"}).items():
         monkeypatch.setenv(name, value)
     assert Settings() == Settings(
+        namespace="torchrun-system",
         watch_namespaces=("a", "b"),
         workers=4,
         resync_seconds=1e6,
@@ -345,7 +351,8 @@ def test_settings_come_from_values_and_are_the_operators(render: Render, monkeyp
 def test_the_defaults_of_the_chart_are_those_of_the_operator(default: Objects, monkeypatch: pytest.MonkeyPatch) -> None:
     before = Settings()
     for name, value in env(default).items():
-        monkeypatch.setenv(name, value)
+        if name != "TORCHRUN_OPERATOR_NAMESPACE":  # Kubernetes fills it in
+            monkeypatch.setenv(name, value)
     assert Settings() == before
 
 
@@ -411,7 +418,7 @@ def test_names_and_labels_agree(release: str, values: Values, name: str, render:
     ):
         assert selector.items() <= template.items()
     labelled = [each["metadata"] for each in objects.values() if each["kind"] != "CustomResourceDefinition"]
-    assert [each["labels"] for each in labelled] == [template] * len(labelled)
+    assert [each["labels"] | COMPONENT for each in labelled] == [template] * len(labelled)
     assert max(len(each["name"]) for each in labelled) <= 63
 
 
@@ -419,7 +426,7 @@ def test_labels_and_annotations_of_the_pod(render: Render) -> None:
     template = render({"podLabels": {"team": "ml"}, "podAnnotations": {"a": "b"}})[f"Deployment/{NAME}"]["spec"][
         "template"
     ]
-    assert template["metadata"] == {"labels": LABELS | {"team": "ml"}, "annotations": {"a": "b"}}
+    assert template["metadata"] == {"labels": LABELS | COMPONENT | {"team": "ml"}, "annotations": {"a": "b"}}
 
 
 @pytest.mark.parametrize(

@@ -183,7 +183,13 @@ def test_picture_of_a_whole_job() -> None:
             NodePod(10, "digits-10", "uid-digits-10", Phase.RUNNING, machine="m1", scheduled=True, created_at=CREATED),
         ),
         rendezvous_pod=RendezvousPod(
-            "digits-rdzv", "uid-digits-rdzv", Phase.RUNNING, address="10.0.0.5", ready=True, token_digest="abc"
+            "digits-rdzv",
+            "uid-digits-rdzv",
+            Phase.RUNNING,
+            address="10.0.0.5",
+            ready=True,
+            token_digest="abc",
+            created_at=CREATED,
         ),
         rendezvous=state,
         token_digest="abc",

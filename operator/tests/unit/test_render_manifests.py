@@ -10,7 +10,7 @@ import pytest
 from builders import DIGEST, job_manifest, make_job
 from golden import check_golden
 from torchrun_operator.api.v1alpha1 import TorchrunJob, job_of
-from torchrun_operator.render.objects import mounted, services
+from torchrun_operator.render.objects import prerequisites, services
 from torchrun_operator.render.pods import node_pod, rendezvous_pod
 
 GOLDEN = Path(__file__).parent / "golden" / "render"
@@ -80,7 +80,7 @@ OWNER = {
 
 
 def owned(job: TorchrunJob) -> list[dict[str, Any]]:
-    return [*services(job), *mounted(job, SOURCE)]
+    return [*services(job), *prerequisites(job, SOURCE, "torchrun-system")]
 
 
 @pytest.mark.parametrize(
@@ -183,3 +183,26 @@ def test_the_rendezvous_pod_knows_no_secret() -> None:
     assert text.count(DIGEST) == 2
     assert "tokens" not in text
     assert "nvidia" not in json.dumps(rendezvous_pod(WHOLE, DIGEST)["spec"]["containers"])
+
+
+@pytest.mark.parametrize(
+    ("spec", "namespace", "ingress"),
+    [
+        ({"networkPolicy": False}, "torchrun-system", [{}]),
+        (
+            {"rendezvous": {"port": 30000}},
+            None,
+            [
+                {
+                    "from": [{"podSelector": {"matchLabels": {"torchrun.dev/job-name": "digits"}}}],
+                    "ports": [{"port": 30000, "protocol": "TCP"}],
+                },
+                {"ports": [{"port": 29401, "protocol": "TCP"}]},
+            ],
+        ),
+    ],
+    ids=["switched off", "the operator does not know where it runs"],
+)
+def test_network_policy(spec: dict[str, Any], namespace: str | None, ingress: list[dict[str, Any]]) -> None:
+    policy = prerequisites(make_job(**spec), SOURCE, namespace)[0]
+    assert (policy["kind"], policy["spec"]["ingress"]) == ("NetworkPolicy", ingress)

@@ -14,6 +14,7 @@ DEFAULTS: dict[str, Any] = {
     "resync_seconds": 300.0,
     "min_reconcile_interval": 0.2,
     "progress_interval": 5.0,
+    "namespace": None,
     "stuck_seconds": 120.0,
     "http_host": None,
     "http_port": 8080,
@@ -36,6 +37,7 @@ DEFAULTS: dict[str, Any] = {
             {"min_reconcile_interval": 0.0, "progress_interval": 2.5},
         ),
         ({"HTTP_HOST": "127.0.0.1", "KEY_FILE": "/k"}, {"http_host": "127.0.0.1", "key_file": Path("/k")}),
+        ({"NAMESPACE": "torchrun-system"}, {"namespace": "torchrun-system"}),
         ({"LOG_LEVEL": "debug", "LOG_FORMAT": "text"}, {"log_level": "DEBUG", "log_format": "text"}),
     ],
 )
@@ -54,6 +56,7 @@ def test_variables_become_settings(
         ("WATCH_NAMESPACES", "A"),
         ("WATCH_NAMESPACES", "-a"),
         ("WATCH_NAMESPACES", "a" * 64),
+        ("NAMESPACE", "A"),
         ("WORKERS", "0"),
         ("WORKERS", "many"),
         ("WORKERS", "257"),

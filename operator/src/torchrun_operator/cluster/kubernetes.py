@@ -26,6 +26,7 @@ _PATHS = {
     "Service": "api/v1/namespaces/{namespace}/services",
     "ConfigMap": "api/v1/namespaces/{namespace}/configmaps",
     "PersistentVolumeClaim": "api/v1/namespaces/{namespace}/persistentvolumeclaims",
+    "NetworkPolicy": "apis/networking.k8s.io/v1/namespaces/{namespace}/networkpolicies",
     "Pod": "api/v1/namespaces/{namespace}/pods",
     "Event": "api/v1/namespaces/{namespace}/events",
 }

@@ -5,7 +5,9 @@ from typing import Any
 
 from torchrun_operator.api.names import (
     API_VERSION,
+    COMPONENT_OPERATOR,
     KIND,
+    LABEL_COMPONENT,
     LABEL_JOB_NAME,
     LABEL_MANAGED_BY,
     LABEL_ROLE,
@@ -47,9 +49,9 @@ def file_key(position: int) -> str:
     return f"file-{position}"
 
 
-def mounted(job: TorchrunJob, host_source: str) -> list[dict[str, Any]]:
-    """Return what the job's pods mount."""
-    found = [_rendezvous_program(job, host_source)]
+def prerequisites(job: TorchrunJob, host_source: str, operator_namespace: str | None) -> list[dict[str, Any]]:
+    """Return what has to be there before the job's pods: what they mount, and who may reach them."""
+    found = [_network_policy(job, operator_namespace), _rendezvous_program(job, host_source)]
     if job.spec.files:
         found.append(_files(job))
     if job.spec.snapshots is not None and job.spec.snapshots.volume_claim_template is not None:
@@ -89,6 +91,32 @@ def _rendezvous_service(job: TorchrunJob) -> dict[str, Any]:
                 {"name": "store", "port": job.spec.rendezvous.port, "protocol": "TCP"},
                 {"name": "http", "port": PORT_HTTP, "protocol": "TCP"},
             ],
+        },
+    }
+
+
+def _network_policy(job: TorchrunJob, operator_namespace: str | None) -> dict[str, Any]:
+    """Only the job's own pods reach the store, whose clients unpickle what is in it; the operator the control port too.
+
+    A job that wants no policy gets one that lets everybody in: switching it off is a change like any other.
+    """
+    own = {"podSelector": {"matchLabels": {LABEL_JOB_NAME: job.metadata.name}}}
+    operator = {
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": operator_namespace}},
+        "podSelector": {"matchLabels": {LABEL_COMPONENT: COMPONENT_OPERATOR}},
+    }
+    control: dict[str, Any] = {"ports": [{"port": PORT_HTTP, "protocol": "TCP"}]}
+    if operator_namespace is not None:
+        control["from"] = [own, operator]
+    store = {"from": [own], "ports": [{"port": job.spec.rendezvous.port, "protocol": "TCP"}]}
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": owned_metadata(job, rendezvous_name(job.metadata.name)),
+        "spec": {
+            "podSelector": {"matchLabels": {LABEL_JOB_NAME: job.metadata.name, LABEL_ROLE: ROLE_RENDEZVOUS}},
+            "policyTypes": ["Ingress"],
+            "ingress": [store, control] if job.spec.network_policy else [{}],
         },
     }
 

@@ -53,6 +53,7 @@ async def run(settings: Settings) -> int:
             metrics,
             lambda: datetime.now(UTC),
             host_source(),
+            operator_namespace=settings.namespace,
             resync_seconds=settings.resync_seconds,
             progress_interval=settings.progress_interval,
         )

@@ -25,7 +25,7 @@ from torchrun_operator.core.observe import observe
 from torchrun_operator.core.observed import Observed, Phase
 from torchrun_operator.core.report import unaccepted
 from torchrun_operator.core.transitions import transitions
-from torchrun_operator.render.objects import mounted, services
+from torchrun_operator.render.objects import prerequisites, services
 from torchrun_operator.render.pods import node_pod, rendezvous_pod
 from torchrun_operator.runtime.links import Key, Links, name_of
 from torchrun_operator.runtime.metrics import Metrics
@@ -90,15 +90,19 @@ class Reconciler:
         clock: Callable[[], datetime],
         host_source: str,
         *,
+        operator_namespace: str | None = None,
         resync_seconds: float = 300.0,
         progress_interval: float = 5.0,
     ) -> None:
-        """Clock tells the time in UTC; host_source is the program of the rendezvous pods."""
+        """Clock tells the time in UTC; host_source is the program of the rendezvous pods; operator_namespace is where
+        the operator reaches them from.
+        """
         self._cluster = cluster
         self._links = links
         self._metrics = metrics
         self._clock = clock
         self._host_source = host_source
+        self._operator_namespace = operator_namespace
         self._resync_seconds = resync_seconds
         self._progress_interval = progress_interval
         self._memories: dict[Key, _Memory] = {}
@@ -234,7 +238,7 @@ class Reconciler:
 
     async def _create(self, job: api.TorchrunJob, decision: Decision, memory: _Memory) -> None:
         """Make what is missing side by side, what pods mount first."""
-        due = [*(mounted(job, self._host_source) if decision.apply_objects else ())]
+        due = [*(prerequisites(job, self._host_source, self._operator_namespace) if decision.apply_objects else ())]
         due += services(job) if decision.apply_services else ()
         pods = [node_pod(job, index) for index in decision.create_nodes]
         if decision.create_rendezvous:

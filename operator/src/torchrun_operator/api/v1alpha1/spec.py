@@ -188,6 +188,13 @@ class TorchrunJobSpec(Model):
         Snapshots | None,
         Field(description="A volume that all nodes share, for the snapshots that training resumes from."),
     ] = None
+    network_policy: Annotated[
+        bool,
+        Field(
+            description="Whether a NetworkPolicy keeps all but the job's own pods and the operator away from the "
+            "rendezvous. It works where the cluster's network plugin enforces policies."
+        ),
+    ] = True
     suspend: Annotated[
         bool,
         Field(
