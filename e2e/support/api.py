@@ -9,6 +9,7 @@ from typing import Any
 from kubernetes.aio import client, config
 
 _CONNECTIONS = 64
+_WATCH_SECONDS = 300.0
 _GONE_SECONDS = 120.0
 
 
@@ -47,6 +48,18 @@ class Api:
             raise RuntimeError(f"{verb} {path}: {response.status} {data[:300].decode(errors='replace')}")
         answer: dict[str, Any] = json.loads(data)
         return answer
+
+    async def watch(self, path: str) -> AsyncIterator[dict[str, Any]]:
+        """Yield the events of a watch (a path with `watch=true` in its query) until it ends. Raises RuntimeError."""
+        headers = {"Accept": "application/json"}
+        await self._api.update_params_for_auth(headers, [], ["BearerToken"], path, "GET", None)
+        url = f"{self._api.configuration.host}/{path}"
+        answer = await self._api.call_api("GET", url, headers, _request_timeout=_WATCH_SECONDS)
+        async with answer.response as stream:
+            if stream.status > 299:
+                raise RuntimeError(f"GET {path}: {stream.status} {(await stream.text())[:300]}")
+            async for line in stream.content:
+                yield json.loads(line)
 
     @asynccontextmanager
     async def namespace(self, name: str) -> AsyncIterator[None]:

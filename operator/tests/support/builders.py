@@ -59,6 +59,7 @@ def make_node(index: int, phase: Phase = Phase.RUNNING, *, life: int = 1, **chan
         "machine": f"machine-{index}" if placed else None,
         "scheduled": placed,
         "created_at": CREATED,
+        "started_at": CREATED if placed else None,
     }
     return NodePod(index, f"digits-{index}", f"pod-{index}-{life}", phase, **{**defaults, **changes})
 
@@ -68,7 +69,15 @@ def failed(index: int, code: int = 1, reason: str = "Error", message: str = "", 
     return make_node(index, Phase.FAILED, exit=Exit(code, reason, message, NOW), **changes)
 
 
-HOST = RendezvousPod("digits-rdzv", "pod-rdzv", Phase.RUNNING, address="10.0.0.250", ready=True, token_digest=DIGEST)
+HOST = RendezvousPod(
+    "digits-rdzv",
+    "pod-rdzv",
+    Phase.RUNNING,
+    address="10.0.0.250",
+    ready=True,
+    token_digest=DIGEST,
+    started_at=CREATED,
+)
 
 
 def make_rendezvous(*nodes: NodePod, **changes: Any) -> Rendezvous:

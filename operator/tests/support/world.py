@@ -156,7 +156,11 @@ class World:
         number = next(self._addresses)
         pod["spec"]["nodeName"] = f"machine-{number}"
         pod["metadata"]["creationTimestamp"] = _text(self.now)
-        pod["status"] = {"phase": "Running", "podIP": f"10.0.{number // 250}.{number % 250}"}
+        pod["status"] = {
+            "phase": "Running",
+            "startTime": _text(self.now),
+            "podIP": f"10.0.{number // 250}.{number % 250}",
+        }
         self.cluster.touch(pod)
 
     def end(self, pod: Stored, code: int, reason: str = "Error", **status: Any) -> None:

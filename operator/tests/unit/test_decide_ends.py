@@ -108,7 +108,6 @@ ENDS = {
         decision(
             target=target("10.0.1.0", "10.0.1.1", "10.0.1.2"),
             deletions=(Deletion("digits-rdzv", "pod-rdzv", "it is closed"),),
-            apply_services=False,
         ),
         "Resizing",
         ("Valid", "NodeLost"),
@@ -117,7 +116,7 @@ ENDS = {
     "as soon as the old rendezvous is gone": Case(
         after(training_job(), BROKEN),
         seen(rendezvous_pod=replace(HOST, phase=Phase.TERMINATING)),
-        decision(apply_services=False),
+        decision(),
         "Resizing",
         ("Valid", "NodeLost"),
         Restarts(infrastructure=1),

@@ -1,7 +1,7 @@
 """Who must leave the rendezvous, who trains, how large the next round is, and when a failed node may be replaced."""
 
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -123,21 +123,22 @@ def test_patience_ends() -> None:
     assert patience_ends(seen(*pods), 3, NOW) == [NOW + timedelta(seconds=2)]
 
 
-FRESH_HOST = replace(HOST, created_at=NOW - timedelta(seconds=1))
-THREE_YOUNG = tuple(replace(node, created_at=NOW) for node in THREE)
-NAMELESS = replace(THREE_YOUNG[0], address=None)
+STARTED_HOST = replace(HOST, started_at=NOW - timedelta(seconds=1))
+THREE_STARTED = tuple(replace(node, started_at=NOW) for node in THREE)
+UNSTARTED = replace(THREE[0], address=None, started_at=None)
 
 
 @pytest.mark.parametrize(
     ("observed", "expected"),
     [
         (Observed(), None),
-        (seen(*THREE_YOUNG, rendezvous_pod=FRESH_HOST), FRESH_HOST.created_at),
-        (seen(NAMELESS, *THREE_YOUNG[1:], rendezvous_pod=FRESH_HOST), NOW + timedelta(seconds=2)),
-        (seen(*THREE_YOUNG, rendezvous_pod=replace(FRESH_HOST, address=None)), NOW + timedelta(seconds=2)),
-        (seen(NAMELESS, rendezvous_pod=None), NOW + timedelta(seconds=3)),
+        (seen(UNSTARTED, rendezvous_pod=replace(HOST, address=None, started_at=None)), None),
+        (seen(*THREE_STARTED, rendezvous_pod=STARTED_HOST), datetime.min.replace(tzinfo=UTC)),
+        (seen(UNSTARTED, *THREE_STARTED[1:], rendezvous_pod=STARTED_HOST), NOW + timedelta(seconds=2)),
+        (seen(*THREE_STARTED, rendezvous_pod=replace(HOST, address=None, started_at=None)), NOW + timedelta(seconds=3)),
+        (seen(*THREE_STARTED, rendezvous_pod=None), datetime.min.replace(tzinfo=UTC)),
     ],
-    ids=["no pod", "all have addresses", "a node has none", "the host has none", "no host"],
+    ids=["no pod", "none has started", "all have addresses", "a node has none", "the host has none", "no host"],
 )
 def test_services_due(observed: Observed, expected: datetime | None) -> None:
     assert services_due(observed) == expected

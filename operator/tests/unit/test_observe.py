@@ -10,6 +10,7 @@ from torchrun_operator.core.observed import Exit, NodePod, Observed, Phase, Rend
 
 JOB = "job-uid"
 CREATED = datetime(2026, 1, 31, 11, 0, 0, tzinfo=UTC)
+STARTED = datetime(2026, 1, 31, 11, 0, 2, tzinfo=UTC)
 
 
 def pod(name: str = "digits-1", *, role: str = "node", index: str = "1", owner: str = JOB, **parts: Any) -> Any:
@@ -58,8 +59,14 @@ NODES: dict[str, tuple[Any, NodePod]] = {
         ),
     ),
     "pulls its image": (
-        pod(status={"phase": "Pending", "containerStatuses": trainer(waiting={"reason": "ContainerCreating"})}),
-        node(Phase.STARTING),
+        pod(
+            status={
+                "phase": "Pending",
+                "startTime": "2026-01-31T11:00:02Z",
+                "containerStatuses": trainer(waiting={"reason": "ContainerCreating"}),
+            }
+        ),
+        node(Phase.STARTING, started_at=STARTED),
     ),
     "cannot pull its image": (
         pod(
@@ -164,7 +171,7 @@ def test_picture_of_a_whole_job() -> None:
         "digits-rdzv",
         role="rendezvous",
         metadata=digest | {"labels": {"torchrun.dev/role": "rendezvous"}},
-        status={"phase": "Running", "podIP": "10.0.0.5", "conditions": [ready]},
+        status={"phase": "Running", "startTime": "2026-01-31T11:00:02Z", "podIP": "10.0.0.5", "conditions": [ready]},
     )
     pods = [
         pod("digits-10", index="10", status={"phase": "Running"}),
@@ -189,7 +196,7 @@ def test_picture_of_a_whole_job() -> None:
             address="10.0.0.5",
             ready=True,
             token_digest="abc",
-            created_at=CREATED,
+            started_at=STARTED,
         ),
         rendezvous=state,
         token_digest="abc",

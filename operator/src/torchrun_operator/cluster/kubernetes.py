@@ -21,7 +21,8 @@ _JSON = "application/json"
 _TIMEOUT_SECONDS = 30.0
 _SILENCE_SECONDS = 75.0
 """A watch brings a bookmark every minute at the latest; one that is silent for longer is dead."""
-_CONNECTIONS = 64
+_CONNECTIONS = 24
+"""Each is a TLS handshake for both sides, at every burst anew; more of them make nothing faster."""
 _PATHS = {
     "Service": "api/v1/namespaces/{namespace}/services",
     "ConfigMap": "api/v1/namespaces/{namespace}/configmaps",

@@ -1,7 +1,7 @@
 """Which nodes should be in the rendezvous, and what the round says of the job."""
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from torchrun_operator.api.v1alpha1 import TorchrunJob
 from torchrun_operator.core.observed import NodePod, Observed, Phase, RendezvousPod
@@ -15,8 +15,9 @@ _SCHEDULING = timedelta(seconds=3)
 """A pod that finds a machine at all finds it sooner."""
 
 
-_ADDRESSES = timedelta(seconds=3)
-"""Within that time a pod whose machine has its image has its address, and its agent is about to ask for the service."""
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
+_AGENT_START = timedelta(seconds=3)
+"""An agent imports torch before it looks for the rendezvous."""
 
 
 @dataclass(frozen=True)
@@ -79,20 +80,17 @@ def _stays(node: NodePod, wanted: int) -> bool:
 
 
 def services_due(observed: Observed) -> datetime | None:
-    """Return from when on the job's services should exist; None: there is no pod yet that they could lead to.
+    """Return from when on the job's services should exist; None: there is no pod yet that could look for them.
 
     Kubernetes writes a service's endpoints anew whenever one of its pods gets an address. With the service made when
-    all have one, that is once; a pod that is slow (no machine, a large image) holds it up for seconds only, for the
-    others are on their way to look for it.
+    all have one, that is once. One that is slow to start (a large image) holds it up for seconds only.
     """
     pods: list[NodePod | RendezvousPod] = [*observed.nodes]
     if observed.rendezvous_pod is not None:
         pods.append(observed.rendezvous_pod)
-    born = [pod.created_at for pod in pods if pod.created_at is not None]
-    if not born:
-        return None
-    first = min(born)
-    return first if all(pod.address for pod in pods) else first + _ADDRESSES
+    if pods and all(pod.address for pod in pods):
+        return _LONG_AGO
+    return min((pod.started_at + _AGENT_START for pod in pods if pod.started_at is not None), default=None)
 
 
 def training(observed: Observed, wanted: int) -> tuple[NodePod, ...]:

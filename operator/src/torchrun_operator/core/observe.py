@@ -61,6 +61,7 @@ def _node_pod(pod: Mapping[str, Any], index: int) -> NodePod:
         address=status.get("podIP"),
         machine=pod["spec"].get("nodeName"),
         created_at=_time(pod["metadata"].get("creationTimestamp")),
+        started_at=_time(status.get("startTime")),
         disrupted=_condition(status, "DisruptionTarget") is not None
         or status.get("reason") in ("Evicted", "Preempting"),
         exit=_exit(status),
@@ -81,7 +82,7 @@ def _rendezvous_pod(pod: Mapping[str, Any]) -> RendezvousPod:
         address=status.get("podIP"),
         ready=ready is not None and ready.get("status") == "True",
         token_digest=(pod["metadata"].get("annotations") or {}).get(ANNOTATION_TOKEN_DIGEST, ""),
-        created_at=_time(pod["metadata"].get("creationTimestamp")),
+        started_at=_time(status.get("startTime")),
         waiting_reason=reason,
         waiting_message=message,
     )

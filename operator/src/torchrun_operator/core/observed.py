@@ -48,6 +48,8 @@ class NodePod:
     address: str | None = None
     machine: str | None = None
     created_at: datetime | None = None
+    started_at: datetime | None = None
+    """When its machine took it on."""
     disrupted: bool = False
     """Kubernetes ended it on purpose: preemption, eviction, taint."""
     exit: Exit | None = None
@@ -71,7 +73,7 @@ class RendezvousPod:
     address: str | None = None
     ready: bool = False
     token_digest: str = ""
-    created_at: datetime | None = None
+    started_at: datetime | None = None
     waiting_reason: str = ""
     waiting_message: str = ""
 

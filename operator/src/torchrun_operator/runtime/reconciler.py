@@ -33,7 +33,7 @@ from torchrun_operator.runtime.metrics import Metrics
 logger = logging.getLogger(__name__)
 
 _REFUSED_RETRY_SECONDS = 15.0
-_CONCURRENT_WRITES = 48
+_CONCURRENT_WRITES = 20
 _FIRST_STATUS_SECONDS = 2.0
 _DETAIL_SECONDS = 2.0
 _UNSTARTED = frozenset({Phase.PENDING, Phase.STARTING})
