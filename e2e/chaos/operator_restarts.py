@@ -20,6 +20,12 @@ _SETTLE_SECONDS = 120.0
 _POLL_SECONDS = 0.3
 _PODS = f"api/v1/namespaces/{_NAMESPACE}/pods"
 _JOBS = f"apis/torchrun.dev/v1alpha1/namespaces/{_NAMESPACE}/torchrunjobs"
+_KINDS = {
+    "pods": "api/v1",
+    "services": "api/v1",
+    "configmaps": "api/v1",
+    "networkpolicies": "apis/networking.k8s.io/v1",
+}
 
 
 def job(name: str) -> dict[str, Any]:
@@ -50,6 +56,7 @@ def expected(names: list[str]) -> dict[str, Counter[str]]:
         "pods": Counter(f"{name}-{part}" for name in names for part in [*range(_NODES), "rdzv"]),
         "services": Counter(f"{name}{part}" for name in names for part in ("", "-rdzv")),
         "configmaps": Counter(f"{name}{part}" for name in names for part in ("-files", "-rdzv")),
+        "networkpolicies": Counter(f"{name}-rdzv" for name in names),
     }
 
 
@@ -57,8 +64,8 @@ async def found(api: Api) -> dict[str, Counter[str]]:
     """Return the objects with the job's label in the namespace, each with its job as controller, by kind."""
     uids = {item["metadata"]["name"]: item["metadata"]["uid"] for item in (await api.call("GET", _JOBS))["items"]}
     result = {}
-    for kind in ("pods", "services", "configmaps"):
-        path = f"api/v1/namespaces/{_NAMESPACE}/{kind}?labelSelector=torchrun.dev/job-name"
+    for kind, api_version in _KINDS.items():
+        path = f"{api_version}/namespaces/{_NAMESPACE}/{kind}?labelSelector=torchrun.dev/job-name"
         items = (await api.call("GET", path))["items"]
         result[kind] = Counter(
             item["metadata"]["name"] if _owned(item, uids) else f"orphan {item['metadata']['name']}" for item in items
