@@ -158,7 +158,7 @@ def test_the_wiring_of_torchrun() -> None:
     assert env["PET_NNODES"] == "2:1048576"
     assert env["PET_RDZV_ENDPOINT"] == "digits-rdzv:29500"
     assert env["PET_RDZV_CONF"] == (
-        "is_host=0,join_timeout=86400,last_call_timeout=86400,keep_alive_interval=5,keep_alive_max_attempt=6,"
+        "is_host=0,join_timeout=86400,last_call_timeout=86400,keep_alive_interval=2,keep_alive_max_attempt=43200,"
         "read_timeout=120,timeout=900"
     )
     assert env["TORCHRUN_NODE_INDEX"] == "3"

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from torchrun_operator.rendezvous.host import KICK, SIGHT_SECONDS, Memory, Node, Target, View, step
+from torchrun_operator.rendezvous.host import KICK, SIGHT_SECONDS, Memory, Node, Senses, Target, View, step
 
 ADDRESSES = 5
 MINIMUM = 2
@@ -17,6 +17,7 @@ class Agent:
 
     node: Node
     round: int | None = None
+    frozen: bool = False
 
 
 @dataclass
@@ -33,18 +34,40 @@ class World:
     agents: dict[int, Agent] = field(default_factory=dict)
     formed: dict[int, dict[Node, int]] = field(default_factory=dict)
     processes: int = 0
+    lost: set[int] = field(default_factory=set)
+    away: bool = False
 
     def start(self, index: int) -> None:
         """Another process at the address; the one before, if any, is gone without a word."""
         self.processes += 1
+        self.lost.discard(index)
         self.agents[index] = Agent(Node(f"10.0.0.{index}", self.processes, 0))
 
     def die(self, index: int) -> None:
+        """Its processes end, so the kernel closes their connections."""
         self.agents.pop(index, None)
+
+    def lose(self, index: int) -> None:
+        """Its machine is gone, and no connection is closed."""
+        if self.agents.pop(index, None) is not None:
+            self.lost.add(index)
+
+    def freeze(self, index: int) -> None:
+        """It does nothing for a while, or nothing of it gets through."""
+        if index in self.agents:
+            self.agents[index].frozen = True
+
+    def thaw(self, index: int) -> None:
+        if index in self.agents:
+            self.agents[index].frozen = False
+
+    def awake(self, index: int) -> Agent | None:
+        agent = self.agents.get(index)
+        return None if agent is None or agent.frozen else agent
 
     def sync(self, index: int) -> None:
         """What an agent does once per second while it looks for a round (torch's _RendezvousJoinOp)."""
-        agent, view = self.agents.get(index), self.view
+        agent, view = self.awake(index), self.view
         if agent is None or agent.round is not None or view.closed:
             return
         node = agent.node
@@ -61,13 +84,13 @@ class World:
 
     def poll(self, index: int) -> None:
         """What an agent does once per second while its workers run: a waiting node makes it leave."""
-        agent = self.agents.get(index)
+        agent = self.awake(index)
         if agent is not None and agent.round is not None and self.view.waiting:
             self.leave(index)
 
     def leave(self, index: int) -> None:
         """Its workers were stopped or failed (torch's _RendezvousExitOp)."""
-        agent, view = self.agents.get(index), self.view
+        agent, view = self.awake(index), self.view
         if agent is None or agent.round is None:
             return
         agent.round = None
@@ -80,8 +103,8 @@ class World:
             self.view = view
 
     def beat(self, index: int) -> None:
-        """What an agent does every 5 s; while it looks for a round it writes nothing before it has read."""
-        agent = self.agents.get(index)
+        """What an agent does every 2 s; while it looks for a round it writes nothing before it has read."""
+        agent = self.awake(index)
         if agent is None or (agent.round is None and self.view.complete and agent.node in self.view.participants):
             return
         if agent.node in self.view.heartbeats:
@@ -90,7 +113,8 @@ class World:
     def tick(self) -> None:
         self.now += 0.1
         before = self.memory.rounds
-        result = step(self.view, self.target, self.now, self.memory)
+        peers = frozenset(f"10.0.0.{i}" for i in {*self.agents, *self.lost})
+        result = step(self.view, self.target, self.now, self.memory, Senses(peers, True, self.away))
         self.view, self.memory = result.view, result.memory
         if self.memory.rounds > before:
             self.check_completed()
@@ -118,6 +142,18 @@ class World:
         if self.now - completed < SIGHT_SECONDS:
             assert seen == formed
 
+    def live(self, seconds: int) -> None:
+        """Let the agents that are there do what agents do."""
+        for second in range(seconds):
+            for index in list(self.agents):
+                self.sync(index)
+                self.poll(index)
+                if second % 2 == 0:
+                    self.beat(index)
+                self.tick()
+            for _ in range(10):
+                self.tick()
+
     def training(self) -> set[int]:
         """Return the addresses of those that are together in a world of which nobody is missing."""
         run = self.memory.running
@@ -129,7 +165,9 @@ class World:
 
 INDEX = st.integers(0, ADDRESSES - 1)
 EVENTS = st.one_of(
-    st.tuples(st.sampled_from(["start", "die", "sync", "sync", "poll", "leave", "beat"]), INDEX),
+    st.tuples(
+        st.sampled_from(["start", "die", "lose", "freeze", "thaw", "sync", "sync", "poll", "leave", "beat"]), INDEX
+    ),
     st.tuples(st.just("tick"), st.integers(1, 3)),
     st.tuples(st.just("wait"), st.integers(1, 6)),
     st.tuples(st.just("want"), st.tuples(st.integers(0, ADDRESSES), st.frozensets(INDEX, max_size=2))),
@@ -172,18 +210,40 @@ def test_whatever_happens_rounds_are_right_and_training_comes_back(
             world.die(index)
         elif index not in world.agents:
             world.start(index)
+        world.thaw(index)
     gone = frozenset(f"10.0.0.{i}" for i in range(alive, ADDRESSES))
     world.target = Target(2, alive, MINIMUM, 2.0, gone)
-    for second in range(30):
-        for index in range(alive):
-            world.sync(index)
-            world.poll(index)
-            if second % 5 == 0:
-                world.beat(index)
-            world.tick()
-        for _ in range(10):
-            world.tick()
+    world.live(30)
     assert world.training() == set(range(alive))
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(EVENTS.filter(lambda event: event[0] != "want"), max_size=60),
+    st.integers(MINIMUM, ADDRESSES),
+    st.sets(INDEX, min_size=1),
+    st.sets(INDEX),
+)
+def test_without_an_operator_training_comes_back_if_enough_are_left(
+    events: list[tuple[str, object]], size: int, alive: set[int], lost: set[int]
+) -> None:
+    """Whoever dies, is lost or frozen meanwhile: those that are left train, as many as were last wanted."""
+    world = World(target=Target(1, size, MINIMUM, 2.0), away=True)
+    for event in events:
+        happen(world, event)
+    for index in range(ADDRESSES):
+        if index in alive:
+            if index not in world.agents:
+                world.start(index)
+            world.thaw(index)
+        elif index in lost:
+            world.lose(index)
+        else:
+            world.die(index)
+    world.live(45)
+    training = world.training()
+    assert training <= alive
+    assert len(training) == (min(size, len(alive)) if len(alive) >= MINIMUM else 0)
 
 
 @settings(max_examples=50, deadline=None)
@@ -197,7 +257,7 @@ def test_surplus_agents_do_not_keep_the_others_from_training(order: list[int], s
             world.sync(index)
             world.tick()  # the host looks often enough to be between an agent's write and the next one's read
             world.poll(index)
-            if second % 5 == 0:
+            if second % 2 == 0:
                 world.beat(index)
     assert len(world.training()) == size
     assert world.memory.rounds == 1

@@ -8,9 +8,12 @@ import pytest
 from torchrun_operator.rendezvous.client import host_source
 from torchrun_operator.rendezvous.host import (
     KICK,
+    UNAWARE,
     Memory,
     Node,
     Running,
+    Seen,
+    Senses,
     Step,
     Target,
     View,
@@ -37,10 +40,25 @@ def running(*nodes: Node, still: frozenset[Node] | None = None, number: int = 4)
 
 
 def remembered(run: Running | None, **changes: object) -> Memory:
-    nodes = run.members if run else {}
-    return replace(Memory(running=run, heartbeats=beats(*nodes)), **changes)  # type: ignore[arg-type]
+    return replace(Memory(running=run), **changes)  # type: ignore[arg-type]
 
 
+def life(clock: float = 100.0, **silences: float) -> dict[str, object]:
+    """Memory of A, B and C, all heard just now by the clock, or so many seconds ago."""
+    ago = {A: silences.get("a", 0.0), B: silences.get("b", 0.0), C: silences.get("c", 0.0)}
+    seen = {n: Seen(NOW, clock - seconds) for n, seconds in ago.items()}
+    return {"seen": seen, "clock": clock, "looked_at": NOW, "heard_at": NOW}
+
+
+def wired(missing: float | None = None) -> dict[str, object]:
+    """Memory of A, B and C, all connected once, and C not for so many seconds."""
+    seen = {A: Seen(NOW, 100.0, True), B: Seen(NOW, 100.0, True), C: Seen(NOW, 100.0, True)}
+    if missing is not None:
+        seen[C] = seen[C]._replace(missing=NOW - missing)
+    return {**life(), "seen": seen}
+
+
+ONLY_AB = Senses(peers=frozenset({A.address, B.address}))
 FORMED = View(round=4, complete=True, participants=ABC, heartbeats=beats(A, B, C, at=NOW - 10))
 SETTLED = View(round=5, heartbeats=beats(A, B, C))
 KICKED = replace(running(A, B, C, still=frozenset({A, B})), kicked=True, requested=True)
@@ -57,6 +75,7 @@ class Case:
     repair: int | None = None
     hurry: bool = False
     also: dict[str, object] = field(default_factory=dict)
+    senses: Senses = UNAWARE
 
 
 def open_round(*nodes: Node, number: int = 5, **changes: object) -> View:
@@ -176,7 +195,7 @@ CASES = {
         replace(FORMED, participants={A: 0, B: 1}, heartbeats=beats(A, B, at=NOW - 10), waiting=frozenset({KICK})),
         KICKED,
         ("evicted", "round-kicked"),
-        also={"evictions": 1},
+        also={"evictions": {"not wanted": 1}},
     ),
     "a leaver is evicted from a settled round": Case(
         SETTLED,
@@ -238,13 +257,199 @@ CASES = {
         ("left", "evicted", "round-ended", "round-completed"),
         also={"requested": 1, "unrequested": 0},
     ),
-    "a member died unseen: its heartbeat has expired": Case(
-        replace(SETTLED, heartbeats=beats(A, B)),
+    "a member's connection has been gone for a second: its agent has ended": Case(
+        SETTLED,
         target(3),
-        remembered(running(A, B, C), heartbeats={**beats(A, B), C: NOW - 30}),
+        remembered(running(A, B, C), **wired(missing=1.0)),
         replace(SETTLED, heartbeats=beats(A, B), waiting=frozenset({KICK})),
         KICKED,
-        ("left", "round-kicked"),
+        ("evicted", "round-kicked"),
+        also={"evictions": {"disconnected": 1}},
+        senses=ONLY_AB,
+    ),
+    "for a shorter time it may only not have been listed": Case(
+        SETTLED,
+        target(3),
+        remembered(running(A, B, C), **wired(missing=0.9)),
+        SETTLED,
+        running(A, B, C),
+        senses=ONLY_AB,
+    ),
+    "it begins to be missing": Case(
+        SETTLED,
+        target(3),
+        remembered(running(A, B, C), **wired()),
+        SETTLED,
+        running(A, B, C),
+        also={"seen": wired(missing=0.0)["seen"]},
+        senses=ONLY_AB,
+    ),
+    "it is there again": Case(
+        SETTLED,
+        target(3),
+        remembered(running(A, B, C), **wired(missing=0.9)),
+        SETTLED,
+        running(A, B, C),
+        also={"seen": wired()["seen"]},
+        senses=Senses(peers=frozenset({A.address, B.address, C.address})),
+    ),
+    "nodes that were never seen connected have other addresses on the way, so that says nothing": Case(
+        SETTLED,
+        target(3),
+        remembered(running(A, B, C), **life()),
+        SETTLED,
+        running(A, B, C),
+        also={"seen": life()["seen"]},
+        senses=Senses(peers=frozenset()),
+    ),
+    "a node that waits for a round has ended": Case(
+        open_round(A, B, C),
+        target(4),
+        Memory(**wired(missing=1.0)),  # type: ignore[arg-type]
+        open_round(A, B),
+        events=("evicted",),
+        senses=ONLY_AB,
+    ),
+    "a member is silent: the others go on without it, and listen whether it comes back": Case(
+        SETTLED,
+        target(3),
+        remembered(running(A, B, C), **life(c=8.0)),
+        replace(SETTLED, waiting=frozenset({KICK})),
+        KICKED,
+        ("evicted", "round-kicked"),
+        also={"evictions": {"silent": 1}, "requested": 0},
+    ),
+    "not silent for long enough": Case(
+        SETTLED,
+        target(3),
+        remembered(running(A, B, C), **life(c=7.9)),
+        SETTLED,
+        running(A, B, C),
+        also={"clock": 100.0},
+    ),
+    "time goes on while somebody is heard": Case(
+        SETTLED,
+        target(3),
+        remembered(running(A, B, C), **{**life(c=7.75), "looked_at": NOW - 0.25, "heard_at": NOW - 4.75}),
+        replace(SETTLED, waiting=frozenset({KICK})),
+        KICKED,
+        ("evicted", "round-kicked"),
+        also={"clock": 100.25},
+    ),
+    "and stands still while nobody is: then it is the host that is cut off": Case(
+        SETTLED,
+        target(3),
+        remembered(running(A, B, C), **{**life(c=7.9), "looked_at": NOW - 0.1, "heard_at": NOW - 5.0}),
+        SETTLED,
+        running(A, B, C),
+        also={"clock": 100.0},
+    ),
+    "a stall of the host is no silence of the nodes": Case(
+        SETTLED,
+        target(3),
+        remembered(running(A, B, C), **{**life(c=7.4), "looked_at": NOW - 4.8, "heard_at": NOW - 4.9}),
+        SETTLED,
+        running(A, B, C),
+        also={"clock": 100.5},
+    ),
+    "a clock that is set back does not matter": Case(
+        SETTLED,
+        target(3),
+        remembered(running(A, B, C), **{**life(c=7.9), "looked_at": NOW + 3600, "heard_at": NOW + 3600}),
+        SETTLED,
+        running(A, B, C),
+        also={"clock": 100.0},
+    ),
+    "most are silent: it is rather the host that does not hear": Case(
+        SETTLED, target(3), remembered(running(A, B, C), **life(b=8.0, c=29.9)), SETTLED, running(A, B, C)
+    ),
+    "but not for ever": Case(
+        SETTLED,
+        target(3),
+        remembered(running(A, B, C), **life(b=30.0, c=30.0)),
+        replace(SETTLED, waiting=frozenset({KICK})),
+        replace(running(A, B, C, still=frozenset({A})), kicked=True, requested=True),
+        ("evicted", "round-kicked"),
+    ),
+    "who has been silent for two minutes has ended": Case(
+        replace(SETTLED, participants={A: 0, B: 0}),
+        target(3, 3),
+        Memory(**life(c=120.0)),  # type: ignore[arg-type]
+        open_round(A, B),
+        events=("evicted",),
+    ),
+    "members that wait for rank 0's address are silent by nature": Case(
+        FORMED,
+        target(3),
+        remembered(
+            replace(running(A, B, C), unpublished=9.0),
+            **{**life(a=12.0, b=12.0, c=12.0), "looked_at": NOW - 0.5},
+        ),
+        FORMED,
+        replace(running(A, B, C), unpublished=9.5),
+        senses=Senses(published=False),
+    ),
+    "rank 0 does not say where it is": Case(
+        FORMED,
+        target(3),
+        remembered(
+            replace(running(A, B, C), unpublished=9.5),
+            **{**life(a=12.0, b=12.0, c=12.0), "looked_at": NOW - 0.5},
+        ),
+        replace(FORMED, participants={B: 1, C: 2}, waiting=frozenset({KICK})),
+        replace(running(A, B, C, still=frozenset({B, C})), kicked=True, requested=True, unpublished=10.0),
+        ("evicted", "round-kicked"),
+        repair=4,
+        senses=Senses(published=False),
+    ),
+    "a node is heard again while the others meet without it: it is to leave its workers": Case(
+        replace(SETTLED, participants={A: 0}, heartbeats=beats(A, B, C)),
+        target(3, 3),
+        Memory(**life(b=30.0)),  # type: ignore[arg-type]
+        replace(SETTLED, participants={A: 0}, heartbeats=beats(A, B, C), waiting=frozenset({KICK})),
+        events=("evicted",),
+    ),
+    "it is wanted in the round that runs": Case(
+        replace(SETTLED, heartbeats=beats(A, B, C)),
+        target(3),
+        remembered(running(A, B), **life()),
+        replace(SETTLED, heartbeats=beats(A, B, C), waiting=frozenset({KICK})),
+        replace(running(A, B), kicked=True, requested=True),
+        ("round-kicked",),
+    ),
+    "not as long as that is fresh": Case(
+        replace(FORMED, participants={A: 0, B: 1}, heartbeats={**beats(A, B, at=NOW - 10), C: NOW}),
+        target(3),
+        remembered(running(A, B), **life()),
+        replace(FORMED, participants={A: 0, B: 1}, heartbeats={**beats(A, B, at=NOW - 10), C: NOW}),
+        running(A, B),
+    ),
+    "it is not wanted": Case(
+        replace(SETTLED, heartbeats=beats(A, B, C)),
+        target(2),
+        remembered(running(A, B), **life()),
+        replace(SETTLED, heartbeats=beats(A, B, C)),
+        running(A, B),
+    ),
+    "without an operator nobody is on the way: the last call is short": Case(
+        open_round(A, B),
+        target(3),
+        Memory(enough_since=NOW - 1, rounds=1),
+        formed(A, B),
+        begun(A, B),
+        ("round-completed",),
+        also={"rounds_alone": 1},
+        senses=Senses(away=True),
+    ),
+    "except for the first round, whose nodes an operator has made": Case(
+        open_round(A, B), target(3), Memory(enough_since=NOW - 4.9), open_round(A, B), senses=Senses(away=True)
+    ),
+    "never below the minimum": Case(
+        open_round(A, B),
+        target(4, 3),
+        Memory(enough_since=NOW - 99, rounds=1),
+        open_round(A, B),
+        senses=Senses(away=True),
     ),
     "the agent of a member came back as another process": Case(
         replace(
@@ -269,7 +474,7 @@ CASES = {
         remembered(running(A, B, C), completed_at=NOW - 1),
         FORMED,
         replace(running(A, B, C), requested=True),
-        also={"evictions": 0},
+        also={"evictions": {}},
     ),
     "even if it is rank 0, whose address is published soon after": Case(
         FORMED,
@@ -314,7 +519,7 @@ CASES = {
         FORMED,
         replace(running(A, B, C), first_left=(B.address,), first_left_at=NOW, disturbed_at=NOW),
         hurry=True,
-        also={"evictions": 0, "aside": {B.address: NOW}},
+        also={"evictions": {}, "aside": {B.address: NOW}},
     ),
     "a wanted node joins a fresh round, whose members see it anyway": Case(
         replace(FORMED, waiting=frozenset({D}), heartbeats=beats(A, B, C, D)),
@@ -388,12 +593,24 @@ CASES = {
         replace(FORMED, finished=1),
         running(A, B, C),
     ),
-    "a closed rendezvous is only told of": Case(
-        replace(FORMED, closed=True),
+    "agents that have succeeded closed the rendezvous": Case(
+        replace(FORMED, closed=True, finished=1),
         target(2, 2, C),
         remembered(running(A, B, C)),
-        replace(FORMED, closed=True),
+        replace(FORMED, closed=True, finished=1),
         running(A, B, C),
+    ),
+    "an agent that failed closed it for everybody: that is undone": Case(
+        replace(SETTLED, closed=True),
+        target(3),
+        remembered(running(A, B, C)),
+        SETTLED,
+        running(A, B, C),
+        ("reopened",),
+        also={"reopened": 1},
+    ),
+    "without a target it stays closed": Case(
+        replace(SETTLED, closed=True), None, Memory(), replace(SETTLED, closed=True)
     ),
     "it is to be closed": Case(
         SETTLED,
@@ -408,7 +625,7 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_step(case: Case) -> None:
-    result = step(case.view, case.target, NOW, case.memory)
+    result = step(case.view, case.target, NOW, case.memory, case.senses)
     expected_running = case.running
     if expected_running is not None and case.repair is not None:
         expected_running = replace(expected_running, repaired=True)
@@ -420,10 +637,10 @@ def test_step(case: Case) -> None:
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_a_second_look_changes_nothing_more(case: Case) -> None:
-    first = step(case.view, case.target, NOW, case.memory)
-    second = step(first.view, case.target, NOW, first.memory)
+    first = step(case.view, case.target, NOW, case.memory, case.senses)
+    second = step(first.view, case.target, NOW, first.memory, case.senses)
     assert second == Step(first.view, second.memory, (), None, first.hurry)
-    third = step(second.view, case.target, NOW, second.memory)
+    third = step(second.view, case.target, NOW, second.memory, case.senses)
     assert third == second
 
 

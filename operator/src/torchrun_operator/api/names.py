@@ -74,7 +74,15 @@ RESERVED_ENV: Final = (
 )
 """What the operator or torchrun itself sets in the trainer container."""
 
-RESERVED_RDZV_CONF: Final = ("is_host", "store_type", "join_timeout", "last_call_timeout", "use_libuv")
+RESERVED_RDZV_CONF: Final = (
+    "is_host",
+    "store_type",
+    "join_timeout",
+    "last_call_timeout",
+    "keep_alive_interval",
+    "keep_alive_max_attempt",
+    "use_libuv",
+)
 """Rendezvous settings that the operator depends on; a job cannot change them."""
 
 RESERVED_DIRECTORIES: Final = ("dev", "proc", "sys", "torchrun-operator")

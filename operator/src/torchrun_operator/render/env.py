@@ -18,8 +18,8 @@ _RDZV_CONF = {
     "is_host": "0",
     "join_timeout": "86400",
     "last_call_timeout": "86400",
-    "keep_alive_interval": "5",
-    "keep_alive_max_attempt": "6",
+    "keep_alive_interval": "2",
+    "keep_alive_max_attempt": "43200",
     "read_timeout": "60",
 }
 

@@ -8,19 +8,25 @@ A round, as torchrun's agents see it (the state in the store) and as this progra
     open ──(wanted nodes joined)──> complete ──(every member has seen it)──> next round open, members keep running
      ^                                  │                                              │
      └──(every member left) <── kick: a node that does not exist waits, so agents restart and join again ──┘
+
+Who is alive is judged here only, by connections to the store and by heartbeats: agents are told never to drop anybody.
 """
 
 from __future__ import annotations
 
 import base64
+import faulthandler
 import hashlib
 import hmac
 import io
+import ipaddress
 import json
 import math
 import os
 import pickle
+import pickletools
 import secrets
+import select
 import signal
 import socket
 import sys
@@ -31,19 +37,30 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
+T = TypeVar("T")
 if TYPE_CHECKING:
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
     from torch.distributed.elastic.rendezvous.dynamic_rendezvous import _NodeDesc, _RendezvousState
 
 UTC = timezone.utc  # noqa: UP017 - datetime.UTC needs Python 3.11, the job's image may have 3.10
+ESTABLISHED = "01"
 TICK_SECONDS = 0.1
 HURRY_SECONDS = 0.002  # while nodes that must not join could be seen waiting by members of a fresh round
 STALE_SECONDS = 15.0  # without a good tick for so long, /healthz says so
 FATAL_SECONDS = 60.0  # after so many the process ends: a store in its place can only be better
-SILENT_SECONDS = 20.0  # agents send a heartbeat every 5 s; one that vanishes after such a silence has died
+GONE_SECONDS = 1.0  # agents never connect again; the kernel's list of connections may leave one out now and then
+SILENT_SECONDS = 8.0  # agents send a heartbeat every 2 s, the first after up to 4 s
+SILENT_MANY_SECONDS = 30.0  # if more than half of the nodes are silent, it is rather the host that does not hear them
+QUIET_SECONDS = 5.0  # if nobody was heard for so long, silence says nothing about anybody
+FORGET_SECONDS = 120.0  # a silent agent that could not reach the store for so long has ended
+STALL_SECONDS = 0.5  # a longer time between two looks is the host's own stall, not the nodes'
+MASTER_SECONDS = 10.0  # rank 0 publishes its address at once; the others wait for it in silence
+AWAY_SECONDS = 5.0  # the operator always has a request under way, and comes back within 5 s after a failure
+AWAY_LAST_CALL = 1.0  # whom a last call without an operator waits for: members that left a moment later than others
 DISTURBED_SECONDS = 5.0  # a member that leaves so soon after a stranger waited has seen the stranger
 SIGHT_SECONDS = 1.5  # agents look for a round every second, so by then each has seen a complete one
 ASIDE_SECONDS = 3.0  # nodes that were set aside try again every second
@@ -51,6 +68,7 @@ STORE_TIMEOUT = timedelta(seconds=10)
 MAX_NODES = 1_048_576
 MAX_LEAVERS = 16_384
 MAX_INT = 2**53
+MAX_STATE_BYTES, MAX_STATE_NODES = 8 << 20, 16_384  # the store itself takes no larger values
 TARGET_BYTES, PROGRESS_BYTES = 1 << 20, 64 << 10
 MAX_CONNECTIONS, MAX_CONNECTIONS_PER_CLIENT = 256, 32
 PROGRESS_SECONDS = 2.0
@@ -85,19 +103,29 @@ class View:
     heartbeats: Mapping[Node, float] = field(default_factory=dict)
     finished: int = 0
 
+    def listed(self) -> set[Node]:
+        """Nodes in any list."""
+        return {*self.participants, *self.waiting, *self.redundant}
+
     def joined(self) -> set[Node]:
         """Nodes in any list; without a heartbeat they are not an agent's (and would break it as participants)."""
-        return {n for n in (*self.participants, *self.waiting, *self.redundant) if n in self.heartbeats}
+        return {n for n in self.listed() if n in self.heartbeats}
 
-    def without(self, nodes: Iterable[Node]) -> View:
-        """Drop nodes everywhere. Heartbeats go too: torch raises when it removes a node that has none."""
+    def unlisted(self, nodes: Iterable[Node]) -> View:
+        """Drop nodes from every list. An agent that runs workers goes on sending heartbeats, so it can be heard."""
         gone = frozenset(nodes)
         return replace(
             self,
             participants={n: rank for n, rank in self.participants.items() if n not in gone},
             waiting=self.waiting - gone,
             redundant=self.redundant - gone,
-            heartbeats={n: beat for n, beat in self.heartbeats.items() if n not in gone},
+        )
+
+    def without(self, nodes: Iterable[Node]) -> View:
+        """Drop nodes everywhere. Heartbeats go too: torch raises when it removes a node that has none."""
+        gone = frozenset(nodes)
+        return replace(
+            self.unlisted(gone), heartbeats={n: beat for n, beat in self.heartbeats.items() if n not in gone}
         )
 
 
@@ -116,6 +144,26 @@ class Target:
     close: bool = False
 
 
+class Senses(NamedTuple):
+    """What the host notices beside the state in the store."""
+
+    peers: frozenset[str] | None = None  # addresses that are connected to the store; None: that cannot be told
+    published: bool = True  # rank 0 of the complete round has said where it is
+    away: bool = False  # the operator was not heard of lately
+
+
+UNAWARE = Senses()
+
+
+class Seen(NamedTuple):
+    """What is known of a node's life."""
+
+    beat: float  # its last heartbeat, by its own clock
+    heard: float  # when that was first seen, by Memory.clock
+    connected: bool = False  # its address was seen among the peers of the store
+    missing: float | None = None  # since when it is not any more; seconds since the epoch
+
+
 @dataclass(frozen=True)
 class Running:
     """A complete round: its members by rank, who of them is still in, and why it ends."""
@@ -130,6 +178,7 @@ class Running:
     first_left_at: float = 0.0
     disturbed_at: float = -math.inf
     repaired: bool = False
+    unpublished: float = 0.0  # seconds that members have waited for rank 0's address, the host's stalls not counted
 
 
 @dataclass(frozen=True)
@@ -137,7 +186,10 @@ class Memory:
     """What the state in the store does not say. Times in seconds since the epoch."""
 
     running: Running | None = None
-    heartbeats: Mapping[Node, float] = field(default_factory=dict)
+    seen: Mapping[Node, Seen] = field(default_factory=dict)
+    clock: float = 0.0  # seconds in which the host was awake and heard somebody: silence is measured by it
+    looked_at: float = math.inf
+    heard_at: float = -math.inf
     evicted: frozenset[Node] = frozenset()
     aside: Mapping[str, float] = field(default_factory=dict)  # alive but not wanted in the round; when last seen
     enough_since: float | None = None
@@ -146,9 +198,11 @@ class Memory:
     formation_seconds: float | None = None
     completed_at: float | None = None
     rounds: int = 0
+    rounds_alone: int = 0  # completed while the operator was away
     requested: int = 0
     unrequested: int = 0
-    evictions: int = 0
+    reopened: int = 0
+    evictions: Mapping[str, int] = field(default_factory=dict)  # by reason
     last_unrequested: tuple[int, tuple[str, ...], float] | None = None
 
 
@@ -165,30 +219,81 @@ class Step(NamedTuple):
     hurry: bool = False
 
 
-def step(view: View, target: Target | None, now: float, memory: Memory) -> Step:
-    """Decide what to do about the state: pure, so it can be repeated when somebody else wrote first."""
+def step(view: View, target: Target | None, now: float, memory: Memory, senses: Senses = UNAWARE) -> Step:
+    """Decide what to do about the state: pure, so it can be repeated when somebody else wrote first.
+
+    ``now`` in seconds since the epoch; it must never jump.
+    """
     events: list[Event] = []
-    # Agents that wait in torchrun's exit barrier send no heartbeats, so others drop them: they have not left.
+    memory = _listen(view, now, memory, senses)
     if not view.finished:
         memory = _conclude(_observe(view, now, memory, events), now, events)
-    if target is not None and target.close and not view.closed:
-        view, memory = _close(view, memory, events)
+    if target is not None and not view.finished and target.close != view.closed:
+        view, memory = _close(view, memory, events) if target.close else _reopen(view, memory, events)
     # After the end of any worker group a kick could only turn success into failure: such a job is left alone.
     if target is not None and not view.closed and not view.finished:
-        view, memory = _evict(view, target, now, memory, events)
+        view, memory = _evict(view, target, now, memory, events, senses)
         memory = _conclude(memory, now, events)
         if memory.running:
             view, memory = _tend(view, target, now, memory, events)
         else:
-            view, memory = _form(view, target, now, memory, events)
+            view, memory = _form(view, target, now, memory, events, senses)
     repair = None
     running = memory.running
     if running and not running.repaired and not any(running.members[n] == 0 for n in running.still):
         repair = running.round
         memory = replace(memory, running=replace(running, repaired=True))
     aside = {address: at for address, at in memory.aside.items() if now - at < ASIDE_SECONDS}
-    memory = replace(memory, heartbeats=view.heartbeats, aside=aside)
+    memory = replace(memory, aside=aside)
     return Step(view, memory, tuple(events), repair, hurry=view.complete and bool(aside))
+
+
+def _listen(view: View, now: float, memory: Memory, senses: Senses) -> Memory:
+    """Take note of who was heard, and of who is connected."""
+    passed = min(max(0.0, now - memory.looked_at), STALL_SECONDS)
+    clock = memory.clock + (passed if now - memory.heard_at < QUIET_SECONDS else 0.0)
+    heard_at, seen = memory.heard_at, {}
+    for node, beat in view.heartbeats.items():
+        known = memory.seen.get(node)
+        if known is None or known.beat != beat:
+            known = Seen(beat, clock) if known is None else known._replace(beat=beat, heard=clock)
+            heard_at = now
+        if senses.peers is not None:
+            if plain_address(node.address) in senses.peers:
+                known = known._replace(connected=True, missing=None)
+            elif known.connected and known.missing is None:
+                known = known._replace(missing=now)
+        seen[node] = known
+    running = memory.running
+    if running and view.complete:
+        unpublished = 0.0 if senses.published else running.unpublished + passed
+        running = replace(running, unpublished=unpublished)
+    return replace(memory, running=running, seen=seen, clock=clock, looked_at=now, heard_at=heard_at)
+
+
+def _disconnected(now: float, memory: Memory) -> set[Node]:
+    """Return the nodes whose agents have ended: the kernel closed their connections to the store."""
+    return {n for n, s in memory.seen.items() if s.missing is not None and now - s.missing >= GONE_SECONDS}
+
+
+def _silent(memory: Memory) -> set[Node]:
+    """Return the nodes that send no heartbeats while others do: their machines are gone, or cut off."""
+    running, silence = memory.running, {n: memory.clock - s.heard for n, s in memory.seen.items()}
+    silent = {n for n, seconds in silence.items() if seconds >= SILENT_SECONDS}
+    if 2 * len(silent) > len(silence):
+        silent = {n for n in silent if silence[n] >= SILENT_MANY_SECONDS}
+    if running and running.unpublished:
+        # Members that wait for rank 0's address send no heartbeats meanwhile, so only rank 0 is to be judged.
+        silent -= running.still
+        if running.unpublished >= MASTER_SECONDS:
+            silent |= {n for n in running.still if running.members[n] == 0}
+    return silent
+
+
+def _astray(view: View, memory: Memory, silent: set[Node]) -> set[Node]:
+    """Return the nodes that are heard again after others went on without them: they run workers nobody waits for."""
+    still = memory.running.still if memory.running else frozenset()
+    return set(view.heartbeats) - view.listed() - still - silent
 
 
 def _still(view: View, running: Running) -> frozenset[Node]:
@@ -196,13 +301,13 @@ def _still(view: View, running: Running) -> frozenset[Node]:
     if view.complete and view.round == running.round:
         return frozenset(n for n in running.still if n in view.participants)
     if not view.complete and view.round == running.round + 1:
-        listed = {*view.participants, *view.waiting, *view.redundant}
+        listed = view.listed()
         return frozenset(n for n in running.still if n in view.heartbeats and n not in listed)
     return frozenset()
 
 
 def _observe(view: View, now: float, memory: Memory, events: list[Event]) -> Memory:
-    """Notice members that left, and whether they did so by themselves or died."""
+    """Notice members that left by themselves."""
     running = memory.running
     if running is None:
         if view.complete and view.participants:  # completed by the agents themselves
@@ -214,13 +319,8 @@ def _observe(view: View, now: float, memory: Memory, events: list[Event]) -> Mem
     gone = running.still - still
     if not gone:
         return memory
-    died = {n for n in gone if now - memory.heartbeats.get(n, now) > SILENT_SECONDS}
-    for reason, nodes in (("no heartbeat", died), ("by itself", gone - died)):
-        if nodes:
-            event = {"event": "left", "round": running.round, "addresses": _addresses(nodes), "reason": reason}
-            events.append(event)
-    running = _left(replace(running, still=still, requested=running.requested or bool(died)), gone - died, now)
-    return replace(memory, running=running)
+    events.append({"event": "left", "round": running.round, "addresses": _addresses(gone)})
+    return replace(memory, running=_left(replace(running, still=still), gone, now))
 
 
 def _left(running: Running, nodes: Iterable[Node], now: float) -> Running:
@@ -256,20 +356,33 @@ def _close(view: View, memory: Memory, events: list[Event]) -> tuple[View, Memor
     return replace(view, closed=True, waiting=view.waiting | {KICK}), memory
 
 
-def _evict(view: View, target: Target, now: float, memory: Memory, events: list[Event]) -> tuple[View, Memory]:
-    """Drop leavers, and the older of two processes at one address: an agent that came back without saying goodbye."""
-    known = {n for n in (*view.heartbeats, *view.participants, *view.waiting, *view.redundant) if n != KICK}
+def _reopen(view: View, memory: Memory, events: list[Event]) -> tuple[View, Memory]:
+    """Undo that an agent closed the rendezvous for all when it failed, or was told to end (torch before 2.8)."""
+    events.append({"event": "reopened", "round": view.round})
+    return replace(view, closed=False), replace(memory, reopened=memory.reopened + 1)
+
+
+EVICTIONS = ("not wanted", "replaced", "disconnected", "silent")
+
+
+def _evict(
+    view: View, target: Target, now: float, memory: Memory, events: list[Event], senses: Senses
+) -> tuple[View, Memory]:
+    """Drop leavers, the dead, and the older of two processes at one address: an agent that came back unannounced."""
+    known = {n for n in (*view.heartbeats, *view.listed()) if n != KICK}
     leavers = {n for n in known if n.address in target.leavers}
     newest: dict[str, Node] = {}
     for node in sorted(known - leavers, key=lambda n: (view.heartbeats.get(n, -math.inf), n)):
         newest[node.address] = node
     stale = known - leavers - set(newest.values())
-    held = _held(view, leavers | stale, now, memory)
-    gone = (leavers | stale) - held
+    dead = (_disconnected(now, memory) & known) - leavers - stale
+    silent = (_silent(memory) & known) - leavers - stale - dead
+    held = _held(view, leavers | stale | dead | silent, now, memory)
+    gone = (leavers | stale | dead | silent) - held
     running, aside = memory.running, memory.aside
     early: frozenset[Node] = frozenset()
     if running:
-        requested = running.requested or not leavers.isdisjoint(running.still)
+        requested = running.requested or not (leavers | dead | silent).isdisjoint(running.still)
         running = _left(replace(running, requested=requested), stale & running.still, now)
         running = replace(running, still=running.still - gone)
         if not running.kicked:  # who comes after a member that is held would make the others leave before all are in
@@ -279,13 +392,16 @@ def _evict(view: View, target: Target, now: float, memory: Memory, events: list[
             running = replace(running, disturbed_at=now)
             aside = {**aside, **{n.address: now for n in hidden}}
     fresh = gone - memory.evicted
-    for reason, nodes in (("not wanted", leavers & fresh), ("replaced", stale & fresh)):
-        if nodes:
-            events.append({"event": "evicted", "addresses": _addresses(nodes), "reason": reason, "round": view.round})
+    evictions = dict(memory.evictions)
+    for reason, nodes in zip(EVICTIONS, (leavers, stale, dead, silent), strict=True):
+        if new := nodes & fresh:
+            event = {"event": "evicted", "addresses": _addresses(new), "reason": reason, "round": view.round}
+            events.append({**event, "operatorAway": senses.away})
+            evictions[reason] = evictions.get(reason, 0) + len(new)
     evicted = frozenset(n for n in memory.evicted if n.address in target.leavers) | gone
-    evictions = memory.evictions + len(fresh)
     memory = replace(memory, running=running, evicted=evicted, evictions=evictions, aside=aside)
-    return view.without(gone | early), memory
+    forgotten = {n for n in silent if memory.clock - memory.seen[n].heard >= FORGET_SECONDS}
+    return view.without((gone - silent) | forgotten | early).unlisted(gone), memory
 
 
 def _held(view: View, gone: set[Node], now: float, memory: Memory) -> frozenset[Node]:
@@ -305,13 +421,14 @@ def _tend(view: View, target: Target, now: float, memory: Memory, events: list[E
     running = memory.running
     assert running is not None
     joiners = view.joined() - running.still
+    more = joiners | _astray(view, memory, _silent(memory))
     lost = len(running.still) < len(running.members)
-    growing = bool(joiners) and len(running.still) < target.size and not lost
+    growing = bool(joiners if view.complete else more) and len(running.still) < target.size and not lost
     since = (memory.growth_since if memory.growth_since is not None else now) if growing else None
     memory = replace(memory, growth_since=since)
     if growing and not running.kicked and not view.complete:
         # Training goes on while more of the wanted nodes are on their way.
-        all_here = len(running.still) + len(joiners) >= target.size
+        all_here = len(running.still) + len(more) >= target.size
         growing = all_here or (since is not None and now - since >= target.last_call)
     if lost or growing or running.kicked:
         if not running.kicked:
@@ -332,7 +449,9 @@ def _tend(view: View, target: Target, now: float, memory: Memory, events: list[E
     return view, memory
 
 
-def _form(view: View, target: Target, now: float, memory: Memory, events: list[Event]) -> tuple[View, Memory]:
+def _form(
+    view: View, target: Target, now: float, memory: Memory, events: list[Event], senses: Senses
+) -> tuple[View, Memory]:
     """Bring the open round to completion, with exactly the wanted nodes or, after the last call, with what is there."""
     if view.complete:  # every member was evicted
         view = replace(view, complete=False, round=view.round + 1)
@@ -341,7 +460,7 @@ def _form(view: View, target: Target, now: float, memory: Memory, events: list[E
         view,
         deadline=False,  # agents past their own deadline would complete the round themselves
         participants={n: view.participants.get(n, 0) for n in nodes},
-        waiting=frozenset(),
+        waiting=frozenset({KICK} if _astray(view, memory, _silent(memory)) else ()),
         redundant=frozenset(),
     )
     if nodes and memory.forming_since is None:
@@ -351,11 +470,14 @@ def _form(view: View, target: Target, now: float, memory: Memory, events: list[E
     memory = replace(memory, enough_since=since)
     if since is None or target.size < target.minimum:
         return view, memory
-    if len(nodes) < target.size and now - since < target.last_call:
+    # Without an operator nobody replaces a lost node, and the members that are left have come when the round opens.
+    last_call = min(target.last_call, AWAY_LAST_CALL) if senses.away and memory.rounds else target.last_call
+    if len(nodes) < target.size and now - since < last_call:
         return view, memory
     chosen = sorted(nodes)[: target.size]
     surplus = nodes - set(chosen)
-    view = replace(view.without(surplus), complete=True, participants={n: rank for rank, n in enumerate(chosen)})
+    members = {n: rank for rank, n in enumerate(chosen)}
+    view = replace(view.without(surplus), complete=True, participants=members, waiting=frozenset())
     running = _started(view)
     took = now - (memory.forming_since if memory.forming_since is not None else now)
     events.append(
@@ -372,6 +494,7 @@ def _form(view: View, target: Target, now: float, memory: Memory, events: list[E
         memory,
         running=running,
         rounds=memory.rounds + 1,
+        rounds_alone=memory.rounds_alone + senses.away,
         completed_at=now,
         formation_seconds=took,
         enough_since=None,
@@ -395,7 +518,8 @@ def describe(view: View, memory: Memory, target: Target | None) -> dict[str, obj
     leavers = target.leavers if target else frozenset()
     still = running.still if running else frozenset()
     members = sorted((running.members[n], n.address) for n in still) if running else []
-    waiting = {n.address for n in view.joined() - still} | set(memory.aside)
+    unseen = view.joined() | _astray(view, memory, _silent(memory))
+    waiting = {n.address for n in unseen - still} | set(memory.aside)
     last = memory.last_unrequested
     return {
         "round": running.round if running else view.round,
@@ -417,61 +541,173 @@ def _rfc3339(seconds: float) -> str:
 # --- torchrun's state in the store -----------------------------------------------------------------------------------
 
 
+class StateError(Exception):
+    """What the store holds is no state of torch's. Its agents never write such a thing; others who reach it can."""
+
+
 class Codec:
-    """Between torch's pickled state and a view of it; what a view does not hold stays in the state as it is."""
+    """Between torch's pickled state and a view of it; what a view does not hold stays in the state as it is.
+
+    Nothing in a pickle can name anything but times and torch's two state classes, and for these it gets stand-ins made
+    for the occasion: a pickle can also change the classes that it is given.
+    """
 
     SENTINEL = b"Y2FuaW1hZGFt"  # torch's own mark for "no state yet"
 
     def __init__(self, state_class: type[_RendezvousState], node_class: type[_NodeDesc]) -> None:
-        self._node_class = node_class
-        classes = (state_class, node_class, datetime, timezone, timedelta)
-        self._allowed: dict[tuple[str, str], object] = {(c.__module__, c.__name__): c for c in classes}
+        self._state_class, self._node_class = state_class, node_class
 
-    def decode(self, raw: bytes) -> _RendezvousState | None:
-        """Return torch's state object, or None if there is none yet; raises if it names any other class."""
+    def decode(self, raw: bytes) -> State | None:
+        """Return the state, or None if there is none yet. Raises StateError."""
         if raw == self.SENTINEL:
             return None
-        allowed = self._allowed
+        if len(raw) > MAX_STATE_BYTES:
+            raise StateError(f"{len(raw)} bytes")
+        classes = {
+            (self._state_class.__module__, self._state_class.__name__): type("State", (State,), {}),
+            (self._node_class.__module__, self._node_class.__name__): type("Desc", (Desc,), {}),
+            **{(c.__module__, c.__name__): c for c in (datetime, timezone, timedelta)},
+        }
 
         class Unpickler(pickle.Unpickler):
             def find_class(self, module: str, name: str) -> object:
-                if (module, name) not in allowed:
+                if (module, name) not in classes:
                     raise pickle.UnpicklingError(f"refused to load {module}.{name}")
-                return allowed[module, name]
+                return classes[module, name]
 
-        state: _RendezvousState = Unpickler(io.BytesIO(base64.b64decode(raw, validate=True))).load()
+        try:
+            pickled = base64.b64decode(raw, validate=True)
+            _check_opcodes(pickled)
+            state = Unpickler(io.BytesIO(pickled)).load()
+        except Exception as error:  # a pickle can raise nearly anything
+            raise StateError(repr(error)[:300]) from None
+        if not isinstance(state, State):
+            raise StateError(f"a {type(state).__name__}")
         return state
 
-    def view(self, state: _RendezvousState | None, finished: int) -> View:
-        """Return the view of a state object."""
+    def view(self, state: State | None, finished: int) -> View:
+        """Return the view of a state. Raises StateError if torch's agents could not have written it."""
         if state is None:
             return View()
-        return View(
-            round=state.round,
-            complete=state.complete,
-            closed=state.closed,
-            deadline=state.deadline is not None,
-            participants={_node(d): rank for d, rank in state.participants.items()},
-            waiting=frozenset(_node(d) for d in state.wait_list),
-            redundant=frozenset(_node(d) for d in state.redundancy_list),
-            heartbeats={_node(d): beat.timestamp() for d, beat in state.last_heartbeats.items()},
-            finished=finished,
-        )
+        try:
+            return _view(state, finished)
+        except StateError:
+            raise
+        except Exception as error:
+            raise StateError(repr(error)[:300]) from None
 
-    def encode(self, state: _RendezvousState, view: View) -> bytes:
-        """Change a state object to what the view says and return it as the store holds it."""
+    def encode(self, state: State, view: View) -> bytes:
+        """Change a state to what the view says and return it as the store holds it."""
         state.round, state.complete, state.closed = view.round, view.complete, view.closed
         if not view.deadline:
             state.deadline = None
-        state.participants = {self._node_class(*n): rank for n, rank in view.participants.items()}
-        state.wait_list = {self._node_class(*n) for n in view.waiting}
-        state.redundancy_list = {self._node_class(*n) for n in view.redundant}
+        state.participants = {Desc(*n): rank for n, rank in view.participants.items()}
+        state.wait_list = {Desc(*n) for n in view.waiting}
+        state.redundancy_list = {Desc(*n) for n in view.redundant}
         state.last_heartbeats = {d: b for d, b in state.last_heartbeats.items() if _node(d) in view.heartbeats}
-        return base64.b64encode(pickle.dumps(state, protocol=4))
+        state_class, node_class = self._state_class, self._node_class
+
+        class Pickler(pickle.Pickler):
+            def reducer_override(self, thing: object) -> Any:  # noqa: ANN401 - as pickle declares it
+                if isinstance(thing, Desc):
+                    return node_class, tuple(_node(thing))
+                return (state_class, (), vars(thing)) if isinstance(thing, State) else NotImplemented
+
+        buffer = io.BytesIO()
+        Pickler(buffer, protocol=4).dump(state)
+        return base64.b64encode(buffer.getvalue())
 
 
-def _node(desc: _NodeDesc) -> Node:
-    return Node(desc.addr, desc.pid, desc.local_id)
+class State:
+    """Stands for torch's _RendezvousState, and has its attributes."""
+
+    round: int
+    complete: bool
+    closed: bool
+    deadline: datetime | None
+    participants: dict[Desc, int]
+    wait_list: set[Desc]
+    redundancy_list: set[Desc]
+    last_heartbeats: dict[Desc, datetime]
+
+
+class Desc:
+    """Stands for torch's _NodeDesc, and has its attributes."""
+
+    def __init__(self, addr: str, pid: int, local_id: int) -> None:
+        self.addr, self.pid, self.local_id = addr, pid, local_id
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Desc) and _node(self) == _node(other)
+
+    def __hash__(self) -> int:
+        return hash((self.addr, self.pid, self.local_id))
+
+
+def _view(state: State, finished: int) -> View:
+    beats = state.last_heartbeats.items()
+    view = View(
+        round=_checked(state.round, int),
+        complete=_checked(state.complete, bool),
+        closed=_checked(state.closed, bool),
+        deadline=state.deadline is not None,
+        participants={_node(d): _checked(rank, int) for d, rank in state.participants.items()},
+        waiting=frozenset(_node(d) for d in state.wait_list),
+        redundant=frozenset(_node(d) for d in state.redundancy_list),
+        heartbeats={_node(d): _checked(beat, datetime).timestamp() for d, beat in beats},
+        finished=finished,
+    )
+    if not 0 <= view.round <= MAX_INT or KICK in view.heartbeats or KICK in view.participants:
+        raise StateError("a round or a node that cannot be")
+    if len(view.listed() | set(view.heartbeats)) > MAX_STATE_NODES:
+        raise StateError(f"more than {MAX_STATE_NODES} nodes")
+    return view
+
+
+def _node(desc: Desc) -> Node:
+    if len(_checked(desc.addr, str)) > 255:
+        raise StateError("an address above 255 characters")
+    return Node(desc.addr, _checked(desc.pid, int), _checked(desc.local_id, int))
+
+
+def _checked(value: object, kind: type[T]) -> T:
+    if type(value) is not kind:
+        raise StateError(f"a {type(value).__name__} where a {kind.__name__} belongs")
+    return value
+
+
+def _argument_lengths() -> tuple[dict[int, int], dict[int, int]]:
+    """Return, by code, how long the arguments of a pickle's operations are, and how long the lengths before them."""
+    counted = {
+        pickletools.TAKEN_FROM_ARGUMENT1: 1,
+        pickletools.TAKEN_FROM_ARGUMENT4: 4,
+        pickletools.TAKEN_FROM_ARGUMENT4U: 4,
+        pickletools.TAKEN_FROM_ARGUMENT8U: 8,
+    }
+    fixed, prefixed = {}, {}
+    for operation in pickletools.opcodes:
+        size = 0 if operation.arg is None else operation.arg.n
+        if size >= 0:
+            fixed[ord(operation.code)] = size
+        elif size in counted:
+            prefixed[ord(operation.code)] = counted[size]
+    del fixed[ord(pickle.LONG_BINPUT)]  # takes memory for as many entries as it likes
+    return fixed, prefixed
+
+
+FIXED, PREFIXED = _argument_lengths()
+
+
+def _check_opcodes(pickled: bytes) -> None:
+    """Refuse operations of old protocols: torch uses none, and one of them could take all memory."""
+    position, end = 0, len(pickled)
+    while position < end:
+        code = pickled[position]
+        if code in FIXED:
+            position += 1 + FIXED[code]
+        else:
+            start = position + 1 + PREFIXED[code]
+            position = start + int.from_bytes(pickled[position + 1 : start], "little")
 
 
 class Driver(threading.Thread):
@@ -483,6 +719,11 @@ class Driver(threading.Thread):
         self._port = port
         self._board = board
         self._memory = Memory()
+        self._good = Codec.SENTINEL.decode()  # the last state that was one
+        self._epoch = time.time() - time.monotonic()
+        self._ticked_at, self._armed_at = 0.0, -math.inf
+        self._looked_at = -math.inf
+        self._peers: frozenset[str] | None = None
 
     def run(self) -> None:
         """Serve until the process ends; a store that cannot be opened ends it."""
@@ -493,18 +734,23 @@ class Driver(threading.Thread):
             log({"event": "store-failed", "error": repr(error)})
             os._exit(1)
         log({"event": "store-up", "port": self._port, "seconds": round(time.monotonic() - began, 2)})
-        good = time.monotonic()
+        self._ticked_at = time.monotonic()
         while True:
+            self._arm()
             self._board.wake.clear()
             try:
                 pause = self._tick(store, codec)
-                good = time.monotonic()
+                self._ticked_at = time.monotonic()
             except Exception as error:
                 log({"event": "tick-failed", "error": repr(error)})
-                if time.monotonic() - good > FATAL_SECONDS:
-                    os._exit(1)
                 pause = 1.0
             self._board.wake.wait(pause)
+
+    def _arm(self) -> None:
+        """Have the process ended FATAL_SECONDS after the last good tick, even if a tick hangs with all locks held."""
+        if self._ticked_at > self._armed_at:
+            self._armed_at = time.monotonic() + 1.0  # once per second is often enough
+            faulthandler.dump_traceback_later(FATAL_SECONDS, exit=True)
 
     def _open(self) -> tuple[TCPStore, Codec]:
         # Imported here because it takes seconds: HTTP answers before, and a SIGTERM meanwhile ends the process.
@@ -526,13 +772,20 @@ class Driver(threading.Thread):
         """Decide and write, again if an agent wrote in between; returns the seconds to the next tick."""
         target = self._board.target
         for _ in range(50):
-            raw: bytes = store.get(self._prefix)
-            state = codec.decode(raw)
-            view = codec.view(state, self._finished(store))
-            result = step(view, target, time.time(), self._memory)
+            raw: bytes = store.get(self._prefix) if store.check([self._prefix]) else b""
+            try:
+                state = codec.decode(raw)
+                view = codec.view(state, self._finished(store))
+            except StateError as error:
+                self._restore(store, error)
+                continue
+            self._good = raw.decode()
+            # The clock is not asked for the date again: it may be set anew, and nobody has been silent for that.
+            now = self._epoch + time.monotonic()
+            result = step(view, target, now, self._memory, self._senses(store, view))
             if state is not None and result.view != view:
                 new = codec.encode(state, result.view)
-                if store.compare_set(self._prefix, raw.decode(), new.decode()) != new:
+                if store.compare_set(self._prefix, self._good, new.decode()) != new:
                     continue
             self._memory = result.memory
             if result.repair is not None:
@@ -543,12 +796,27 @@ class Driver(threading.Thread):
             return HURRY_SECONDS if result.hurry else TICK_SECONDS
         return HURRY_SECONDS
 
+    def _restore(self, store: TCPStore, error: StateError) -> None:
+        """Put the last good state in the place of something else, which would end every agent that reads it."""
+        log({"event": "state-restored", "error": str(error)})
+        store.set(self._prefix, self._good)
+        self._board.restored()
+
+    def _senses(self, store: TCPStore, view: View) -> Senses:
+        now, running, published = time.monotonic(), self._memory.running, True
+        if now - self._looked_at >= TICK_SECONDS:
+            self._looked_at, self._peers = now, connected_peers(self._port)
+        if running and view.complete and view.round == running.round:
+            published = store.check([f"{self._prefix}.{running.round}/{key}" for key in ("MASTER_ADDR", "MASTER_PORT")])
+        return Senses(self._peers, published, self._board.operator_silence() > AWAY_SECONDS)
+
     def _finished(self, store: TCPStore) -> int:
         """How many agents of the running round wait in torchrun's exit barrier."""
         if self._memory.running is None:
             return 0
         key = f"{self._prefix}.{self._memory.running.round}/torchelastic/agent/terminal_state/num_members"
-        return int(store.get(key)) if store.check([key]) else 0
+        said = store.get(key) if store.check([key]) else b"0"
+        return int(said) if said.isdigit() and len(said) < 10 else 0
 
     def _repair(self, store: TCPStore, number: int) -> None:
         """Publish what rank 0 no longer can, or the others would wait for it, time out and close the rendezvous.
@@ -558,6 +826,38 @@ class Driver(threading.Thread):
         for key, value in (("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "1")):
             if store.compare_set(f"{self._prefix}.{number}/{key}", "", value) == value.encode():
                 log({"event": "repaired", "round": number, "key": key})
+
+
+def connected_peers(port: int, directory: str = "/proc/net") -> frozenset[str] | None:
+    """Return the addresses with an established connection to the port, as the kernel has it; None: it does not tell."""
+    addresses = set()
+    try:
+        for table in ("tcp", "tcp6"):
+            with Path(directory, table).open() as lines:
+                for line in lines:
+                    _, local, remote, state, *_ = line.split(maxsplit=4)
+                    if state == ESTABLISHED and int(local.rpartition(":")[2], 16) == port:
+                        addresses.add(_kernel_address(remote.partition(":")[0]))
+    except (OSError, ValueError):
+        return None
+    return frozenset(addresses)
+
+
+def _kernel_address(text: str) -> str:
+    """Write an address of /proc/net/tcp as people do: there it is in hex, in words of the machine's byte order."""
+    words = bytes.fromhex(text)
+    if sys.byteorder == "little":
+        words = b"".join(words[i : i + 4][::-1] for i in range(0, len(words), 4))
+    return plain_address(str(ipaddress.ip_address(words)))
+
+
+def plain_address(text: str) -> str:
+    """Return the one way to write an IP address; an IPv4 address may come as an IPv6 one. Other names stay."""
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return text
+    return str(getattr(address, "ipv4_mapped", None) or address)
 
 
 # --- what HTTP and the driver share ----------------------------------------------------------------------------------
@@ -578,10 +878,13 @@ class Board:
         self._progress: dict[str, object] | None = None
         self._shown_progress: tuple[dict[str, object] | None, float] = (None, -math.inf)
         self._memory = Memory()
+        self._operator_heard = time.monotonic()
+        self._restored = 0
 
     def put(self, target: Target, document: dict[str, object]) -> dict[str, object]:
         """Take over a new target and return the state document."""
         with self._changed:
+            self._operator_heard = time.monotonic()
             if document != self._put:
                 self.target, self._put = target, document
                 self._bump()
@@ -607,11 +910,29 @@ class Board:
                 self._bump()
             self._show_progress()
 
-    def wait(self, after: int, timeout: float) -> dict[str, object]:
-        """Return the state document once its version is above ``after``, or when ``timeout`` seconds have passed."""
+    def restored(self) -> None:
+        """Count that something else than a state was in the store."""
         with self._changed:
-            self._changed.wait_for(lambda: self._version > after, timeout)
+            self._restored += 1
+
+    def wait(self, after: int, timeout: float, connected: Callable[[], bool]) -> dict[str, object]:
+        """Return the state document once its version is above ``after``, or when ``timeout`` seconds have passed.
+
+        The operator is there as long as it waits for the answer.
+        """
+        end = time.monotonic() + timeout
+        with self._changed:
+            while connected():
+                self._operator_heard = now = time.monotonic()
+                if self._version > after or now >= end:
+                    break
+                self._changed.wait_for(lambda: self._version > after, min(1.0, end - now))
             return self._document()
+
+    def operator_silence(self) -> float:
+        """Return the seconds since the operator was last heard of; from the start, if it never was."""
+        with self._changed:
+            return time.monotonic() - self._operator_heard
 
     def healthy(self) -> bool:
         """Whether the store is up and was read lately."""
@@ -621,14 +942,17 @@ class Board:
     def metrics(self) -> str:
         """Return the metrics in Prometheus' text format."""
         with self._changed:
-            memory, body = self._memory, self._body
-        running = memory.running
+            memory, body, restored = self._memory, self._body, self._restored
+        running, silence = memory.running, self.operator_silence()
         lines = []
         for name, kind, text, value in (
             ("rounds_total", "counter", "Rounds completed.", memory.rounds),
             ("members", "gauge", "Members of the running round.", len(running.still) if running else 0),
             ("waiting", "gauge", "Nodes that wait for a round.", len(body["waiting"])),  # type: ignore[arg-type]
-            ("evictions_total", "counter", "Nodes dropped from the rendezvous.", memory.evictions),
+            ("operator_silence_seconds", "gauge", "Seconds since the operator was heard of.", round(silence, 3)),
+            ("rounds_alone_total", "counter", "Rounds completed while the operator was away.", memory.rounds_alone),
+            ("reopened_total", "counter", "Times an agent that failed closed the rendezvous.", memory.reopened),
+            ("restored_states_total", "counter", "Times that the store held something else than a state.", restored),
             ("closed", "gauge", "1 once an agent closed the rendezvous.", int(bool(body["closed"]))),
             ("last_round_seconds", "gauge", "How long the last round took to form.", memory.formation_seconds or 0.0),
         ):
@@ -637,6 +961,9 @@ class Board:
         full = "torchrun_rendezvous_rounds_ended_total"
         lines += [f"# HELP {full} Rounds ended, by whether that was asked for.", f"# TYPE {full} counter"]
         lines += [f'{full}{{requested="true"}} {memory.requested}', f'{full}{{requested="false"}} {memory.unrequested}']
+        full = "torchrun_rendezvous_evictions_total"
+        lines += [f"# HELP {full} Nodes dropped from the rendezvous, by why.", f"# TYPE {full} counter"]
+        lines += [f'{full}{{reason="{reason}"}} {memory.evictions.get(reason, 0)}' for reason in EVICTIONS]
         return "\n".join(lines) + "\n"
 
     def _show_progress(self) -> None:
@@ -792,6 +1119,14 @@ class Server(ThreadingHTTPServer):
             log({"event": "request-failed", "error": repr(error)})
 
 
+KEEP_ALIVE = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 3),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 2),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+)
+
+
 class Handler(BaseHTTPRequestHandler):
     """The endpoints."""
 
@@ -800,6 +1135,12 @@ class Handler(BaseHTTPRequestHandler):
     timeout = 20  # seconds without a byte, longer than clients keep idle connections
     disable_nagle_algorithm = True
     server: Server
+
+    def setup(self) -> None:
+        """Have the kernel notice within 9 s that a waiting client's machine is gone."""
+        super().setup()
+        for level, option, value in KEEP_ALIVE:
+            self.connection.setsockopt(level, option, value)
 
     def do_GET(self) -> None:
         """Answer /healthz, /metrics and /v1/state."""
@@ -842,7 +1183,13 @@ class Handler(BaseHTTPRequestHandler):
             raise RequestError(400, "after and timeout: numbers are needed") from None
         if not 0 <= timeout <= POLL_SECONDS:
             raise RequestError(400, f"timeout: 0 to {POLL_SECONDS:g} seconds")
-        self._json(200, self.server.board.wait(after, timeout))
+        self._json(200, self.server.board.wait(after, timeout, self._connected))
+
+    def _connected(self) -> bool:
+        """Whether the client is still there: it has not closed the connection."""
+        watch = select.poll()
+        watch.register(self.connection, select.POLLRDHUP)
+        return not watch.poll(0)
 
     def _target(self) -> None:
         self._authenticate()

@@ -5,10 +5,11 @@ import os
 import pickle
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from torchrun_operator.rendezvous.host import Codec, Node, View
+from torchrun_operator.rendezvous.host import KICK, Codec, Desc, Node, State, StateError, View
 
 pytestmark = pytest.mark.torch
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -24,7 +25,7 @@ def test_torchs_state_is_read_changed_and_otherwise_kept() -> None:
     state.participants = {first: 0, second: 0}
     state.wait_list = {third}
     state.last_heartbeats = {first: NOW, second: NOW + timedelta(seconds=1), third: NOW}
-    state.of_a_newer_torch = ["kept"]  # type: ignore[attr-defined]
+    state.of_a_newer_torch = ["kept", third]  # type: ignore[attr-defined]
 
     read = codec.decode(base64.b64encode(pickle.dumps(state)))
     assert read is not None
@@ -57,7 +58,7 @@ def test_torchs_state_is_read_changed_and_otherwise_kept() -> None:
         "wait_list": set(),
         "redundancy_list": {third},
         "last_heartbeats": {second: NOW + timedelta(seconds=1), third: NOW},
-        "of_a_newer_torch": ["kept"],
+        "of_a_newer_torch": ["kept", third],
     }
 
 
@@ -66,15 +67,111 @@ class Malicious:
         return os.system, ("touch executed",)
 
 
-@pytest.mark.parametrize("thing", [Malicious(), Path("x"), print])
-def test_nothing_else_is_loaded(thing: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+class Anything:
+    """Pickles as what it is told to."""
+
+    def __init__(self, *reduced: object) -> None:
+        self.reduced = reduced
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return self.reduced
+
+
+def _codec() -> Codec:
     from torch.distributed.elastic.rendezvous.dynamic_rendezvous import _NodeDesc, _RendezvousState
 
+    return Codec(_RendezvousState, _NodeDesc)
+
+
+def _state(**attributes: Any) -> bytes:
+    """Return a good state of one node, with other attributes as given; None: without it."""
+    from torch.distributed.elastic.rendezvous.dynamic_rendezvous import _NodeDesc, _RendezvousState
+
+    state, node = _RendezvousState(), _NodeDesc("10.0.0.1", 1, 0)
+    state.participants, state.last_heartbeats = {node: 0}, {node: NOW}
+    for name, value in attributes.items():
+        setattr(state, name, value)
+    return base64.b64encode(pickle.dumps(state))
+
+
+def _desc(*attributes: Any) -> object:
+    from torch.distributed.elastic.rendezvous.dynamic_rendezvous import _NodeDesc
+
+    return _NodeDesc(*attributes)
+
+
+def _raw(*operations: bytes) -> bytes:
+    return base64.b64encode(b"".join((pickle.PROTO, b"\x04", *operations, pickle.STOP)))
+
+
+@pytest.mark.parametrize("thing", [Malicious(), Path("x"), print, Anything(getattr, (timedelta, "min"))])
+def test_nothing_else_is_loaded(thing: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    codec = Codec(_RendezvousState, _NodeDesc)
-    with pytest.raises(pickle.UnpicklingError, match="refused to load"):
-        codec.decode(base64.b64encode(pickle.dumps(thing)))
+    for raw in (base64.b64encode(pickle.dumps(thing)), _state(of_a_newer_torch=thing), _state(round=thing)):
+        with pytest.raises(StateError, match="refused to load"):
+            _codec().decode(raw)
     assert list(tmp_path.iterdir()) == []
+
+
+NOT_STATES = {
+    "nothing": b"",
+    "no base64": b"\xff\x00",
+    "no pickle": base64.b64encode(b"garbage"),
+    "half a pickle": base64.b64encode(base64.b64decode(_state())[:-20]),
+    "another thing": base64.b64encode(pickle.dumps({"round": 1})),
+    "a node": base64.b64encode(pickle.dumps(_desc("10.0.0.1", 1, 0))),
+    "text of protocol 0, which names classes by lines": base64.b64encode(b"cos\nsystem\n(S'touch executed'\ntR."),
+    "an index that takes all memory": _raw(pickle.NONE, pickle.LONG_BINPUT, b"\xff\xff\xff\x7f"),
+    "a text longer than the pickle": _raw(pickle.BINUNICODE8, b"\xff\xff\xff\xff\xff\xff\xff\x00", b"text"),
+    "lists in lists": _raw(pickle.EMPTY_LIST * 100_000, pickle.APPEND * 99_999),
+    "larger than any state": base64.b64encode(bytes(13 << 20)),
+}
+NO_VIEWS: dict[str, dict[str, Any]] = {
+    "a round that is text": {"round": "5"},
+    "a round that is none": {"round": True},
+    "a round before the first": {"round": -1},
+    "a round that no key can hold": {"round": 1 << 70},
+    "complete is a number": {"complete": 1},
+    "closed is nothing": {"closed": None},
+    "participants in a list": {"participants": []},
+    "participants by name": {"participants": {"10.0.0.1": 0}},
+    "a rank that is text": {"participants": {_desc("10.0.0.1", 1, 0): "0"}},
+    "a node whose address is a number": {"wait_list": {_desc(1, 1, 0)}},
+    "a node whose address is a book": {"wait_list": {_desc("x" * 256, 1, 0)}},
+    "a node whose process is text": {"redundancy_list": {_desc("10.0.0.1", "1", 0)}},
+    "a heartbeat that is a number": {"last_heartbeats": {_desc("10.0.0.1", 1, 0): 5.0}},
+    "the node that does not exist as a member": {"last_heartbeats": {_desc(*KICK): NOW}},
+    "no end of nodes": {"wait_list": {_desc("10.0.0.1", number, 0) for number in range(16_385)}},
+}
+
+
+@pytest.mark.parametrize("raw", NOT_STATES.values(), ids=NOT_STATES.keys())
+def test_what_is_no_state_is_told_from_one(raw: bytes) -> None:
+    with pytest.raises(StateError):
+        _codec().decode(raw)
+
+
+@pytest.mark.parametrize("attributes", NO_VIEWS.values(), ids=NO_VIEWS.keys())
+def test_a_state_that_torch_could_not_have_written(attributes: dict[str, Any]) -> None:
+    codec = _codec()
+    with pytest.raises(StateError):
+        codec.view(codec.decode(_state(**attributes)), 0)
+
+
+def test_a_pickle_cannot_change_the_classes_it_is_given() -> None:
+    from torch.distributed.elastic.rendezvous.dynamic_rendezvous import _NodeDesc, _RendezvousState
+
+    names = [name.encode() for name in (_NodeDesc.__module__, _NodeDesc.__qualname__)]
+    load = [pickle.SHORT_BINUNICODE + bytes([len(name)]) + name for name in names]
+    # Unpickling sets attributes of whatever it has made, of a class too: here, no node could be hashed any more.
+    pollution = [*load, pickle.STACK_GLOBAL, pickle.NONE, pickle.EMPTY_DICT]
+    key = pickle.SHORT_BINUNICODE + b"\x08__hash__"
+    pollution += [key, pickle.NONE, pickle.SETITEM, pickle.TUPLE2, pickle.BUILD]
+    codec, before = _codec(), [dict(vars(c)) for c in (_NodeDesc, _RendezvousState, Desc, State)]
+    with pytest.raises(StateError):
+        codec.decode(_raw(*pollution))
+    assert [dict(vars(c)) for c in (_NodeDesc, _RendezvousState, Desc, State)] == before
+    assert codec.view(codec.decode(_state()), 0).participants == {Node("10.0.0.1", 1, 0): 0}
 
 
 def test_no_state_yet() -> None:

@@ -1,51 +1,36 @@
 """The rendezvous host as a process, its HTTP side, and the operator's link to it."""
 
 import asyncio
+import base64
 import contextlib
 import json
 import os
+import pickle
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import aiohttp
 import pytest
 from aiohttp import web
 
+from rendezvous_host import TOKEN, Host, Operator, running_host, wait_for
 from torchrun_operator.rendezvous.client import RendezvousLink, RendezvousState, Target, host_source
 
-TOKEN = "the token of the job"
 AUTHORIZED = {"Authorization": f"Bearer {TOKEN}"}
 TARGET = {"generation": 1, "size": 3, "min": 2, "lastCallSeconds": 5.0, "leavers": ["10.0.0.1"], "close": False}
 WANTED = Target(generation=1, size=3, minimum=2, last_call_seconds=5.0, leavers=("10.0.0.1",))
 
 
-class Host(Protocol):
-    port: int
-    http_port: int
-    url: str
-
-    def request(
-        self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
-    ) -> tuple[int, bytes]: ...
-    def authorized(self, method: str, path: str, document: object = None) -> dict[str, Any]: ...
-    def state(self) -> dict[str, Any]: ...
-    def events(self, kind: str) -> list[dict[str, Any]]: ...
-    def healthy(self) -> bool: ...
-    def stop(self, number: signal.Signals = signal.SIGTERM) -> int: ...
-
-
-Run = Callable[..., contextlib.AbstractContextManager[Host]]
-
-
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory, run_host: Run) -> Iterator[Host]:
-    with run_host(tmp_path_factory.mktemp("host")) as host:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    with running_host(tmp_path_factory.mktemp("host")) as host:
         yield host
 
 
@@ -70,16 +55,24 @@ def test_it_says_how_it_is_to_anybody(shared: Host) -> None:
     assert shared.request("GET", "/healthz") == (200, b"ok\n")
     status, text = shared.request("GET", "/metrics")
     assert status == 200
-    samples = dict(line.rsplit(" ", 1) for line in text.decode().splitlines() if not line.startswith("#"))
-    assert samples == {
-        "torchrun_rendezvous_rounds_total": "0",
-        "torchrun_rendezvous_members": "0",
-        "torchrun_rendezvous_waiting": "0",
-        "torchrun_rendezvous_evictions_total": "0",
-        "torchrun_rendezvous_closed": "0",
-        "torchrun_rendezvous_last_round_seconds": "0.0",
-        'torchrun_rendezvous_rounds_ended_total{requested="true"}': "0",
-        'torchrun_rendezvous_rounds_ended_total{requested="false"}': "0",
+    assert b"# TYPE torchrun_rendezvous_rounds_total counter\n" in text
+    metrics = shared.metrics()
+    assert 0 <= metrics.pop("operator_silence_seconds") < 300
+    assert metrics == {
+        "rounds_total": 0,
+        "rounds_alone_total": 0,
+        "members": 0,
+        "waiting": 0,
+        'evictions_total{reason="not wanted"}': 0,
+        'evictions_total{reason="replaced"}': 0,
+        'evictions_total{reason="disconnected"}': 0,
+        'evictions_total{reason="silent"}': 0,
+        "reopened_total": 0,
+        "restored_states_total": 0,
+        "closed": 0,
+        "last_round_seconds": 0,
+        'rounds_ended_total{requested="true"}': 0,
+        'rounds_ended_total{requested="false"}': 0,
     }
 
 
@@ -195,12 +188,12 @@ def test_progress_is_shown_but_wakes_the_operator_seldom(shared: Host) -> None:
     assert state["version"] - before <= 2 + (time.monotonic() - began) / 2
 
 
-def test_sigterm_ends_it_at_once_even_while_torch_is_loaded(tmp_path: Path, run_host: Run) -> None:
-    with run_host(tmp_path) as host:
+def test_sigterm_ends_it_at_once_even_while_torch_is_loaded(tmp_path: Path) -> None:
+    with running_host(tmp_path) as host:
         began = time.monotonic()
         assert host.stop() == 0
         assert time.monotonic() - began < 2
-    with run_host(tmp_path, ready=False) as young:
+    with running_host(tmp_path, ready=False) as young:
         deadline = time.monotonic() + 60
         status = 0
         while status == 0:
@@ -259,10 +252,10 @@ async def test_the_link_brings_the_target_and_what_happens(shared: Host) -> None
         assert not link.connected
 
 
-async def test_the_link_outlives_the_host_and_tells_the_next_one(tmp_path: Path, run_host: Run) -> None:
+async def test_the_link_outlives_the_host_and_tells_the_next_one(tmp_path: Path) -> None:
     loop = asyncio.get_running_loop()
     async with aiohttp.ClientSession() as session:
-        with run_host(tmp_path) as host:
+        with running_host(tmp_path) as host:
             port, http_port = host.port, host.http_port
             link = RendezvousLink(session, host.url, TOKEN)
             link.set_target(WANTED)
@@ -272,7 +265,7 @@ async def test_the_link_outlives_the_host_and_tells_the_next_one(tmp_path: Path,
             await loop.run_in_executor(None, host.stop, signal.SIGKILL)
             await until(lambda: not link.connected)
             assert link.latest.instance == first
-        with run_host(tmp_path, ready=False, http_port=http_port, port=port):
+        with running_host(tmp_path, ready=False, http_port=http_port, port=port):
             await until(lambda: _of(link).instance != first and _of(link).target == WANTED)
             assert link.connected
             await link.aclose()
@@ -317,3 +310,85 @@ async def test_the_link_believes_no_host(answer: str) -> None:
         assert (link.latest, link.connected, link.unauthorized) == (None, False, False)
         await link.aclose()
     await runner.cleanup()
+
+
+def _hostile() -> dict[str, Callable[[Any, str], object]]:
+    """What a pod of the job could do to the state in the store, by name."""
+    code = base64.b64encode(b"cos\nsystem\n(S'touch executed'\ntR.").decode()
+    modern = base64.b64encode(pickle.dumps(Executes())).decode()
+    return {
+        "code to execute": lambda store, key: store.set(key, modern),
+        "code of an old protocol": lambda store, key: store.set(key, code),
+        "garbage": lambda store, key: store.set(key, "garbage"),
+        "nothing": lambda store, key: store.set(key, ""),
+        "8 MB": lambda store, key: store.set(key, "A" * 8_000_000),
+        "another thing": lambda store, key: store.set(key, base64.b64encode(pickle.dumps({"round": 1})).decode()),
+        "no state any more": lambda store, key: store.delete_key(key),
+    }
+
+
+class Executes:
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.system, ("touch executed",)
+
+
+@pytest.mark.torch
+def test_it_restores_the_state_whatever_is_put_in_its_place(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+    from torch.distributed.elastic.rendezvous import dynamic_rendezvous as torchs
+
+    monkeypatch.chdir(tmp_path)
+    store = TCPStore("127.0.0.1", host.port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=10))
+    key = f"torch.rendezvous.{host.rendezvous_id}"
+    state, node = torchs._RendezvousState(), torchs._NodeDesc("10.0.0.1", 1, 0)
+    state.round, state.participants, state.last_heartbeats = 7, {node: 0}, {node: datetime.now(UTC)}
+    good = base64.b64encode(pickle.dumps(state))
+    store.set(key, good.decode())
+    wait_for(lambda: host.state()["waiting"] == ["10.0.0.1"], "the host has read the state")
+    for number, (what, do) in enumerate(_hostile().items(), start=1):
+        do(store, key)
+        wait_for(lambda: store.check([key]) and store.get(key) == good, f"restored after {what}", 30)
+        wait_for(lambda at_least=number: host.metrics()["restored_states_total"] >= at_least, "it is counted", 30)  # type: ignore[misc]
+    assert len(host.events("state-restored")) == host.metrics()["restored_states_total"]
+    assert (host.state()["round"], host.healthy()) == (7, True)
+    assert [path.name for path in tmp_path.iterdir() if "executed" in path.name] == []
+
+
+@pytest.mark.torch
+def test_a_rendezvous_that_an_agent_closed_when_it_failed_is_open_again(host: Host) -> None:
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+    from torch.distributed.elastic.rendezvous import dynamic_rendezvous as torchs
+
+    host.want(2, 2)
+    store = TCPStore("127.0.0.1", host.port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=10))
+    state = torchs._RendezvousState()
+    state.closed = True
+    store.set(f"torch.rendezvous.{host.rendezvous_id}", base64.b64encode(pickle.dumps(state)).decode())
+    wait_for(lambda: host.metrics()["reopened_total"] == 1, "the host opens it again", 30)
+    assert host.state()["closed"] is False
+
+
+def test_it_knows_whether_the_operator_is_there(shared: Host) -> None:
+    with Operator(shared):
+        wait_for(lambda: shared.metrics()["operator_silence_seconds"] < 1.5, "it hears the operator", 10)
+        began = time.monotonic()
+        while time.monotonic() - began < 3:
+            assert shared.metrics()["operator_silence_seconds"] < 1.5
+    wait_for(lambda: shared.metrics()["operator_silence_seconds"] > 5, "it misses the operator", 20)
+
+
+@pytest.mark.torch
+def test_a_state_that_takes_for_ever_to_read_ends_the_process(tmp_path: Path) -> None:
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+    # A tuple of the one before twice, sixty times: its hash, which a set asks for, takes years.
+    tower = pickle.EMPTY_TUPLE + (pickle.DUP + pickle.TUPLE2) * 60
+    bomb = pickle.PROTO + b"\x04" + pickle.EMPTY_SET + pickle.MARK + tower + pickle.ADDITEMS + pickle.STOP
+    impatient = "import host\nhost.FATAL_SECONDS = 2.0\nhost.main()\n"
+    with running_host(tmp_path, main=impatient) as host:
+        store = TCPStore("127.0.0.1", host.port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=10))
+        store.set(f"torch.rendezvous.{host.rendezvous_id}", base64.b64encode(bomb).decode())
+        assert host.process.wait(60) == 1
+        assert "in decode" in host.log_path.read_text()
