@@ -13,6 +13,10 @@ ENV := .venv/.synced
 RUN := .venv/bin/python
 LOCAL := PYTHONPATH=e2e python3 -m localcluster
 PYTEST := $(RUN) -m pytest
+# The oldest supported torch and a middle one; the newest is the one that uv.lock names.
+TORCH_VERSIONS := 2.6.0 2.11.0
+TORCH_PYTHONS := $(TORCH_VERSIONS:%=$(CACHE)/torch/%/bin/python) $(CURDIR)/$(RUN)
+EMPTY :=
 # They need Helm, so they run in the tier that has it.
 CHART_TESTS := operator/tests/unit/test_chart.py
 
@@ -59,6 +63,11 @@ verify: $(ENV) ## Check that the generated files are up to date
 test-unit: $(ENV) ## Run the tests that need no cluster
 	$(PYTEST) operator/tests trainer/tests e2e/tests -m "not integration and not cluster" --ignore $(CHART_TESTS)
 
+.PHONY: test-torch-versions
+test-torch-versions: $(ENV) $(TORCH_VERSIONS:%=$(CACHE)/torch/%/.ready) ## Run real agents with the oldest, a middle and the newest torch (6 GB)
+	TORCH_PYTHONS=$(subst $(EMPTY) $(EMPTY),:,$(strip $(TORCH_PYTHONS))) $(PYTEST) -o log_cli=true -o log_cli_level=INFO \
+	    operator/tests/component/test_rendezvous/test_rendezvous_versions.py
+
 .PHONY: test-integration
 test-integration: $(ENV) ## Run the tests with a real API server and Helm (make cluster-up builds both)
 	programs=$$($(LOCAL) bin); PATH=$$programs:$$PATH KUBE_BINARY=$$programs/kube $(PYTEST) \
@@ -100,6 +109,15 @@ image: ## Build both images: REGISTRY=…, TAG=…, ENGINE=docker|podman|buildah
 
 $(ENV): uv.lock pyproject.toml trainer/pyproject.toml | $(UV)
 	@$(UV) sync --frozen
+	@touch $@
+
+# CUDA's libraries as uv.lock has them where a torch takes these too, so that they are there already; no triton.
+$(CACHE)/torch/%/.ready: | $(UV) $(ENV)
+	@$(UV) venv --quiet --clear --python $(RUN) $(@D)
+	@{ $(UV) export --quiet --frozen --only-group torch --no-emit-workspace --no-hashes --no-header --no-annotate \
+	    --no-emit-package torch --no-emit-package cuda-toolkit --no-emit-package triton; \
+	    echo "triton ; python_version < '0'"; } > $(@D)/overrides.txt
+	@$(UV) pip install --python $(@D)/bin/python --overrides $(@D)/overrides.txt torch==$* numpy
 	@touch $@
 
 $(UV):

@@ -50,6 +50,11 @@ def life(clock: float = 100.0, **silences: float) -> dict[str, object]:
     return {"seen": seen, "clock": clock, "looked_at": NOW, "heard_at": NOW}
 
 
+def quiet(**others: Seen) -> dict[str, object]:
+    """Memory of A and B, heard just now, and of C as given."""
+    return {**life(), "seen": {A: Seen(NOW, 100.0), B: Seen(NOW, 100.0), C: others["C"]}}
+
+
 def wired(missing: float | None = None) -> dict[str, object]:
     """Memory of A, B and C, all connected once, and C not for so many seconds."""
     seen = {A: Seen(NOW, 100.0, True), B: Seen(NOW, 100.0, True), C: Seen(NOW, 100.0, True)}
@@ -359,6 +364,29 @@ CASES = {
         SETTLED,
         running(A, B, C),
         also={"clock": 100.0},
+    ),
+    "an old heartbeat of a node that may live is renewed, in the node's time, before agents drop it": Case(
+        replace(SETTLED, heartbeats={**beats(A, B), C: 500.0}),
+        target(3),
+        remembered(running(A, B, C), **quiet(C=Seen(500.0, 95.0, at=NOW - 4.5))),
+        replace(SETTLED, heartbeats={**beats(A, B), C: 502.5}),
+        running(A, B, C),
+        also={"seen": quiet(C=Seen(502.5, 95.0, at=NOW - 2))["seen"]},
+    ),
+    "agents dropped a member of a settled round: it did not leave": Case(
+        replace(SETTLED, heartbeats=beats(A, B)),
+        target(3),
+        remembered(running(A, B, C), **quiet(C=Seen(500.0, 95.0, at=NOW - 4.5))),
+        replace(SETTLED, heartbeats={**beats(A, B), C: 502.5}),
+        running(A, B, C),
+    ),
+    "old torch sends a heartbeat every 5 s": Case(
+        SETTLED,
+        target(3),
+        remembered(running(A, B, C), **life(c=19.0)),
+        SETTLED,
+        running(A, B, C),
+        senses=Senses(interval=5.0),
     ),
     "most are silent: it is rather the host that does not hear": Case(
         SETTLED, target(3), remembered(running(A, B, C), **life(b=8.0, c=29.9)), SETTLED, running(A, B, C)

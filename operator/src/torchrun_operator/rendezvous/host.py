@@ -18,6 +18,7 @@ import base64
 import faulthandler
 import hashlib
 import hmac
+import inspect
 import io
 import ipaddress
 import json
@@ -53,9 +54,11 @@ HURRY_SECONDS = 0.002  # while nodes that must not join could be seen waiting by
 STALE_SECONDS = 15.0  # without a good tick for so long, /healthz says so
 FATAL_SECONDS = 60.0  # after so many the process ends: a store in its place can only be better
 GONE_SECONDS = 1.0  # agents never connect again; the kernel's list of connections may leave one out now and then
-SILENT_SECONDS = 8.0  # agents send a heartbeat every 2 s, the first after up to 4 s
+HEARTBEAT_SECONDS, OLD_HEARTBEAT_SECONDS = 2.0, 5.0  # old torch, 2.6 for one, does not take the interval it is told
+SILENT_BEATS = 4  # without so many a node is silent; the first comes after up to two intervals
+VOUCH_BEATS = 2.2  # without so many the host keeps agents from dropping a node by themselves, old torch's after three
+QUIET_BEATS = 2.5  # if nobody was heard for so long, silence says nothing about anybody
 SILENT_MANY_SECONDS = 30.0  # if more than half of the nodes are silent, it is rather the host that does not hear them
-QUIET_SECONDS = 5.0  # if nobody was heard for so long, silence says nothing about anybody
 FORGET_SECONDS = 120.0  # a silent agent that could not reach the store for so long has ended
 STALL_SECONDS = 0.5  # a longer time between two looks is the host's own stall, not the nodes'
 MASTER_SECONDS = 10.0  # rank 0 publishes its address at once; the others wait for it in silence
@@ -150,6 +153,7 @@ class Senses(NamedTuple):
     peers: frozenset[str] | None = None  # addresses that are connected to the store; None: that cannot be told
     published: bool = True  # rank 0 of the complete round has said where it is
     away: bool = False  # the operator was not heard of lately
+    interval: float = HEARTBEAT_SECONDS  # between an agent's heartbeats
 
 
 UNAWARE = Senses()
@@ -162,6 +166,7 @@ class Seen(NamedTuple):
     heard: float  # when that was first seen, by Memory.clock
     connected: bool = False  # its address was seen among the peers of the store
     missing: float | None = None  # since when it is not any more; seconds since the epoch
+    at: float = math.inf  # the host's time at the heartbeat; seconds since the epoch
 
 
 @dataclass(frozen=True)
@@ -188,6 +193,7 @@ class Memory:
     running: Running | None = None
     seen: Mapping[Node, Seen] = field(default_factory=dict)
     clock: float = 0.0  # seconds in which the host was awake and heard somebody: silence is measured by it
+    interval: float = HEARTBEAT_SECONDS
     looked_at: float = math.inf
     heard_at: float = -math.inf
     evicted: frozenset[Node] = frozenset()
@@ -226,6 +232,8 @@ def step(view: View, target: Target | None, now: float, memory: Memory, senses: 
     """
     events: list[Event] = []
     memory = _listen(view, now, memory, senses)
+    if target is not None and not view.finished:
+        view, memory = _vouch(view, now, memory)
     if not view.finished:
         memory = _conclude(_observe(view, now, memory, events), now, events)
     if target is not None and not view.finished and target.close != view.closed:
@@ -250,25 +258,54 @@ def step(view: View, target: Target | None, now: float, memory: Memory, senses: 
 
 def _listen(view: View, now: float, memory: Memory, senses: Senses) -> Memory:
     """Take note of who was heard, and of who is connected."""
+    running, heard_at = memory.running, memory.heard_at
     passed = min(max(0.0, now - memory.looked_at), STALL_SECONDS)
-    clock = memory.clock + (passed if now - memory.heard_at < QUIET_SECONDS else 0.0)
-    heard_at, seen = memory.heard_at, {}
+    clock = memory.clock + (passed if now - heard_at < QUIET_BEATS * senses.interval else 0.0)
+    seen = {n: known for n, known in memory.seen.items() if running and n in running.still}
     for node, beat in view.heartbeats.items():
-        known = memory.seen.get(node)
-        if known is None or known.beat != beat:
-            known = Seen(beat, clock) if known is None else known._replace(beat=beat, heard=clock)
-            heard_at = now
-        if senses.peers is not None:
-            if plain_address(node.address) in senses.peers:
-                known = known._replace(connected=True, missing=None)
-            elif known.connected and known.missing is None:
-                known = known._replace(missing=now)
+        known = memory.seen.get(node, Seen(math.nan, clock))
+        if known.beat != beat:
+            known, heard_at = known._replace(beat=beat, heard=clock, at=now), now
         seen[node] = known
-    running = memory.running
+    if senses.peers is not None:
+        seen = {node: _connected(node, known, senses.peers, now) for node, known in seen.items()}
     if running and view.complete:
-        unpublished = 0.0 if senses.published else running.unpublished + passed
-        running = replace(running, unpublished=unpublished)
-    return replace(memory, running=running, seen=seen, clock=clock, looked_at=now, heard_at=heard_at)
+        running = replace(running, unpublished=0.0 if senses.published else running.unpublished + passed)
+    return replace(
+        memory,
+        running=running,
+        seen=seen,
+        clock=clock,
+        interval=senses.interval,
+        looked_at=now,
+        heard_at=heard_at,
+    )
+
+
+def _connected(node: Node, known: Seen, peers: frozenset[str], now: float) -> Seen:
+    if plain_address(node.address) in peers:
+        return known._replace(connected=True, missing=None)
+    return known._replace(missing=now) if known.connected and known.missing is None else known
+
+
+def _vouch(view: View, now: float, memory: Memory) -> tuple[View, Memory]:
+    """Keep agents from dropping others, which old torch does after 15 s without a heartbeat, its own node included.
+
+    When the store was out of reach for so long, all heartbeats are old, and no agent would send another.
+    """
+    running, interval = memory.running, memory.interval
+    dropped: frozenset[Node] = frozenset()
+    if running and not view.complete and view.round == running.round + 1:  # nobody leaves it without a trace
+        dropped = running.still - view.listed() - set(view.heartbeats)
+    old = {n for n, s in memory.seen.items() if now - s.at > VOUCH_BEATS * interval and n in view.heartbeats}
+    beats, seen = dict(view.heartbeats), dict(memory.seen)
+    for node in (old | dropped & set(seen)) - _silent(memory) - _disconnected(now, memory):
+        known, at = seen[node], now - interval
+        # In the node's own time, which may differ from the host's, and as exactly as the state holds it.
+        beat = known.beat + max(0.0, at - known.at)
+        beats[node] = datetime.fromtimestamp(beat, UTC).timestamp()
+        seen[node] = known._replace(beat=beats[node], at=max(at, known.at))
+    return replace(view, heartbeats=beats), replace(memory, seen=seen)
 
 
 def _disconnected(now: float, memory: Memory) -> set[Node]:
@@ -279,7 +316,7 @@ def _disconnected(now: float, memory: Memory) -> set[Node]:
 def _silent(memory: Memory) -> set[Node]:
     """Return the nodes that send no heartbeats while others do: their machines are gone, or cut off."""
     running, silence = memory.running, {n: memory.clock - s.heard for n, s in memory.seen.items()}
-    silent = {n for n, seconds in silence.items() if seconds >= SILENT_SECONDS}
+    silent = {n for n, seconds in silence.items() if seconds >= SILENT_BEATS * memory.interval}
     if 2 * len(silent) > len(silence):
         silent = {n for n in silent if silence[n] >= SILENT_MANY_SECONDS}
     if running and running.unpublished:
@@ -297,12 +334,11 @@ def _astray(view: View, memory: Memory, silent: set[Node]) -> set[Node]:
 
 
 def _still(view: View, running: Running) -> frozenset[Node]:
-    """Return the members that have not left. While the next round is open they are in no list, yet have heartbeats."""
+    """Return the members that have not left. While the next round is open they are in no list."""
     if view.complete and view.round == running.round:
         return frozenset(n for n in running.still if n in view.participants)
     if not view.complete and view.round == running.round + 1:
-        listed = view.listed()
-        return frozenset(n for n in running.still if n in view.heartbeats and n not in listed)
+        return running.still - view.listed()
     return frozenset()
 
 
@@ -604,7 +640,11 @@ class Codec:
         state.participants = {Desc(*n): rank for n, rank in view.participants.items()}
         state.wait_list = {Desc(*n) for n in view.waiting}
         state.redundancy_list = {Desc(*n) for n in view.redundant}
-        state.last_heartbeats = {d: b for d, b in state.last_heartbeats.items() if _node(d) in view.heartbeats}
+        beats = {_node(d): b for d, b in state.last_heartbeats.items()}
+        state.last_heartbeats = {
+            Desc(*n): beats[n] if n in beats and beats[n].timestamp() == b else datetime.fromtimestamp(b, UTC)
+            for n, b in view.heartbeats.items()
+        }
         state_class, node_class = self._state_class, self._node_class
 
         class Pickler(pickle.Pickler):
@@ -724,6 +764,7 @@ class Driver(threading.Thread):
         self._ticked_at, self._armed_at = 0.0, -math.inf
         self._looked_at = -math.inf
         self._peers: frozenset[str] | None = None
+        self._interval = HEARTBEAT_SECONDS
 
     def run(self) -> None:
         """Serve until the process ends; a store that cannot be opened ends it."""
@@ -766,6 +807,10 @@ class Driver(threading.Thread):
             timeout=STORE_TIMEOUT,
         )
         store.compare_set(self._prefix, "", Codec.SENTINEL.decode())
+        takes_interval = (
+            "keep_alive_interval" in inspect.signature(torchs.DynamicRendezvousHandler.from_backend).parameters
+        )
+        self._interval = HEARTBEAT_SECONDS if takes_interval else OLD_HEARTBEAT_SECONDS
         return store, Codec(torchs._RendezvousState, torchs._NodeDesc)  # noqa: SLF001
 
     def _tick(self, store: TCPStore, codec: Codec) -> float:
@@ -808,7 +853,8 @@ class Driver(threading.Thread):
             self._looked_at, self._peers = now, connected_peers(self._port)
         if running and view.complete and view.round == running.round:
             published = store.check([f"{self._prefix}.{running.round}/{key}" for key in ("MASTER_ADDR", "MASTER_PORT")])
-        return Senses(self._peers, published, self._board.operator_silence() > AWAY_SECONDS)
+        away = self._board.operator_silence() > AWAY_SECONDS
+        return Senses(self._peers, published, away, self._interval)
 
     def _finished(self, store: TCPStore) -> int:
         """How many agents of the running round wait in torchrun's exit barrier."""

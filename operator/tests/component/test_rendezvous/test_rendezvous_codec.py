@@ -46,7 +46,7 @@ def test_torchs_state_is_read_changed_and_otherwise_kept() -> None:
         closed=True,
         participants={nodes[1]: 0},
         redundant=frozenset({nodes[2]}),
-        heartbeats={nodes[1]: 0.0, nodes[2]: 0.0},
+        heartbeats={nodes[1]: NOW.timestamp() + 1, nodes[2]: NOW.timestamp() + 5},
     )
     written = pickle.loads(base64.b64decode(codec.encode(read, wanted)))
     assert vars(written) == {
@@ -57,7 +57,7 @@ def test_torchs_state_is_read_changed_and_otherwise_kept() -> None:
         "participants": {second: 0},
         "wait_list": set(),
         "redundancy_list": {third},
-        "last_heartbeats": {second: NOW + timedelta(seconds=1), third: NOW},
+        "last_heartbeats": {second: NOW + timedelta(seconds=1), third: NOW + timedelta(seconds=5)},
         "of_a_newer_torch": ["kept", third],
     }
 
