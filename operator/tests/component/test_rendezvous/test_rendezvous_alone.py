@@ -63,12 +63,12 @@ def test_a_killed_node_is_left_behind_and_one_that_comes_back_is_taken_in(job: J
     assert host.state()["roundsEnded"] == {"requested": 4, "unrequested": 0}
 
     # The operator comes back and wants what it wanted: nobody notices.
-    rounds = host.events("round-completed")
+    completed = host.events("round-completed")
     with Operator(host):
         host.want(3, 2, last_call=LAST_CALL)
         wait_for(lambda: host.metrics()["operator_silence_seconds"] < 1, "the operator is there")
         job.step_after(time.time() + 3, 3)
-    assert host.events("round-completed") == rounds
+    assert host.events("round-completed") == completed
     assert job.end() == {0: 0, 1: 0, 2: 0}
 
 
