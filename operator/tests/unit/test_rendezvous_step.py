@@ -373,6 +373,16 @@ CASES = {
         running(A, B, C),
         also={"seen": quiet(C=Seen(502.5, 95.0, at=NOW - 2))["seen"]},
     ),
+    "that does not say that a member has seen the fresh round": Case(
+        replace(FORMED, heartbeats={**beats(A, B), C: 500.0}),
+        target(3),
+        remembered(
+            replace(running(A, B, C), beats={**beats(A, B, at=NOW - 10), C: 500.0}),
+            **quiet(C=Seen(500.0, 95.0, at=NOW - 4.5)),
+        ),
+        replace(FORMED, heartbeats={**beats(A, B), C: 502.5}),
+        replace(running(A, B, C), beats={**beats(A, B, at=NOW - 10), C: 502.5}),
+    ),
     "agents dropped a member of a settled round: it did not leave": Case(
         replace(SETTLED, heartbeats=beats(A, B)),
         target(3),
@@ -390,6 +400,14 @@ CASES = {
     ),
     "most are silent: it is rather the host that does not hear": Case(
         SETTLED, target(3), remembered(running(A, B, C), **life(b=8.0, c=29.9)), SETTLED, running(A, B, C)
+    ),
+    "who was given up before is not one of them": Case(
+        SETTLED,
+        target(3),
+        remembered(running(A, B), **life(b=8.0, c=60.0), evicted=frozenset({C})),
+        replace(SETTLED, waiting=frozenset({KICK})),
+        replace(running(A, B, still=frozenset({A})), kicked=True, requested=True),
+        ("evicted", "round-kicked"),
     ),
     "but not for ever": Case(
         SETTLED,

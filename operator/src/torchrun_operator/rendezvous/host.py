@@ -299,13 +299,17 @@ def _vouch(view: View, now: float, memory: Memory) -> tuple[View, Memory]:
         dropped = running.still - view.listed() - set(view.heartbeats)
     old = {n for n, s in memory.seen.items() if now - s.at > VOUCH_BEATS * interval and n in view.heartbeats}
     beats, seen = dict(view.heartbeats), dict(memory.seen)
+    unseen = dict(running.beats) if running else {}
     for node in (old | dropped & set(seen)) - _silent(memory) - _disconnected(now, memory):
         known, at = seen[node], now - interval
         # In the node's own time, which may differ from the host's, and as exactly as the state holds it.
         beat = known.beat + max(0.0, at - known.at)
         beats[node] = datetime.fromtimestamp(beat, UTC).timestamp()
         seen[node] = known._replace(beat=beats[node], at=max(at, known.at))
-    return replace(view, heartbeats=beats), replace(memory, seen=seen)
+        if unseen.get(node) == known.beat:  # the node itself has still to see the round
+            unseen[node] = beats[node]
+    running = replace(running, beats=unseen) if running else None
+    return replace(view, heartbeats=beats), replace(memory, seen=seen, running=running)
 
 
 def _disconnected(now: float, memory: Memory) -> set[Node]:
@@ -317,8 +321,9 @@ def _silent(memory: Memory) -> set[Node]:
     """Return the nodes that send no heartbeats while others do: their machines are gone, or cut off."""
     running, silence = memory.running, {n: memory.clock - s.heard for n, s in memory.seen.items()}
     silent = {n for n, seconds in silence.items() if seconds >= SILENT_BEATS * memory.interval}
-    if 2 * len(silent) > len(silence):
-        silent = {n for n in silent if silence[n] >= SILENT_MANY_SECONDS}
+    given_up = silent & memory.evicted
+    if 2 * len(silent - given_up) > len(silence) - len(given_up):
+        silent = {n for n in silent if n in given_up or silence[n] >= SILENT_MANY_SECONDS}
     if running and running.unpublished:
         # Members that wait for rank 0's address send no heartbeats meanwhile, so only rank 0 is to be judged.
         silent -= running.still
