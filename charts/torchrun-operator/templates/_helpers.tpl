@@ -52,6 +52,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch, create, delete]
+# The last lines of a pod whose workers failed, for the job's status to say why.
+- apiGroups: [""]
+  resources: [pods/log]
+  verbs: [get]
 # Deleted by the garbage collector, with the job that owns them.
 - apiGroups: [""]
   resources: [services, configmaps, persistentvolumeclaims]

@@ -53,6 +53,9 @@ def manifest(kind: str, uid: str = "job-uid", **metadata: Any) -> dict[str, Any]
     }
 
 
+CREATED = (201, {**manifest("Pod", labels={"torchrun.dev/job-name": "digits"}, resourceVersion="7"), "spec": {}})
+
+
 def create_pod(cluster: KubernetesCluster) -> Awaitable[Any]:
     return cluster.create_pod(manifest("Pod"))
 
@@ -82,7 +85,7 @@ OURS, THEIRS = (200, manifest("Pod")), (200, manifest("Pod", uid="another"))
 UNOWNED = (200, manifest("Pod", ownerReferences=None))
 GOING = (200, manifest("Pod", deletionTimestamp="2026-01-31T12:00:00Z"))
 FINE: dict[str, tuple[Call, Answers]] = {
-    "create": (create_pod, {f"POST {PODS}": (201, {})}),
+    "create": (create_pod, {f"POST {PODS}": CREATED}),
     "create, there already": (create_pod, {f"POST {PODS}": EXISTS, f"GET {POD}": OURS}),
     "apply, new": (apply, {f"POST {MAPS}": (201, {})}),
     "apply, there already": (apply, {f"POST {MAPS}": EXISTS, f"GET {MAP}": OURS, f"PATCH {MAP}": (200, {})}),
@@ -266,7 +269,7 @@ async def test_no_answer_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (
             create_pod,
-            {f"POST {PODS}": (201, {})},
+            {f"POST {PODS}": CREATED},
             Asked("POST", PODS, {"fieldManager": "torchrun-operator"}, "application/json", manifest("Pod")),
         ),
         (
@@ -384,3 +387,31 @@ async def test_a_job_whose_status_could_not_be_written_is_read_again(status: int
         with pytest.raises(ClusterError):
             await apply_status(cluster)
         assert await get_job(cluster) == job_at(42)
+
+
+LOG = f"{POD}/log"
+
+
+async def test_a_log() -> None:
+    async with api_stub() as stub, adapter(stub.url) as (cluster, latencies):
+        stub.on(f"GET {LOG}", (200, "2026-01-31T12:00:00Z step=1\n"))
+        assert await cluster.read_log("team", "digits-0", "trainer", 100) == "2026-01-31T12:00:00Z step=1\n"
+        query = {"container": "trainer", "tailLines": "100", "timestamps": "true"}
+        assert stub.asked == [Asked("GET", LOG, query, "application/json", None)]
+        assert latencies == [("GET", "pods/log", 200)]
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind"),
+    [
+        ((403, status_of(403, "Forbidden")), RefusedError),
+        ((404, status_of(404, "NotFound")), ClusterError),
+        ((500, "Get https://10.0.0.1:10250: dial tcp: i/o timeout"), ClusterError),
+    ],
+    ids=["forbidden", "gone", "its machine does not answer"],
+)
+async def test_a_log_that_cannot_be_read(reply: Any, kind: type[ClusterError]) -> None:
+    async with api_stub() as stub, adapter(stub.url) as (cluster, _):
+        stub.on(f"GET {LOG}", reply)
+        with pytest.raises(kind):
+            await cluster.read_log("team", "digits-0", "trainer", 100)

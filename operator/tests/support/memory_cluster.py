@@ -5,7 +5,7 @@ collector, and faults on demand.
 import copy
 import itertools
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from torchrun_operator.api.names import LABEL_JOB_NAME
@@ -30,6 +30,9 @@ class MemoryCluster:
         """Says why an object is not accepted; empty: it is."""
         self.lagging: list[Stored] | None = None
         """The pods that list_pods() tells of while its mirror lags; None: those that there are."""
+        self.logs: dict[str, str] = {}
+        """By pod name, with times."""
+        self.removed_machines: set[str] = set()
         self._numbers = itertools.count(1)
         self.most_pods: dict[str, int] = {}
         """By pod name, how many pods of it have been created."""
@@ -53,6 +56,18 @@ class MemoryCluster:
             for pod in pods
             if pod["metadata"]["namespace"] == namespace and pod["metadata"]["labels"].get(LABEL_JOB_NAME) == job
         ]
+
+    async def list_machines(self, names: Collection[str]) -> Mapping[str, Manifest | None]:
+        """See Cluster.list_machines; no request: it tells what was told before."""
+        known: dict[str, Manifest | None] = {name: None for name in names if name in self.removed_machines}
+        return known | {name: self.objects["Node", "", name] for name in names if ("Node", "", name) in self.objects}
+
+    async def read_log(self, namespace: str, pod: str, container: str, lines: int) -> str:
+        """See Cluster.read_log."""
+        await self._around(f"log {pod}")
+        if pod not in self.logs:
+            raise ClusterError(404, "NotFound", f"{pod} not found")
+        return self.logs[pod]
 
     async def create_pod(self, manifest: Manifest) -> None:
         """See Cluster.create_pod."""
@@ -111,6 +126,21 @@ class MemoryCluster:
         }
         self.objects[manifest["kind"], metadata["namespace"], metadata["name"]] = stored
         return stored
+
+    def add_machine(self, name: str) -> None:
+        """Let a machine that is ready join the cluster."""
+        if ("Node", "", name) not in self.objects:
+            self.add({"kind": "Node", "metadata": {"name": name, "namespace": ""}, "spec": {}})
+        self.set_ready(name, "True")
+
+    def set_ready(self, name: str, status: str) -> None:
+        """Set the machine's Ready condition."""
+        self.objects["Node", "", name]["status"] = {"conditions": [{"type": "Ready", "status": status}]}
+
+    def remove_machine(self, name: str) -> None:
+        """Take the machine out of the cluster."""
+        self.remove(self.objects["Node", "", name])
+        self.removed_machines.add(name)
 
     def edit(self, job: Stored, **spec: Any) -> None:
         """Change the spec as a user would."""

@@ -44,6 +44,7 @@ RULES = [
     {"apiGroups": ["torchrun.dev"], "resources": ["torchrunjobs/status"], "verbs": ["patch"]},
     {"apiGroups": ["torchrun.dev"], "resources": ["torchrunjobs/finalizers"], "verbs": ["update"]},
     {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch", "create", "delete"]},
+    {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]},
     {
         "apiGroups": [""],
         "resources": ["services", "configmaps", "persistentvolumeclaims"],
@@ -193,6 +194,8 @@ def test_everything_that_is_made_by_default(default: Objects) -> None:
         f"ServiceAccount/{NAME}",
         f"ClusterRole/{NAME}",
         f"ClusterRoleBinding/{NAME}",
+        f"ClusterRole/{NAME}-nodes",
+        f"ClusterRoleBinding/{NAME}-nodes",
         f"Secret/{NAME}-rendezvous",
         f"Service/{NAME}-metrics",
         f"Deployment/{NAME}",
@@ -242,8 +245,17 @@ def test_no_right_is_a_wildcard_or_about_secrets(values: Values, render: Render)
     assert not [word for word in words if "*" in word or "secret" in word]
 
 
+@pytest.mark.parametrize("values", [{}, {"watchNamespaces": ["a"]}])
+def test_nodes_are_read_and_no_more_wherever_jobs_are(values: Values, render: Render) -> None:
+    objects = render(values)
+    role, binding = objects[f"ClusterRole/{NAME}-nodes"], objects[f"ClusterRoleBinding/{NAME}-nodes"]
+    assert role["rules"] == [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch"]}]
+    assert binding["roleRef"]["name"] == f"{NAME}-nodes"
+    assert binding["subjects"] == [{"kind": "ServiceAccount", "name": NAME, "namespace": NAMESPACE}]
+
+
 def test_named_namespaces_get_a_role_each_and_the_cluster_none(render: Render) -> None:
-    objects = render({"watchNamespaces": ["a", NAMESPACE]})
+    objects = render({"watchNamespaces": ["a", NAMESPACE], "rbac": {"nodes": False}})
     assert not [name for name in objects if name.startswith("Cluster")]
     for suffix in ("@a", ""):
         assert objects[f"Role/{NAME}{suffix}"]["rules"] == RULES
@@ -390,6 +402,7 @@ def test_a_service_monitor_finds_its_service(render: Render) -> None:
     ("values", "absent"),
     [
         ({"rbac": {"create": False}}, ["ClusterRole/", "ClusterRoleBinding/"]),
+        ({"rbac": {"nodes": False}}, [f"ClusterRole/{NAME}-nodes", f"ClusterRoleBinding/{NAME}-nodes"]),
         ({"rbac": {"create": False}, "watchNamespaces": ["a"]}, ["Role/", "RoleBinding/", "ClusterRole/"]),
         ({"serviceAccount": {"create": False, "name": "mine"}}, ["ServiceAccount/"]),
         ({"metrics": {"service": {"create": False}}}, ["Service/"]),

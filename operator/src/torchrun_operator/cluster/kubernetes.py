@@ -4,7 +4,7 @@ import asyncio
 import json
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -13,7 +13,7 @@ from kubernetes.aio import client, config
 
 from torchrun_operator.api.names import FIELD_MANAGER, GROUP, PLURAL, VERSION
 from torchrun_operator.cluster.jobs import JobCache
-from torchrun_operator.cluster.mirror import PodMirror
+from torchrun_operator.cluster.mirror import MachineMirror, PodMirror
 from torchrun_operator.cluster.port import ClusterError, ConflictError, Manifest, NameTakenError, RefusedError
 
 _APPLY = "application/apply-patch+yaml"
@@ -21,6 +21,8 @@ _JSON = "application/json"
 _TIMEOUT_SECONDS = 30.0
 _SILENCE_SECONDS = 75.0
 """A watch brings a bookmark every minute at the latest; one that is silent for longer is dead."""
+_LOG_SECONDS = 3.0
+"""A log comes from the pod's machine, which may not answer, and a pass waits for it."""
 _CONNECTIONS = 24
 """Each is a TLS handshake for both sides, at every burst anew; more of them make nothing faster."""
 _PATHS = {
@@ -71,12 +73,17 @@ class KubernetesCluster:
         self._jobs = JobCache()
         pods = {name: _PATHS["Pod"].format(namespace=quote(name)) for name in namespaces} or {"": "api/v1/pods"}
         self._mirrors = {name: PodMirror(self, path, wake) for name, path in pods.items()}
+        self._machines = MachineMirror(self, self._machine_changed)
 
     async def follow_pods(self) -> None:
-        """Keep what list_pods() tells up to date; runs for ever."""
+        """Keep what list_pods() and list_machines() tell up to date; runs for ever."""
         async with asyncio.TaskGroup() as group:
-            for mirror in self._mirrors.values():
+            for mirror in (*self._mirrors.values(), self._machines):
                 group.create_task(mirror.run())
+
+    def _machine_changed(self, name: str) -> None:
+        for mirror in self._mirrors.values():
+            mirror.wake_jobs_on(name)
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -108,12 +115,29 @@ class KubernetesCluster:
 
     async def list_pods(self, namespace: str, job: str) -> Sequence[Manifest]:
         """See Cluster.list_pods. From the mirror: it may be a moment behind, never out of order."""
-        mirror = self._mirrors.get("") or self._mirrors[namespace]
-        return await mirror.pods(namespace, job)
+        return await self._mirror(namespace).pods(namespace, job)
+
+    def _mirror(self, namespace: str) -> PodMirror:
+        return self._mirrors.get("") or self._mirrors[namespace]
+
+    async def list_machines(self, names: Collection[str]) -> Mapping[str, Manifest | None]:
+        """See Cluster.list_machines. From the mirror, as list_pods."""
+        return await self._machines.machines(names)
+
+    async def read_log(self, namespace: str, pod: str, container: str, lines: int) -> str:
+        """See Cluster.read_log."""
+        path = f"{_PATHS['Pod'].format(namespace=quote(namespace))}/{quote(pod)}/log"
+        query = {"container": container, "tailLines": str(lines), "timestamps": "true"}
+        status, data = await self._exchange("GET", "pods/log", path, query=query, seconds=_LOG_SECONDS)
+        if status != 200:
+            _answer(status, data)
+        return data.decode(errors="replace")
 
     async def create_pod(self, manifest: Manifest) -> None:
         """See Cluster.create_pod."""
-        await self._create_or(manifest, self._leave_as_it_is)
+        created = await self._create_or(manifest, self._leave_as_it_is)
+        if created is not None:
+            self._mirror(manifest["metadata"]["namespace"]).created(created)
 
     async def delete_pod(self, namespace: str, name: str, uid: str, grace_seconds: int | None) -> None:
         """See Cluster.delete_pod."""
@@ -157,16 +181,15 @@ class KubernetesCluster:
         namespace = manifest["metadata"]["namespace"]
         await self._request("POST", "events", _PATHS["Event"].format(namespace=quote(namespace)), body=manifest)
 
-    async def _create_or(self, manifest: Manifest, when_there: Callable[[Manifest], Any]) -> None:
-        """POST first: at a job's start, when there is most to do, that is one request an object.
+    async def _create_or(self, manifest: Manifest, when_there: Callable[[Manifest], Any]) -> Manifest | None:
+        """POST first: at a job's start, when there is most to do, that is one request an object. Return what was made.
 
         A blind server-side apply would take over an object of somebody else that happens to have the name.
         """
         collection, resource = _collection(manifest)
         query = {"fieldManager": FIELD_MANAGER}
         try:
-            await self._request("POST", resource, collection, query=query, body=manifest)
-            return
+            return await self._request("POST", resource, collection, query=query, body=manifest)
         except ConflictError as error:
             if error.reason != "AlreadyExists":
                 raise
@@ -178,6 +201,7 @@ class KubernetesCluster:
         if found["metadata"].get("deletionTimestamp"):
             raise ConflictError(409, "Conflict", f"{_title(manifest)} is still being deleted")
         await when_there(manifest)
+        return None
 
     async def _leave_as_it_is(self, manifest: Manifest) -> None:
         """Nothing to do: a pod's spec cannot change."""
@@ -226,18 +250,31 @@ class KubernetesCluster:
         body: Manifest | None = None,
         content_type: str = _JSON,
     ) -> dict[str, Any]:
+        return _answer(*await self._exchange(verb, resource, path, query=query, body=body, content_type=content_type))
+
+    async def _exchange(
+        self,
+        verb: str,
+        resource: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Manifest | None = None,
+        content_type: str = _JSON,
+        seconds: float = _TIMEOUT_SECONDS,
+    ) -> tuple[int, bytes]:
         headers = {"Accept": _JSON, "Content-Type": content_type}
         await self._api.update_params_for_auth(headers, [], ["BearerToken"], path, verb, body)
         url = f"{self._api.configuration.host}/{path}" + (f"?{urlencode(query)}" if query else "")
         status, started = 0, time.monotonic()
         try:
-            response = await self._api.call_api(verb, url, headers, body, _request_timeout=_TIMEOUT_SECONDS)
+            response = await self._api.call_api(verb, url, headers, body, _request_timeout=seconds)
             status, data = response.status, await response.read()
         except (aiohttp.ClientError, TimeoutError, ssl.SSLError, OSError) as error:
             raise ClusterError(0, type(error).__name__, f"{verb} {path}: {error}") from error
         finally:
             self._observe(verb, resource, status, time.monotonic() - started)
-        return _answer(status, data)
+        return status, data
 
 
 def _answer(status: int, data: bytes) -> dict[str, Any]:

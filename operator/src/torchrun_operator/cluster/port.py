@@ -2,7 +2,7 @@
 server writes them: typed models would drop the fields they do not know.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 Manifest = Mapping[str, Any]
@@ -43,6 +43,17 @@ class Cluster(Protocol):
 
     async def list_pods(self, namespace: str, job: str) -> Sequence[Manifest]:
         """Return the pods that carry the job's label, whoever owns them; perhaps as they were a moment ago."""
+        ...
+
+    async def list_machines(self, names: Collection[str]) -> Mapping[str, Manifest | None]:
+        """Return what is known of the cluster's nodes of these names, perhaps as it was a moment ago.
+
+        None: it was there once and has been removed. Left out: nothing is known of it, or it may not be read.
+        """
+        ...
+
+    async def read_log(self, namespace: str, pod: str, container: str, lines: int) -> str:
+        """Return the last lines of a container's log, each with its time in front."""
         ...
 
     async def create_pod(self, manifest: Manifest) -> None:
