@@ -5,6 +5,7 @@ from typing import Any
 
 from torchrun_operator.api.names import (
     ANNOTATION_TOKEN_DIGEST,
+    GROUP,
     LABEL_NODE_INDEX,
     LABEL_ROLE,
     PORT_HTTP,
@@ -25,6 +26,11 @@ _FILES_VOLUME = "torchrun-files"
 _SNAPSHOTS_VOLUME = "torchrun-snapshots"
 _PROGRAM_VOLUME = "torchrun-operator"
 _PROGRAM_DIRECTORY = "/torchrun-operator"
+_RENDEZVOUS_RESOURCES = {
+    "requests": {"cpu": "50m", "memory": "512Mi"},
+    # Never reached: a quota on limits refuses pods without any.
+    "limits": {"cpu": "2", "memory": "2Gi"},
+}
 _SCHEDULING_FIELDS = (
     "imagePullSecrets",
     "nodeSelector",
@@ -81,11 +87,17 @@ def _mount(job: TorchrunJob, spec: dict[str, Any], trainer: dict[str, Any]) -> N
 
 
 def rendezvous_pod(job: TorchrunJob, token_digest: str) -> dict[str, Any]:
-    """Return the pod that hosts the store: the job's own image (same torch, same wire format), no accelerator."""
+    """Return the pod that hosts the store: the job's own image (same torch, same wire format), no accelerator.
+
+    It carries the template's labels and annotations: queues, meshes and bills have to know whose it is.
+    """
     template_spec = job.spec.template["spec"]
     trainer = next(c for c in template_spec["containers"] if c["name"] == TRAINER_CONTAINER)
     metadata = owned_metadata(job, rendezvous_name(job.metadata.name), **{LABEL_ROLE: ROLE_RENDEZVOUS})
-    metadata["annotations"] = {ANNOTATION_TOKEN_DIGEST: token_digest}
+    given = job.spec.template.get("metadata") or {}
+    labels = {key: value for key, value in (given.get("labels") or {}).items() if not key.startswith(f"{GROUP}/")}
+    metadata["labels"] = {**labels, **metadata["labels"]}
+    metadata["annotations"] = {**(given.get("annotations") or {}), ANNOTATION_TOKEN_DIGEST: token_digest}
     container = {
         "name": "rendezvous",
         "image": trainer["image"],
@@ -101,7 +113,7 @@ def rendezvous_pod(job: TorchrunJob, token_digest: str) -> dict[str, Any]:
             {"name": "http", "containerPort": PORT_HTTP, "protocol": "TCP"},
         ],
         "readinessProbe": {"httpGet": {"path": "/healthz", "port": "http"}, "periodSeconds": 1, "failureThreshold": 5},
-        "resources": {"requests": {"cpu": "50m", "memory": "512Mi"}},
+        "resources": copy.deepcopy(_RENDEZVOUS_RESOURCES),
         "volumeMounts": [{"name": _PROGRAM_VOLUME, "mountPath": _PROGRAM_DIRECTORY, "readOnly": True}],
     }
     for field in ("imagePullPolicy", "securityContext"):
