@@ -208,8 +208,15 @@ def test_a_failing_script_fails_the_job(cluster: Cluster, kubectl: Kubectl) -> N
 
     assert conditions(found)["Failed"] == ("True", "MaxRestartsExceeded")
     message = next(c["message"] for c in found["conditions"] if c["type"] == "Failed")
-    assert "pod failing-" in message
-    assert "kubectl logs" in message
+    failure = found["lastFailure"]
+    assert message.startswith(
+        f"rank 1 (pod {failure['pod']}) failed first: RuntimeError: the learning rate is a banana"
+    )
+    assert (failure["cause"], failure["rank"], failure["exitCode"]) == ("code", 1, 1)
+    assert 'raise RuntimeError("the learning rate is a banana")' in failure["traceback"]
+    told = [event["message"] for event in kubectl.list("events") if event["reason"] == "WorkersFailed"]
+    assert told
+    assert all("rank 1 (pod failing-" in words and "banana" in words for words in told)
     assert found["restarts"] == {"code": 2, "infrastructure": 0, "preemption": 0, "resize": 0}
     wait_for("no pod to run on", lambda: not _running(kubectl), _SECONDS)
     assert node_pods(kubectl, "failing") == ["failing-0", "failing-1"]

@@ -8,25 +8,9 @@ import pytest
 from torchrun_operator.api.v1alpha1 import TorchrunJobStatus
 from torchrun_operator.cluster.port import ClusterError
 from torchrun_operator.runtime.reconciler import Outcome
-from world import KEY, World
+from world import KEY, World, counts, reasons, started
 
 NODES = ["digits-0", "digits-1", "digits-2"]
-
-
-async def started(**spec: Any) -> World:
-    """Return a world whose job of three nodes trains."""
-    world = World(**spec)
-    await world.settle()
-    assert world.status["state"] == "Running"
-    return world
-
-
-def counts(world: World) -> dict[str, int]:
-    return {cause: count for cause, count in world.status["restarts"].items() if count}
-
-
-def reasons(world: World) -> list[str]:
-    return [event["reason"] for event in world.cluster.events]
 
 
 async def test_a_job_starts() -> None:
@@ -87,25 +71,6 @@ async def test_owned_objects_are_applied_again_after_a_while_and_after_a_change(
     world.cluster.edit(world.job, files=[{"path": "/workspace/a.py", "content": "1"}])
     await world.reconcile()
     assert "apply ConfigMap digits-files" in world.cluster.log
-
-
-async def test_a_lost_node_is_replaced() -> None:
-    world = await started()
-    world.cluster.events.clear()
-    world.delete("digits-1")
-    await world.settle()
-    assert sorted(world.nodes) == NODES
-    assert (counts(world), world.status["state"]) == ({"infrastructure": 1}, "Running")
-    assert world.cluster.most_pods == {"digits-rdzv": 1, "digits-0": 1, "digits-1": 2, "digits-2": 1}
-    assert sorted(reasons(world)) == ["AllScheduled", "NodeLost", "NodeLost", "Settled"]
-
-
-async def test_the_rendezvous_is_lost() -> None:
-    world = await started()
-    world.delete("digits-rdzv")
-    await world.settle()
-    assert sorted(world.pods) == [*NODES, "digits-rdzv"]
-    assert (counts(world), world.status["state"]) == ({"infrastructure": 3}, "Running")
 
 
 async def test_code_that_fails_too_often_ends_the_job() -> None:
@@ -174,8 +139,9 @@ async def test_more_nodes_than_there_is_room_for() -> None:
     world = World(replicas=4)
     world.machines = 3
     await world.settle()
-    assert (world.status["state"], world.status["membership"]["summary"]) == ("Resizing", "3/2:4")
-    assert world.condition("Scheduled")["status"] == "False"
+    assert (world.status["state"], world.status["membership"]["summary"]) == ("Running", "3/2:4")
+    assert (world.condition("Scheduled")["status"], world.condition("Resizing")["reason"]) == ("False", "ShortOfNodes")
+    assert "digits-3: waits for a machine" in world.condition("Resizing")["message"]
     world.machines = 4
     await world.settle()
     assert world.status["membership"]["summary"] == "4/2:4"
@@ -201,12 +167,50 @@ async def test_all_succeed() -> None:
     assert (world.status["state"], sorted(world.pods)) == ("Complete", NODES)
 
 
+async def test_a_pod_that_never_found_a_machine_goes_when_the_job_completes() -> None:
+    world = World(replicas=4)
+    world.machines = 3
+    await world.settle()
+    world.succeed()
+    await world.settle()
+    assert (world.status["state"], sorted(world.pods)) == ("Complete", NODES)
+    assert counts(world) == {}
+
+
+async def test_finished_workers_end_scaling() -> None:
+    world = await started()
+    world.end(world.pods["digits-1"], 0, "Completed")
+    for host in world.hosts.values():
+        host.target = None
+    for replicas in (4, 2):
+        world.cluster.edit(world.job, replicas=replicas)
+        await world.reconcile()
+        await world.reconcile()
+        assert sorted(world.nodes) == NODES
+        assert {host.target for host in world.hosts.values()} == {None}
+        assert world.status["state"] != "Complete"
+    for name in ("digits-0", "digits-2"):
+        world.end(world.pods[name], 0, "Completed")
+    await world.settle()
+    assert (world.status["state"], sorted(world.pods)) == ("Complete", NODES)
+
+
+async def test_a_proxy_beside_the_trainer_keeps_no_job_from_its_end() -> None:
+    world = await started()
+    world.succeed()
+    for pod in world.nodes.values():
+        pod["status"]["phase"] = "Running"
+        pod["status"]["containerStatuses"].append({"name": "proxy", "state": {"running": {}}})
+    await world.settle()
+    assert (world.status["state"], sorted(world.pods)) == ("Complete", [])
+
+
 async def test_success_without_one_that_was_lost_before_the_last_round() -> None:
     world = await started()
     world.machines = 2
     world.delete("digits-1")
     await world.settle()
-    assert (world.status["membership"]["summary"], world.status["state"]) == ("2/2:4", "Resizing")
+    assert (world.status["membership"]["summary"], world.status["state"]) == ("2/2:4", "Running")
     world.succeed()
     await world.settle()
     assert (world.status["state"], counts(world)) == ("Complete", {"infrastructure": 1})
@@ -230,7 +234,7 @@ async def test_a_job_that_is_gone_or_going_is_left_alone() -> None:
     world.cluster.remove(world.job)
     assert await world.reconcile() == Outcome(gone=True)
     assert world.cluster.log == ["get digits", "get digits"]
-    assert world.cluster.objects == {}
+    assert {kind for kind, _, _ in world.cluster.objects} == {"Node"}
     assert world.links.connected == {}
 
 

@@ -79,6 +79,21 @@ class Lives(RuleBasedStateMachine):
             self.world.end(self.world.nodes[f"digits-{index}"], 137, reason="Evicted")
             self.world.nodes[f"digits-{index}"]["status"]["reason"] = "Evicted"
 
+    @rule(name=st.sampled_from(["digits-0", "digits-1", "digits-2", "digits-3", "digits-rdzv"]))
+    def a_machine_is_cut_off(self, name: str) -> None:
+        if name in self.world.pods and self.world.pods[name]["spec"].get("nodeName"):
+            self.world.cut_off(name)
+
+    @rule()
+    def the_api_server_gives_silent_machines_up(self) -> None:
+        for machine in self.world.silent_machines:
+            self.world.give_up(machine)
+
+    @rule()
+    def machines_are_heard_again(self) -> None:
+        for machine in list(self.world.silent_machines):
+            self.world.heal(machine)
+
     @rule()
     def the_rendezvous_goes(self) -> None:
         if "digits-rdzv" in self.world.pods:
@@ -157,6 +172,7 @@ class Lives(RuleBasedStateMachine):
     def _everything_allows_it(self) -> None:
         self.world.cluster.lagging = None
         self.world.machines = 10
+        self.machines_are_heard_again()
         self.world.cluster.edit(self.world.job, suspend=False)
 
     def _run(self, coroutine: Coroutine[Any, Any, Any]) -> None:

@@ -83,6 +83,7 @@ class World:
         self.metrics = Metrics("test")
         self._addresses = itertools.count(1)
         self._instances = itertools.count(1)
+        self.silent_machines: set[str] = set()
         self.machines = 1_000_000
         """How many node pods find a place."""
         self.job = self.cluster.add(job_manifest(**spec))
@@ -140,7 +141,7 @@ class World:
     def live(self) -> None:
         """Let machines, agents and hosts make one step."""
         for pod in self.pods.values():
-            if "deletionTimestamp" in pod["metadata"]:
+            if "deletionTimestamp" in pod["metadata"] and pod["spec"].get("nodeName") not in self.silent_machines:
                 self.cluster.remove(pod)
         self._hosts_come_and_go()
         for name, pod in self.pods.items():
@@ -152,9 +153,11 @@ class World:
         return sum(1 for pod in self.nodes.values() if pod["spec"].get("nodeName")) < self.machines
 
     def run(self, pod: Stored) -> None:
-        """Bring a pod to a machine and start it."""
+        """Bring a pod to a machine of its own and start it."""
         number = next(self._addresses)
-        pod["spec"]["nodeName"] = f"machine-{number}"
+        name = f"machine-{number}"
+        self.cluster.add_machine(name)
+        pod["spec"]["nodeName"] = name
         pod["metadata"]["creationTimestamp"] = _text(self.now)
         pod["status"] = {
             "phase": "Running",
@@ -177,6 +180,27 @@ class World:
         """Take a pod away at once, as a machine that has gone does."""
         self.cluster.remove(self.pods[name])
 
+    def cut_off(self, name: str) -> str:
+        """Take the network from the machine of a pod: what runs there goes on, and nobody hears of it."""
+        machine: str = self.pods[name]["spec"]["nodeName"]
+        self.silent_machines.add(machine)
+        for host in self.hosts.values():
+            host.state = replace(host.state, silent=self._unheard())
+        return machine
+
+    def give_up(self, machine: str) -> None:
+        """Let the API server say that the machine is silent, some 40 s later."""
+        self.cluster.set_ready(machine, "Unknown")
+
+    def heal(self, machine: str) -> None:
+        """Give the machine its network back: its kubelet ends what should not run there."""
+        self.silent_machines.discard(machine)
+        self.cluster.set_ready(machine, "True")
+
+    def _unheard(self) -> tuple[str, ...]:
+        pods = (pod for pod in self.nodes.values() if pod["spec"].get("nodeName") in self.silent_machines)
+        return tuple(sorted(pod["status"]["podIP"] for pod in pods))
+
     def fail_workers(self) -> None:
         """Let the workers of the round fail by themselves; their agents form the next round."""
         for host in self.hosts.values():
@@ -197,6 +221,7 @@ class World:
             if pod["metadata"]["labels"].get(LABEL_ROLE) == ROLE_RENDEZVOUS
             and pod["status"]["phase"] == "Running"
             and "deletionTimestamp" not in pod["metadata"]
+            and pod["spec"].get("nodeName") not in self.silent_machines
         }
         for address in set(self.hosts) - running:
             if self.hosts.pop(address).state.round:  # an agent that has not met anybody yet tries on
@@ -204,20 +229,23 @@ class World:
                     self.end(pod, 1)
         for address in running - set(self.hosts):
             instance = f"{next(self._instances):02x}"
-            self.hosts[address] = Host(instance, Rendezvous(instance, round=0, complete=False, closed=False))
+            self.hosts[address] = Host(instance, Rendezvous(instance, 0, complete=False, closed=False, silent=()))
 
     def _agents_alive(self) -> dict[str, Stored]:
         return {
             pod["status"]["podIP"]: pod
             for pod in self.nodes.values()
-            if pod["status"]["phase"] == "Running" and "deletionTimestamp" not in pod["metadata"]
+            if pod["status"]["phase"] == "Running"
+            and "deletionTimestamp" not in pod["metadata"]
+            and pod["spec"].get("nodeName") not in self.silent_machines
         }
 
     def _agents(self) -> None:
         """Let the agents that are there meet, as the host's target asks for it."""
         alive = self._agents_alive()
         for host in self.hosts.values():
-            target, state = host.target, host.state
+            target = host.target
+            state = host.state = replace(host.state, silent=self._unheard())
             if target is None:
                 continue
             if state.closed or target.close:
@@ -291,3 +319,21 @@ async def fails_at(world: World, number: int, *, after: bool) -> bool:
 
 def _text(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+async def started(**spec: Any) -> World:
+    """Return a world whose job of three nodes trains."""
+    world = World(**spec)
+    await world.settle()
+    assert world.status["state"] == "Running"
+    return world
+
+
+def counts(world: World) -> dict[str, int]:
+    """Return the restarts that there were, by cause."""
+    return {cause: count for cause, count in world.status["restarts"].items() if count}
+
+
+def reasons(world: World) -> list[str]:
+    """Return the reasons of all events."""
+    return [event["reason"] for event in world.cluster.events]

@@ -2,17 +2,20 @@
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from builders import CREATED, NOW, at, failed, make_node, make_rendezvous, terminating
-from torchrun_operator.api.v1alpha1 import NodeStatus, RendezvousStatus
+from torchrun_operator.api.v1alpha1 import Failure, NodeStatus, RendezvousStatus
 from torchrun_operator.core.accounting import (
     Loss,
     WorkerFailures,
+    code_failures,
     describe,
     new_losses,
     new_worker_failures,
+    signal_name,
 )
 from torchrun_operator.core.observed import Cause, Exit, NodePod, Observed, Phase, Rendezvous
 
@@ -30,16 +33,28 @@ FATES: dict[str, tuple[NodePod | None, Counted]] = {
     "replaced by another pod": (make_node(1, life=2), ("was deleted", Cause.INFRASTRUCTURE)),
     "being deleted": (terminating(make_node(1)), ("is being deleted", Cause.INFRASTRUCTURE)),
     "being evicted": (
-        terminating(make_node(1), disrupted=True),
-        ("is being evicted or preempted", Cause.PREEMPTION),
+        terminating(make_node(1), disruption="PreemptionByScheduler"),
+        ("is being evicted or preempted (PreemptionByScheduler)", Cause.PREEMPTION),
+    ),
+    "deleted with its machine": (
+        terminating(make_node(1), disruption="DeletionByPodGC"),
+        ("is being deleted", Cause.INFRASTRUCTURE),
+    ),
+    "failed with its machine": (
+        failed(1, -1, "Failed", disruption="DeletionByPodGC"),
+        ("failed: Failed", Cause.INFRASTRUCTURE),
+    ),
+    "its machine is silent": (
+        replace(make_node(1, Phase.LOST), trouble="machine m1 is not ready: its kubelet is silent"),
+        ("is lost: machine m1 is not ready: its kubelet is silent", Cause.INFRASTRUCTURE),
     ),
     "evicted": (
-        failed(1, -1, "Evicted", "The node was low on memory.", disrupted=True),
+        failed(1, -1, "Evicted", "The node was low on memory.", disruption="PreemptionByScheduler"),
         ("failed: Evicted: The node was low on memory.", Cause.PREEMPTION),
     ),
     "preempted with an exit code": (
-        failed(1, 143, disrupted=True),
-        ("exited with code 143 (Error)", Cause.PREEMPTION),
+        failed(1, 143, disruption="PreemptionByScheduler"),
+        ("exited with code 143 (SIGTERM)", Cause.PREEMPTION),
     ),
     "its code failed": (
         failed(1, 1, message="\n  ValueError: bad loss\nmore"),
@@ -50,8 +65,8 @@ FATES: dict[str, tuple[NodePod | None, Counted]] = {
         ("exited with code 128 (StartError): exec: torchrun: not found", Cause.CODE),
     ),
     "out of memory": (failed(1, 137, "OOMKilled"), ("exited with code 137 (OOMKilled)", Cause.CODE)),
-    "killed": (failed(1, 137), ("exited with code 137 (Error)", Cause.INFRASTRUCTURE)),
-    "terminated": (failed(1, 143), ("exited with code 143 (Error)", Cause.INFRASTRUCTURE)),
+    "killed": (failed(1, 137), ("exited with code 137 (SIGKILL)", Cause.INFRASTRUCTURE)),
+    "terminated": (failed(1, 143), ("exited with code 143 (SIGTERM)", Cause.INFRASTRUCTURE)),
     "its machine shuts down": (
         failed(1, 0, "Terminated"),
         ("exited with code 0 (Terminated)", Cause.INFRASTRUCTURE),
@@ -76,7 +91,9 @@ def picture(node: NodePod | None, rendezvous: Rendezvous | None = None) -> Obser
 def test_loss_of_a_live_node(node: NodePod | None, expected: Counted) -> None:
     losses = new_losses([recorded()], picture(node), 3, HOST)
     exit_ = node.exit if node is not None and node.phase is Phase.FAILED else None
-    assert losses == ((Loss(1, "digits-1", expected[1], expected[0], exit_),) if expected else ())
+    seen = node is not None and node.uid == "pod-1-1"
+    where: dict[str, Any] = {"machine": "machine-1", "created_at": CREATED} if seen else {}
+    assert losses == ((Loss(1, "digits-1", expected[1], expected[0], exit_, **where),) if expected else ())
 
 
 @pytest.mark.parametrize("phase", ["Terminating", "Failed", "Succeeded", "Lost"])
@@ -89,7 +106,9 @@ def test_what_the_status_records_as_dead_is_not_counted_again(
 
 def test_a_pod_that_failed_before_any_status_named_it_is_counted() -> None:
     ended = failed(1, 3)
-    expected = Loss(1, "digits-1", Cause.CODE, "exited with code 3 (Error)", ended.exit)
+    expected = Loss(
+        1, "digits-1", Cause.CODE, "exited with code 3 (Error)", ended.exit, machine="machine-1", created_at=CREATED
+    )
     assert new_losses([], picture(ended), 3, HOST) == (expected,)
     assert new_losses([recorded("Lost")], picture(failed(1, 3, life=2)), 3, HOST) == (
         replace(expected, exit=failed(1, 3).exit),
@@ -230,8 +249,48 @@ def test_worker_failures_that_a_loss_explains_which_is_seen_late() -> None:
         (Exit(-1, "Evicted", "", NOW), "failed: Evicted"),
         (Exit(3, "Error", "", NOW), "exited with code 3 (Error)"),
         (Exit(3, "Error", "\n  first  \nsecond", NOW), "exited with code 3 (Error): first"),
+        (Exit(139, "Error", "", NOW), "exited with code 139 (SIGSEGV)"),
+        (Exit(137, "OOMKilled", "", NOW), "exited with code 137 (OOMKilled)"),
+        (Exit(255, "", "", NOW), "exited with code 255"),
+        (
+            Exit(1, "Error", '{"message": {"message": "ValueError: bad", "extraInfo": {}}}', NOW),
+            "exited with code 1 (Error): ValueError: bad",
+        ),
         (Exit(3, "Error", "x" * 400, NOW), "exited with code 3 (Error): " + "x" * 300),
     ],
 )
 def test_describe(ended: Exit | None, words: str) -> None:
     assert describe(ended) == words
+
+
+def code_loss(index: int, ended: float, created: float = -600.0, cause: Cause = Cause.CODE) -> Loss:
+    """Return a node that ended so many seconds after NOW and was made so many after it."""
+    return Loss(index, f"digits-{index}", cause, "", Exit(1, "Error", "", at(ended)), created_at=at(created))
+
+
+LAST = Failure(time=NOW, cause=Cause.CODE)
+CODE_FAILURES: dict[str, tuple[tuple[Loss, ...], Failure | None, int]] = {
+    "none": ((), LAST, 0),
+    "of another cause": ((code_loss(0, 60, cause=Cause.INFRASTRUCTURE),), None, 0),
+    "one": ((code_loss(0, 0),), None, 1),
+    "three nodes in one moment": ((code_loss(0, 0), code_loss(1, 1), code_loss(2, 2)), None, 1),
+    "seen later, but of the same moment": ((code_loss(1, 2), code_loss(2, 10)), LAST, 0),
+    "seen later, ended earlier": ((code_loss(1, -3),), LAST, 0),
+    "later": ((code_loss(1, 11),), LAST, 1),
+    "by a pod made since": ((code_loss(1, 3, created=1),), LAST, 1),
+    "one of the same moment, one by a pod made since": ((code_loss(0, 3), code_loss(1, 3, created=1)), LAST, 1),
+    "the last failure was not the code's": ((code_loss(1, 2),), Failure(time=NOW, cause=Cause.PREEMPTION), 1),
+    "nobody knows when it ended": ((replace(code_loss(1, 2), exit=Exit(1, "Error", "", None)),), LAST, 1),
+}
+
+
+@pytest.mark.parametrize(("losses", "last", "expected"), CODE_FAILURES.values(), ids=CODE_FAILURES)
+def test_code_failures(losses: tuple[Loss, ...], last: Failure | None, expected: int) -> None:
+    assert code_failures(losses, last) == expected
+
+
+@pytest.mark.parametrize(
+    ("code", "name"), [(137, "SIGKILL"), (-9, "SIGKILL"), (139, "SIGSEGV"), (1, ""), (0, ""), (255, ""), (-1000, "")]
+)
+def test_signal_name(code: int, name: str) -> None:
+    assert signal_name(code) == name

@@ -41,17 +41,21 @@ from torchrun_operator.core.decide import decide
 from torchrun_operator.core.decision import Deletion, Event
 from torchrun_operator.core.observed import Cause, Exit, Observed, Phase
 
+SILENCE = "machine m1 is not ready: its kubelet is silent"
+
 
 def loss_case(node: Any, what: str, cause: Cause, *, leavers: tuple[str, ...] = ("10.0.1.1",)) -> Case:
     """Return the case of a job of three that trains and loses node 1, which is seen as `node`."""
     nodes = instead(THREE, node) if node is not None else without(THREE, 1)
-    deletions = (Deletion("digits-1", "pod-1-1", what, 0),) if node is not None and node.phase is Phase.FAILED else ()
+    dead = node is not None and node.phase in (Phase.FAILED, Phase.LOST)
+    deletions = (Deletion("digits-1", "pod-1-1", node.trouble or what, 0),) if dead else ()
     expected = decision(
         create_nodes=(1,) if node is None else (),
         deletions=deletions,
         target=target(*leavers),
         events=(lost(1, what, cause),),
         losses={cause: 1},
+        logs_to_read=("digits-1",) if cause is Cause.CODE else (),
     )
     true = ("Valid", "AllScheduled", "Training", "NodeLost") if node is not None else ("Valid", "Training", "NodeLost")
     return Case(training_job(), seen(*nodes, rendezvous=ALL), expected, "Resizing", true, Restarts(**{str(cause): 1}))
@@ -61,15 +65,22 @@ LOSSES = {
     "a node is deleted": loss_case(None, "was deleted", Cause.INFRASTRUCTURE),
     "a node is being deleted": loss_case(terminating(THREE[1]), "is being deleted", Cause.INFRASTRUCTURE),
     "a node is preempted": loss_case(
-        terminating(THREE[1], disrupted=True), "is being evicted or preempted", Cause.PREEMPTION
+        terminating(THREE[1], disruption="PreemptionByScheduler"),
+        "is being evicted or preempted (PreemptionByScheduler)",
+        Cause.PREEMPTION,
     ),
     "a node is evicted by its kubelet": loss_case(
-        failed(1, -1, "Evicted", "disk", disrupted=True), "failed: Evicted: disk", Cause.PREEMPTION
+        failed(1, -1, "Evicted", "disk", disruption="PreemptionByScheduler"), "failed: Evicted: disk", Cause.PREEMPTION
     ),
     "a node's code fails": loss_case(failed(1, 3), "exited with code 3 (Error)", Cause.CODE),
     "a node is out of memory": loss_case(failed(1, 137, "OOMKilled"), "exited with code 137 (OOMKilled)", Cause.CODE),
-    "a node is killed": loss_case(failed(1, 137), "exited with code 137 (Error)", Cause.INFRASTRUCTURE),
-    "a node is terminated": loss_case(failed(1, 143), "exited with code 143 (Error)", Cause.INFRASTRUCTURE),
+    "a node is killed": loss_case(failed(1, 137), "exited with code 137 (SIGKILL)", Cause.INFRASTRUCTURE),
+    "a node's machine is silent": loss_case(
+        make_node(1, Phase.LOST, trouble=SILENCE),
+        f"is lost: {SILENCE}",
+        Cause.INFRASTRUCTURE,
+    ),
+    "a node is terminated": loss_case(failed(1, 143), "exited with code 143 (SIGTERM)", Cause.INFRASTRUCTURE),
 }
 
 STARTS = {
@@ -189,6 +200,21 @@ CHANGES = {
         ("Valid", "AllScheduled", "NodeLost"),
         Restarts(infrastructure=3),
     ),
+    "the machine of the rendezvous pod is silent": Case(
+        training_job(),
+        seen(*THREE[:2], make_node(2, Phase.STARTING), rendezvous_pod=replace(HOST, phase=Phase.LOST, trouble=SILENCE)),
+        decision(
+            deletions=(
+                *(Deletion(f"digits-{i}", f"pod-{i}-1", f"the rendezvous host is lost: {SILENCE}", 5) for i in (0, 1)),
+                Deletion("digits-rdzv", "pod-rdzv", SILENCE, 0),
+            ),
+            events=tuple(lost(i, f"has lost the rendezvous host: {SILENCE}", "infrastructure") for i in (0, 1)),
+            losses={Cause.INFRASTRUCTURE: 2},
+        ),
+        "Resizing",
+        ("Valid", "AllScheduled", "NodeLost"),
+        Restarts(infrastructure=2),
+    ),
     "the rendezvous pod has failed": Case(
         training_job(),
         seen(*THREE, rendezvous_pod=replace(HOST, phase=Phase.FAILED)),
@@ -227,9 +253,14 @@ CHANGES = {
         ),
         decision(
             events=(
-                Event("WorkersFailed", "Workers failed and restart in place; first in pod digits-2", warning=True),
+                Event(
+                    "WorkersFailed",
+                    "Workers failed and restart in place; pod digits-2 failed first: a worker failed",
+                    warning=True,
+                ),
             ),
             losses={Cause.CODE: 1},
+            logs_to_read=("digits-2", "digits-0", "digits-1"),
         ),
         "Resizing",
         ("Valid", "AllScheduled", "RestartingWorkers"),
@@ -257,6 +288,7 @@ CHANGES = {
             events=(lost(1, "exited with code 3 (Error)", "code"),),
             look_again_seconds=2.0,
             losses={Cause.CODE: 1},
+            logs_to_read=("digits-1",),
         ),
         "Resizing",
         ("Valid", "AllScheduled", "Training", "NodeLost"),

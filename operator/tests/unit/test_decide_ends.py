@@ -55,6 +55,7 @@ ENDS = {
             target=target("10.0.1.1", close=True),
             events=(lost(1, "exited with code 3 (Error): ValueError: bad loss", "code"),),
             losses={Cause.CODE: 1},
+            logs_to_read=("digits-1",),
         ),
         "Failed",
         ("Valid", "AllScheduled", "MaxRestartsExceeded"),
@@ -93,7 +94,7 @@ ENDS = {
                 Deletion("digits-1", "pod-1-1", START_OVER, 0),
                 Deletion("digits-2", "pod-2-1", START_OVER),
             ),
-            events=(lost(1, "exited with code 137 (Error)", "infrastructure"),),
+            events=(lost(1, "exited with code 137 (SIGKILL)", "infrastructure"),),
             losses={Cause.INFRASTRUCTURE: 1},
         ),
         "Resizing",
@@ -284,8 +285,8 @@ def test_failure_names_the_pod_its_words_and_the_count() -> None:
     job = restarted(training_job(maxRestarts=1), 1)
     found = messages(job, seen(*instead(THREE, failed(1, 3, message="ValueError: bad loss")), rendezvous=ALL))
     assert found[ConditionType.FAILED] == (
-        "pod digits-1 exited with code 3 (Error): ValueError: bad loss; the code has failed 2 times and "
-        "spec.maxRestarts is 1; see kubectl logs of that pod"
+        "pod digits-1 failed first: ValueError: bad loss (exit code 3); the code has failed 2 times and "
+        "spec.maxRestarts is 1; see kubectl logs digits-1"
     )
 
 
@@ -293,8 +294,8 @@ def test_failure_of_workers_names_the_node() -> None:
     workers = replace(ALL, unrequested=3, last_unrequested_at=at(-5), last_unrequested_by=("10.0.1.2",))
     found = messages(training_job(maxRestarts=0), seen(*THREE, rendezvous=workers))
     assert found[ConditionType.FAILED] == (
-        "workers failed, first in pod digits-2; the code has failed 3 times and spec.maxRestarts is 0; "
-        "see kubectl logs of that pod"
+        "pod digits-2 failed first: a worker failed; the code has failed 3 times and spec.maxRestarts is 0; "
+        "see kubectl logs digits-2"
     )
 
 

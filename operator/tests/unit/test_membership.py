@@ -6,7 +6,16 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from builders import CREATED, HOST, NOW, THREE, at, failed, instead, make_node, make_rendezvous, seen, terminating
-from torchrun_operator.core.membership import leavers, patience_ends, rank_of, replace_at, services_due, size, training
+from torchrun_operator.core.membership import (
+    absence,
+    leavers,
+    patience_ends,
+    rank_of,
+    replace_at,
+    services_due,
+    size,
+    training,
+)
 from torchrun_operator.core.observed import NodePod, Observed, Phase
 
 STRANGER = make_rendezvous(*THREE, waiting=("10.9.9.9",))
@@ -25,6 +34,21 @@ LEAVERS: dict[str, tuple[Observed, int, tuple[str, ...]]] = {
         seen(*THREE[:2], make_node(2, Phase.STARTING), rendezvous=STRANGER),
         3,
         (),
+    ),
+    "a stranger, though a new pod may run by now": (
+        seen(*THREE[:2], make_node(2, Phase.PENDING), rendezvous=STRANGER),
+        3,
+        (),
+    ),
+    "a stranger while a pod finds no machine": (
+        seen(*THREE[:2], make_node(2, Phase.PENDING, waiting_reason="Unschedulable"), rendezvous=STRANGER),
+        3,
+        ("10.0.1.2", "10.9.9.9"),
+    ),
+    "lost with its machine": (
+        seen(make_node(0, Phase.LOST), *THREE[1:], rendezvous=make_rendezvous(*THREE[1:])),
+        3,
+        ("10.0.1.0",),
     ),
     "succeeded: it has left by itself": (
         seen(make_node(0, Phase.SUCCEEDED), *THREE[1:], rendezvous=make_rendezvous(*THREE)),
@@ -95,6 +119,8 @@ def test_replace_at(node: NodePod, code_restarts: int, by_code: bool, expected: 
 
 
 YOUNG = make_node(2, Phase.PENDING, created_at=NOW - timedelta(seconds=1))
+SLOW = make_node(2, Phase.STARTING, created_at=NOW - timedelta(seconds=16))
+TRAINED = make_rendezvous(*THREE[:2], completed_at=NOW)
 SIZES = {
     "all train": (seen(*THREE), frozenset(), 3),
     "one is missing: it is being made": (seen(*THREE[:2]), frozenset(), 3),
@@ -106,6 +132,14 @@ SIZES = {
         frozenset(),
         2,
     ),
+    "one starts for long": (seen(*THREE[:2], SLOW, rendezvous=TRAINED), frozenset(), 2),
+    "one starts for long, as all do before the first round": (seen(*THREE[:2], SLOW), frozenset(), 3),
+    "one gives no sign of life": (
+        seen(*THREE, rendezvous=make_rendezvous(*THREE[:2], silent=("10.0.1.2",))),
+        frozenset(),
+        2,
+    ),
+    "one is lost with its machine: it is being made": (seen(*THREE[:2], make_node(2, Phase.LOST)), frozenset(), 3),
     "one is held back after a failure": (seen(*THREE[:2], failed(2)), frozenset({2}), 2),
     "one has failed and is replaced now": (seen(*THREE[:2], failed(2)), frozenset(), 3),
     "never below the minimum": (seen(*(make_node(index, Phase.PENDING) for index in range(3))), frozenset(), 2),
@@ -121,6 +155,9 @@ def test_size(observed: Observed, held: frozenset[int], expected: int) -> None:
 def test_patience_ends() -> None:
     pods = (make_node(0), make_node(1, Phase.PENDING), YOUNG)
     assert patience_ends(seen(*pods), 3, NOW) == [NOW + timedelta(seconds=2)]
+    starting = make_node(2, Phase.STARTING, created_at=NOW - timedelta(seconds=5))
+    assert patience_ends(seen(starting), 3, NOW) == []
+    assert patience_ends(seen(starting, rendezvous=TRAINED), 3, NOW) == [NOW + timedelta(seconds=10)]
 
 
 STARTED_HOST = replace(HOST, started_at=NOW - timedelta(seconds=1))
@@ -142,3 +179,21 @@ UNSTARTED = replace(THREE[0], address=None, started_at=None)
 )
 def test_services_due(observed: Observed, expected: datetime | None) -> None:
     assert services_due(observed) == expected
+
+
+@pytest.mark.parametrize(
+    ("node", "words"),
+    [
+        (THREE[0], ""),
+        (
+            make_node(0, Phase.STARTING, waiting_reason="CrashLoopBackOff", waiting_message="back-off"),
+            "CrashLoopBackOff: back-off",
+        ),
+        (make_node(0, Phase.PENDING, waiting_reason="Unschedulable", waiting_message="no GPU"), "no GPU"),
+        (make_node(0, Phase.PENDING), "waits for a machine"),
+        (replace(SLOW, index=0), "is starting on machine-2"),
+        (THREE[2], "gives no sign of life"),
+    ],
+)
+def test_absence(node: NodePod, words: str) -> None:
+    assert absence(seen(node, rendezvous=replace(TRAINED, silent=("10.0.1.2",))), node, NOW) == words

@@ -1,5 +1,6 @@
 """What the API server writes of pods becomes the frozen picture."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -27,6 +28,10 @@ def pod(name: str = "digits-1", *, role: str = "node", index: str = "1", owner: 
         "spec": {"nodeName": "m1", **parts.get("spec", {})},
         "status": parts.get("status", {}),
     }
+
+
+def beside_proxy(**state: Any) -> list[Any]:
+    return [{"name": "proxy", "state": {"running": {}}}, {"name": "trainer", "state": state}]
 
 
 def trainer(**state: Any) -> list[Any]:
@@ -98,7 +103,7 @@ NODES: dict[str, tuple[Any, NodePod]] = {
     ),
     "is being preempted": (
         pod(metadata=DELETED, status={"phase": "Running", "podIP": "10.0.0.9", "conditions": [DISRUPTED]}),
-        node(Phase.TERMINATING, address="10.0.0.9", disrupted=True),
+        node(Phase.TERMINATING, address="10.0.0.9", disruption="PreemptionByScheduler"),
     ),
     "failed while it was being deleted": (
         pod(metadata=DELETED, status={"phase": "Failed", "containerStatuses": trainer(terminated={"exitCode": 1})}),
@@ -148,9 +153,30 @@ NODES: dict[str, tuple[Any, NodePod]] = {
         pod(status={"phase": "Failed", "reason": "Evicted", "message": "The node was low on resource: memory."}),
         node(
             Phase.FAILED,
-            disrupted=True,
+            disruption="Evicted",
             exit=Exit(-1, "Evicted", "The node was low on resource: memory.", None),
         ),
+    ),
+    "its trainer has failed, a sidecar runs on": (
+        pod(
+            status={
+                "phase": "Running",
+                "containerStatuses": beside_proxy(terminated={"exitCode": 3, "reason": "Error"}),
+            }
+        ),
+        node(Phase.FAILED, exit=Exit(3, "Error", "", None), lingers=True),
+    ),
+    "its trainer has succeeded, a sidecar runs on": (
+        pod(status={"phase": "Running", "containerStatuses": beside_proxy(terminated={"exitCode": 0})}),
+        node(Phase.SUCCEEDED, exit=Exit(0, "", "", None), lingers=True),
+    ),
+    "its trainer has failed, its kubelet is about to say so": (
+        pod(status={"phase": "Running", "containerStatuses": trainer(terminated={"exitCode": 3, "reason": "Error"})}),
+        node(Phase.FAILED, exit=Exit(3, "Error", "", None)),
+    ),
+    "a disruption that did not come": (
+        pod(status={"phase": "Running", "conditions": [{**DISRUPTED, "status": "False"}]}),
+        node(Phase.RUNNING),
     ),
     "a sidecar failed, the trainer never ran": (
         pod(status={"phase": "Failed"}),
@@ -162,6 +188,90 @@ NODES: dict[str, tuple[Any, NodePod]] = {
 @pytest.mark.parametrize(("raw", "expected"), NODES.values(), ids=NODES)
 def test_node_pod(raw: Any, expected: NodePod) -> None:
     assert observe(JOB, [raw], None) == Observed(nodes=(expected,))
+
+
+RUNS: Any = {"phase": "Running", "podIP": "10.0.0.9"}
+SILENT_KUBELET: Any = {"status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}}
+OFF: Any = {"spec": {"taints": [{"key": "node.kubernetes.io/out-of-service", "effect": "NoExecute"}]}}
+SILENCE = "machine m1 is not ready: its kubelet is silent"
+IS_OFF = "machine m1 is off: tainted node.kubernetes.io/out-of-service"
+GONE = "machine m1 was removed from the cluster"
+DONE: Any = {"phase": "Succeeded"}
+HEARD = Rendezvous("aa", 1, complete=True, closed=False, members=(("10.0.0.9", 0),), silent=())
+TOLD: dict[str, Rendezvous | None] = {
+    "heard": HEARD,
+    "waiting": Rendezvous("aa", 1, complete=False, closed=False, waiting=("10.0.0.9",), silent=()),
+    "silent": replace(HEARD, silent=("10.0.0.9",)),
+    "no member": replace(HEARD, members=()),
+    "the host does not say who is silent": replace(HEARD, silent=None),
+    "no host": None,
+}
+MACHINES: dict[str, tuple[Any, Any, str, Phase, str]] = {
+    # name: the machine, the pod's status, what the host tells, the phase, why
+    "ready": ({"status": {"conditions": [{"type": "Ready", "status": "True"}]}}, RUNS, "silent", Phase.RUNNING, ""),
+    "not ready, says its kubelet": (
+        {"status": {"conditions": [{"type": "Ready", "status": "False"}]}},
+        RUNS,
+        "silent",
+        Phase.RUNNING,
+        "",
+    ),
+    "cordoned, or tainted otherwise": (
+        {"spec": {"unschedulable": True, "taints": [{"key": "gpu", "effect": "NoExecute"}]}},
+        RUNS,
+        "silent",
+        Phase.RUNNING,
+        "",
+    ),
+    "silent, its agent is heard": (SILENT_KUBELET, RUNS, "heard", Phase.RUNNING, ""),
+    "silent, its agent waits": (SILENT_KUBELET, RUNS, "waiting", Phase.RUNNING, ""),
+    "silent, and so is its agent": (SILENT_KUBELET, RUNS, "silent", Phase.LOST, SILENCE),
+    "silent, its agent is in no round": (SILENT_KUBELET, RUNS, "no member", Phase.LOST, SILENCE),
+    "silent, nobody knows more": (
+        SILENT_KUBELET,
+        RUNS,
+        "the host does not say who is silent",
+        Phase.LOST,
+        SILENCE,
+    ),
+    "silent, no host answers": (SILENT_KUBELET, RUNS, "no host", Phase.LOST, SILENCE),
+    "silent, its pod had succeeded": (SILENT_KUBELET, DONE, "no host", Phase.SUCCEEDED, ""),
+    "off, whatever is heard": (OFF, RUNS, "heard", Phase.LOST, IS_OFF),
+    "removed, its agent is heard": (None, RUNS, "heard", Phase.RUNNING, ""),
+    "removed": (None, RUNS, "silent", Phase.LOST, GONE),
+}
+
+
+@pytest.mark.parametrize(("machine", "status", "told", "phase", "why"), MACHINES.values(), ids=MACHINES)
+@pytest.mark.parametrize("metadata", [{}, DELETED], ids=["", "being deleted"])
+def test_pods_of_machines_in_trouble(
+    machine: Any, status: Any, told: str, phase: Phase, why: str, metadata: Any
+) -> None:
+    raw = pod(status=status, metadata=metadata)
+    if metadata and phase is Phase.RUNNING:
+        phase = Phase.TERMINATING
+    (found,) = observe(JOB, [raw], TOLD[told], machines={"m1": machine}).nodes
+    assert (found.phase, found.trouble) == (phase, why)
+
+
+@pytest.mark.parametrize(
+    ("machine", "state", "phase", "why"),
+    [
+        (SILENT_KUBELET, HEARD, Phase.RUNNING, ""),
+        (SILENT_KUBELET, None, Phase.LOST, SILENCE),
+        (OFF, HEARD, Phase.LOST, IS_OFF),
+        (None, None, Phase.LOST, GONE),
+    ],
+    ids=["it answers", "it does not answer", "off, whatever answers", "removed"],
+)
+def test_rendezvous_pod_of_a_machine_in_trouble(machine: Any, state: Rendezvous | None, phase: Phase, why: str) -> None:
+    found = observe(JOB, [pod(role="rendezvous", status=RUNS)], state, machines={"m1": machine}).rendezvous_pod
+    assert found is not None
+    assert (found.phase, found.trouble) == (phase, why)
+
+
+def test_machines_of_which_nothing_is_known_change_nothing() -> None:
+    assert observe(JOB, [pod(status=RUNS)], None, machines={}).nodes[0].phase is Phase.RUNNING
 
 
 def test_picture_of_a_whole_job() -> None:
@@ -211,8 +321,8 @@ def test_pod_without_status_or_labels_of_its_own() -> None:
 
 
 def test_words_are_bounded() -> None:
-    long = {"exitCode": 1, "reason": "Error", "message": "x" * 5000 + "the end"}
+    long = {"exitCode": 1, "reason": "Error", "message": "x" * 9000 + "the end"}
     raw = pod(status={"phase": "Failed", "containerStatuses": trainer(terminated=long)})
     ended = observe(JOB, [raw], None).nodes[0].exit
     assert ended is not None
-    assert (len(ended.message), ended.message[-7:]) == (2000, "the end")
+    assert (len(ended.message), ended.message[-7:]) == (4096, "the end")

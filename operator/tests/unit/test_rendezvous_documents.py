@@ -2,6 +2,7 @@
 
 import json
 import math
+import socket
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,6 +17,7 @@ from torchrun_operator.rendezvous.client import (
     RoundsEnded,
     Target,
     Unrequested,
+    open_socket,
     token_digest,
     token_for,
 )
@@ -53,6 +55,23 @@ STATE: dict[str, Any] = {
     "completedAt": "2026-01-31T12:00:01.000Z",
     "progress": {**PROGRESS, "time": "2026-01-31T12:00:02.000Z"},
 }
+
+
+@pytest.mark.parametrize(
+    ("more", "silent"), [({}, None), ({"silent": []}, ()), ({"silent": ["10.0.0.3"]}, ("10.0.0.3",))]
+)
+def test_a_host_may_say_who_is_silent(more: dict[str, Any], silent: tuple[str, ...] | None) -> None:
+    assert RendezvousState.parse(json.dumps({**STATE, **more}).encode()).silent == silent
+
+
+def test_a_dead_host_is_missed_by_the_kernel() -> None:
+    with open_socket((socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("127.0.0.1", 1))) as made:
+        assert made.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        idle, every, count = (
+            made.getsockopt(socket.IPPROTO_TCP, option)
+            for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+        )
+        assert idle + every * count <= 11
 
 
 def test_the_operator_reads_what_the_host_writes() -> None:

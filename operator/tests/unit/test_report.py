@@ -74,6 +74,14 @@ HOST_WITHOUT_IMAGE = replace(
 SITUATIONS: dict[str, tuple[TorchrunJob, Observed]] = {
     "new": (make_job(), Observed()),
     "unschedulable": (after(make_job(), Observed()), seen(*THREE[:2], UNPLACED)),
+    "short-of-nodes": (
+        training_job(*THREE[:2]),
+        seen(*THREE[:2], UNPLACED, rendezvous=make_rendezvous(*THREE[:2], completed_at=CREATED)),
+    ),
+    "machine-lost": (
+        training_job(),
+        seen(*instead(THREE, make_node(1, Phase.LOST, trouble="machine m1 is not ready: its kubelet is silent"))),
+    ),
     "no-image": (after(make_job(), Observed()), seen(NO_IMAGE, make_node(1, Phase.STARTING))),
     "rendezvous-without-image": (after(make_job(), Observed()), seen(*THREE, rendezvous_pod=HOST_WITHOUT_IMAGE)),
     "waits-for-nodes": (

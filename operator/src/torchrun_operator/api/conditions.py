@@ -57,6 +57,7 @@ class Reason(StrEnum):
     NODE_LOST = "NodeLost"
     RESTARTING_WORKERS = "RestartingWorkers"
     SETTLED = "Settled"
+    SHORT_OF_NODES = "ShortOfNodes"
     # Complete
     FINISHED = "Finished"
     # Failed

@@ -4,12 +4,14 @@ A loss is counted when a node that the status records as live is seen dead or go
 records the node as dead, so it is counted once, whatever crashes in between.
 """
 
+import signal
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from torchrun_operator.api.v1alpha1 import NodeStatus, RendezvousStatus
+from torchrun_operator.api.v1alpha1 import Failure, NodeStatus, RendezvousStatus
 from torchrun_operator.core.observed import Cause, Exit, NodePod, Observed, Phase, Rendezvous
+from torchrun_operator.core.words import of_termination
 
 _LIVE = frozenset({Phase.PENDING, Phase.STARTING, Phase.RUNNING})
 _KILLED = frozenset({128 + 9, 128 + 15})
@@ -17,6 +19,8 @@ _KILLED = frozenset({128 + 9, 128 + 15})
 _MACHINE_REASONS = frozenset(
     {"NodeLost", "NodeShutdown", "Terminated", "Shutdown", "NodeAffinity", "UnexpectedAdmissionError"}
 )
+_MACHINE_DISRUPTIONS = frozenset({"DeletionByPodGC"})
+"""Reasons of the condition DisruptionTarget that speak of a machine that is gone."""
 _STORE_BLIP = timedelta(seconds=30)
 """Agents end within a second or two of the store's death, but Kubernetes may tell of it later."""
 _SAME_CAUSE = timedelta(seconds=10)
@@ -35,6 +39,10 @@ class Loss:
     what: str
     """For people: what happened to it."""
     exit: Exit | None = None
+    rank: int | None = None
+    """Its group rank, if it was a member."""
+    machine: str | None = None
+    created_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -65,33 +73,40 @@ def new_losses(
         for node in observed.nodes
         if node.phase is Phase.FAILED and node.uid not in known
     ]
-    found = (
-        _loss(node, pods, observed.rendezvous, rendezvous_status) for node in (*live, *unknown) if node.index < wanted
-    )
+    found = (_loss(node, pods, observed, rendezvous_status) for node in (*live, *unknown) if node.index < wanted)
     return tuple(loss for loss in found if loss is not None)
 
 
-def _loss(
-    node: NodeStatus, pods: Mapping[str, NodePod], rendezvous: Rendezvous | None, recorded: RendezvousStatus
-) -> Loss | None:
+def _loss(node: NodeStatus, pods: Mapping[str, NodePod], observed: Observed, recorded: RendezvousStatus) -> Loss | None:
     pod = pods.get(node.uid)
+
+    def loss(cause: Cause, what: str) -> Loss:
+        if pod is None:
+            return Loss(node.index, node.pod, cause, what, rank=node.rank, machine=node.machine)
+        ended = pod.exit if pod.phase is Phase.FAILED else None
+        return Loss(node.index, node.pod, cause, what, ended, node.rank, pod.machine, pod.created_at)
+
     if pod is None:
-        return Loss(node.index, node.pod, Cause.INFRASTRUCTURE, "was deleted")
+        return loss(Cause.INFRASTRUCTURE, "was deleted")
+    if pod.phase is Phase.LOST:
+        return loss(Cause.INFRASTRUCTURE, f"is lost: {pod.trouble}")
     if pod.phase is Phase.TERMINATING:
-        if pod.disrupted:
-            return Loss(node.index, node.pod, Cause.PREEMPTION, "is being evicted or preempted")
-        return Loss(node.index, node.pod, Cause.INFRASTRUCTURE, "is being deleted")
+        if pod.disruption in _MACHINE_DISRUPTIONS or not pod.disruption:
+            return loss(Cause.INFRASTRUCTURE, "is being deleted")
+        return loss(Cause.PREEMPTION, f"is being evicted or preempted ({pod.disruption})")
     if pod.phase is Phase.FAILED:
-        cause = _cause_of_failure(node, pod, rendezvous, recorded)
-        return Loss(node.index, node.pod, cause, describe(pod.exit), pod.exit)
+        return loss(_cause_of_failure(node, pod, observed.rendezvous, recorded), describe(pod.exit))
+    host = observed.rendezvous_pod
+    if pod.phase is Phase.RUNNING and host is not None and host.phase is Phase.LOST:
+        return loss(Cause.INFRASTRUCTURE, f"has lost the rendezvous host: {host.trouble}")
     return None
 
 
 def _cause_of_failure(
     node: NodeStatus, pod: NodePod, rendezvous: Rendezvous | None, recorded: RendezvousStatus
 ) -> Cause:
-    if pod.disrupted:
-        return Cause.PREEMPTION
+    if pod.disruption:
+        return Cause.INFRASTRUCTURE if pod.disruption in _MACHINE_DISRUPTIONS else Cause.PREEMPTION
     ended = pod.exit
     if ended is None or ended.reason in _MACHINE_REASONS:
         return Cause.INFRASTRUCTURE
@@ -142,22 +157,35 @@ def new_worker_failures(
     return WorkerFailures(fresh, rendezvous.unrequested, by=rendezvous.last_unrequested_by)
 
 
-def pods_at(nodes: Iterable[NodeStatus], addresses: Iterable[str]) -> str:
-    """Name the pods that have these addresses, for people; an address that no recorded node has stays as it is."""
-    names = {node.address: f"pod {node.pod}" for node in nodes}
-    return ", ".join(names.get(address, f"the node at {address}") for address in addresses) or "an unknown node"
+def code_failures(losses: Iterable[Loss], last: Failure | None) -> int:
+    """Return how many failures of the code these losses are: one, however many nodes it ended, or none where the last
+    failure counted was the same one. A pod made after that has failed anew.
+    """
+    return int(any(loss.cause is Cause.CODE and not _same(loss, last) for loss in losses))
+
+
+def _same(loss: Loss, last: Failure | None) -> bool:
+    ended = loss.exit.finished_at if loss.exit is not None else None
+    if last is None or last.cause != Cause.CODE or ended is None or loss.created_at is None:
+        return False
+    return loss.created_at <= last.time and abs(ended - last.time) <= _SAME_CAUSE
 
 
 def describe(ended: Exit | None) -> str:
     """Say in one line how a container ended."""
     if ended is None:
         return "failed"
-    words = f"failed: {ended.reason}" if ended.code < 0 else f"exited with code {ended.code} ({ended.reason})"
-    first = _first_line(ended.message)
-    return f"{words}: {first}" if first else words
+    detail = f" ({_detail(ended)})" if _detail(ended) else ""
+    words = f"failed: {ended.reason}" if ended.code < 0 else f"exited with code {ended.code}{detail}"
+    said = of_termination(ended.message).message[:300]
+    return f"{words}: {said}" if said else words
 
 
-def _first_line(message: str) -> str:
-    """torchrun's error file is JSON with the worker's own message inside; its text begins with that anyway."""
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    return lines[0][:300] if lines else ""
+def _detail(ended: Exit) -> str:
+    return signal_name(ended.code) if ended.reason in ("", "Error") and signal_name(ended.code) else ended.reason
+
+
+def signal_name(code: int) -> str:
+    """Name the signal that an exit code tells of: a container's is 128 and the number, a worker's minus the number."""
+    number = -code if code < 0 else code - 128
+    return next((known.name for known in signal.Signals if known == number), "")

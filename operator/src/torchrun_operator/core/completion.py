@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torchrun_operator.api.v1alpha1 import TorchrunJob
 from torchrun_operator.core.observed import NodePod, Observed, Phase
 
-_LOST = frozenset({Phase.TERMINATING, Phase.FAILED})
+_LOST = frozenset({Phase.TERMINATING, Phase.FAILED, Phase.LOST})
 
 
 @dataclass(frozen=True)

@@ -21,22 +21,25 @@ from datetime import datetime
 
 from torchrun_operator.api.conditions import ConditionType, has_ended, is_true
 from torchrun_operator.api.names import node_name, rendezvous_name
-from torchrun_operator.api.v1alpha1 import RendezvousStatus, Restarts, TorchrunJob
+from torchrun_operator.api.v1alpha1 import Failure, Membership, RendezvousStatus, Restarts, TorchrunJob
 from torchrun_operator.core.accounting import (
     Loss,
     WorkerFailures,
+    code_failures,
     describe,
     new_losses,
     new_worker_failures,
-    pods_at,
 )
 from torchrun_operator.core.completion import Completion, completion
 from torchrun_operator.core.decision import Decision, Deletion, Event
+from torchrun_operator.core.failures import WORKERS_FAILED, describe_failure, logs_to_read, newest
 from torchrun_operator.core.membership import Target, leavers, patience_ends, replace_at, resized, services_due, size
 from torchrun_operator.core.observed import Cause, NodePod, Observed, Phase, RendezvousPod
 from torchrun_operator.core.report import Situation, report
 
 _RECREATE_SECONDS = 5.0
+_ORPHAN_GRACE_SECONDS = 5
+"""Workers may save what they can; their agent hangs, because it wants to tell the store that it leaves."""
 _STOP_GRACE_SECONDS = 60
 """How long the agents of a failed job have to end by themselves, which keeps their logs and exit codes."""
 
@@ -59,12 +62,12 @@ def _ended(job: TorchrunJob, observed: Observed, now: datetime) -> Decision:
     failed = is_true(job.status.conditions, ConditionType.FAILED)
     ended_at = job.status.completion_time or now
     waiting = failed and (now - ended_at).total_seconds() < _STOP_GRACE_SECONDS
-    running = [n for n in observed.nodes if n.live]
+    running = [n for n in observed.nodes if n.live or n.lingers or n.phase is Phase.LOST]
     host = observed.rendezvous_pod
     tells = host is not None and host.phase is Phase.RUNNING  # also where it has not answered this operator yet
     patient = waiting and tells and any(n.phase is Phase.RUNNING for n in running)
     doomed = [n for n in running if not patient or n.phase is not Phase.RUNNING]
-    deletions = [Deletion(n.name, n.uid, "the job has ended") for n in doomed]
+    deletions = [_deletion(n, "the job has ended") for n in doomed]
     if not patient:
         deletions += _rendezvous_deletion(observed, "the job has ended")
     return Decision(
@@ -78,7 +81,7 @@ def _ended(job: TorchrunJob, observed: Observed, now: datetime) -> Decision:
 def _suspended(job: TorchrunJob, observed: Observed, now: datetime) -> Decision:
     why = "spec.suspend is true"
     present = [n for n in observed.nodes if n.phase is not Phase.TERMINATING]
-    deletions = [Deletion(n.name, n.uid, why) for n in present] + _rendezvous_deletion(observed, why)
+    deletions = [_deletion(n, why) for n in present] + _rendezvous_deletion(observed, why)
     situation = Situation(suspended=True, deleted=frozenset(n.uid for n in present))
     return Decision(status=report(job, observed, situation, now), deletions=tuple(deletions))
 
@@ -92,6 +95,8 @@ class _Count:
     restarts: Restarts
     bookkeeping: RendezvousStatus
     fresh: dict[str, int]
+    failure: Failure | None
+    """The newest, if one is counted here."""
 
 
 def _active(job: TorchrunJob, observed: Observed, now: datetime) -> Decision:
@@ -113,6 +118,7 @@ def _active(job: TorchrunJob, observed: Observed, now: datetime) -> Decision:
         bookkeeping=count.bookkeeping,
         complete=end.complete,
         exhausted=exhausted,
+        failure=count.failure,
         deleted=frozenset(deletion.uid for deletion in deletions),
     )
     freeze = end.finishing and not exhausted
@@ -128,6 +134,7 @@ def _active(job: TorchrunJob, observed: Observed, now: datetime) -> Decision:
         events=tuple(_events(job, count, deletions)),
         look_again_seconds=_seconds_until(later, now),
         losses=count.fresh,
+        logs_to_read=logs_to_read(job, count.losses, count.workers) if Cause.CODE in count.fresh else (),
     )
 
 
@@ -146,15 +153,21 @@ class _Pods:
 def _pods(job: TorchrunJob, observed: Observed, count: _Count, end: Completion, now: datetime) -> _Pods:
     if _kept_out(job, observed):
         why = "a name that the job needs belongs to somebody else"
-        present = [Deletion(n.name, n.uid, why, None if n.live else 0) for n in _present(observed)]
+        present = [_deletion(n, why) for n in _present(observed)]
         return _Pods(deletions=(*present, *_rendezvous_deletion(observed, why)))
     if end.broken:
         why = "a node was lost after others had finished: all start again from the last snapshot"
-        present = [Deletion(n.name, n.uid, why, None if n.live else 0) for n in _present(observed)]
+        present = [_deletion(n, why) for n in _present(observed)]
         # The rendezvous first: it is what tells an operator that begins here that all have to start again.
         return _Pods(deletions=(*_rendezvous_deletion(observed, why), *present))
     if end.finishing:
         return _Pods()
+    host = observed.rendezvous_pod
+    if host is not None and host.phase is Phase.LOST:
+        # Agents whose store has gone without a word hang for a minute before they end.
+        why = f"the rendezvous host is lost: {host.trouble}"
+        present = [Deletion(n.name, n.uid, why, _ORPHAN_GRACE_SECONDS) for n in _running(observed)]
+        return _Pods(deletions=tuple(present))
     pods = _replace(job, observed, count, now)
     if end.rendezvous_spent or _terminating(observed.rendezvous_pod):
         return replace(pods, create=())  # new agents would join the old rendezvous and end with it
@@ -175,14 +188,16 @@ def _count(job: TorchrunJob, observed: Observed, now: datetime) -> _Count:
     status, rendezvous = job.status, observed.rendezvous
     recorded = status.rendezvous or RendezvousStatus()
     losses = new_losses(status.nodes, observed, job.spec.wanted_nodes, recorded)
-    change = status.membership.last_change if status.membership else None
-    last_loss = change.time if change and change.cause != Cause.CODE else None
-    workers = new_worker_failures(recorded, rendezvous, now, lost_now=bool(losses), last_loss=last_loss)
+    workers = new_worker_failures(
+        recorded, rendezvous, now, lost_now=bool(losses), last_loss=_last_loss(status.membership, status.last_failure)
+    )
     fresh: dict[str, int] = {}
     for loss in losses:
-        fresh[loss.cause] = fresh.get(loss.cause, 0) + 1
-    if workers.count:
-        fresh[Cause.CODE] = fresh.get(Cause.CODE, 0) + workers.count
+        if loss.cause is not Cause.CODE:
+            fresh[loss.cause] = fresh.get(loss.cause, 0) + 1
+    code = code_failures(losses, status.last_failure) + workers.count
+    if code:
+        fresh[Cause.CODE] = code
     if resized(job):
         fresh[Cause.RESIZE] = fresh.get(Cause.RESIZE, 0) + 1
     before = status.restarts or Restarts()
@@ -193,7 +208,19 @@ def _count(job: TorchrunJob, observed: Observed, now: datetime) -> _Count:
         known = recorded.instance == rendezvous.instance and recorded.since is not None
         since = recorded.since if known else now
         bookkeeping = RendezvousStatus(instance=rendezvous.instance, unrequested=workers.handled, since=since)
-    return _Count(losses, workers, restarts, bookkeeping, fresh)
+    failure = newest(job, observed, losses, workers, now) if fresh else None
+    return _Count(losses, workers, restarts, bookkeeping, fresh, failure)
+
+
+def _last_loss(membership: Membership | None, failure: Failure | None) -> datetime | None:
+    """Return when a node was last lost, which explains that its peers' workers fail. Workers that fail do not explain
+    that workers fail again.
+    """
+    change = membership.last_change if membership is not None else None
+    if change is None:
+        return None
+    in_place = failure is not None and failure.reason == WORKERS_FAILED
+    return None if change.cause == Cause.CODE and in_place else change.time
 
 
 def _replace(job: TorchrunJob, observed: Observed, count: _Count, now: datetime) -> _Pods:
@@ -203,7 +230,9 @@ def _replace(job: TorchrunJob, observed: Observed, count: _Count, now: datetime)
     held: dict[int, datetime] = {}
     for node in observed.nodes:
         if node.index >= wanted and node.live:
-            deletions.append(Deletion(node.name, node.uid, f"spec.replicas asks for {wanted} nodes"))
+            deletions.append(_deletion(node, f"spec.replicas asks for {wanted} nodes"))
+        elif node.phase is Phase.LOST:
+            deletions.append(_deletion(node, node.trouble))
         elif node.phase is Phase.FAILED:
             loss = lost.get(node.index)
             by_code = loss.cause is Cause.CODE if loss else count.restarts.code > 0
@@ -211,7 +240,7 @@ def _replace(job: TorchrunJob, observed: Observed, count: _Count, now: datetime)
             if at is not None and at > now:
                 held[node.index] = at
             else:
-                deletions.append(Deletion(node.name, node.uid, describe(node.exit), 0))
+                deletions.append(_deletion(node, describe(node.exit)))
     there = {node.index for node in observed.nodes}
     name = job.metadata.name
     return _Pods(
@@ -237,8 +266,19 @@ def _target(
     )
 
 
+def _deletion(node: NodePod, why: str) -> Deletion:
+    """Delete a node's pod: one that lives in its own time; one that has ended, or that no kubelet can end, at once."""
+    if node.live or node.phase is Phase.TERMINATING:
+        return Deletion(node.name, node.uid, why)
+    return Deletion(node.name, node.uid, why, 1 if node.lingers else 0)
+
+
 def _present(observed: Observed) -> list[NodePod]:
     return [node for node in observed.nodes if node.phase is not Phase.TERMINATING]
+
+
+def _running(observed: Observed) -> list[NodePod]:
+    return [node for node in observed.nodes if node.phase is Phase.RUNNING]
 
 
 def _terminating(pod: RendezvousPod | None) -> bool:
@@ -249,7 +289,7 @@ def _rendezvous_deletion(observed: Observed, why: str) -> list[Deletion]:
     pod = observed.rendezvous_pod
     if pod is None or _terminating(pod):
         return []
-    return [Deletion(pod.name, pod.uid, why)]
+    return [Deletion(pod.name, pod.uid, why, 0 if pod.phase is Phase.LOST else None)]
 
 
 def _stale_rendezvous(observed: Observed, *, spent: bool) -> list[Deletion]:
@@ -259,6 +299,8 @@ def _stale_rendezvous(observed: Observed, *, spent: bool) -> list[Deletion]:
         return []
     if pod.phase in (Phase.FAILED, Phase.SUCCEEDED):
         return [Deletion(pod.name, pod.uid, "it has ended", 0)]
+    if pod.phase is Phase.LOST:
+        return _rendezvous_deletion(observed, pod.trouble)
     if spent:
         return _rendezvous_deletion(observed, "it is closed")
     if observed.token_digest and pod.token_digest != observed.token_digest:
@@ -271,9 +313,9 @@ def _events(job: TorchrunJob, count: _Count, deletions: list[Deletion]) -> list[
         Event("NodeLost", f"Node {loss.index} (pod {loss.pod}) {loss.what}; cause: {loss.cause}", warning=True)
         for loss in count.losses
     ]
-    if count.workers.count:
-        by = pods_at(job.status.nodes, count.workers.by)
-        events.append(Event("WorkersFailed", f"Workers failed and restart in place; first in {by}", warning=True))
+    if count.workers.count and count.failure is not None:
+        words = describe_failure(count.failure)
+        events.append(Event("WorkersFailed", f"Workers failed and restart in place; {words}", warning=True))
     events += [
         Event("NodeRemoved", f"Pod {d.name} is removed: {d.why}")
         for d in deletions

@@ -42,3 +42,5 @@ class Decision:
     look_again_seconds: float | None = None
     losses: dict[str, int] = field(default_factory=dict)
     """New restarts by cause, for the metrics."""
+    logs_to_read: tuple[str, ...] = ()
+    """Pods whose logs tell why what is counted here failed: with them in the picture, the decision says it."""

@@ -7,12 +7,13 @@ from torchrun_operator.api.v1alpha1 import TorchrunJob
 from torchrun_operator.core.observed import NodePod, Observed, Phase, RendezvousPod
 
 FATAL_WAITS = frozenset(
-    {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "CreateContainerConfigError",
-     "CreateContainerError", "RunContainerError"}
+    {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError",
+     "SignatureValidationFailed", "CreateContainerConfigError", "CreateContainerError", "RunContainerError",
+     "CrashLoopBackOff"}
 )  # fmt: skip
 """What a container waits for that seldom passes without a person."""
-_SCHEDULING = timedelta(seconds=3)
-"""A pod that finds a machine at all finds it sooner."""
+_PATIENCE = {Phase.PENDING: timedelta(seconds=3), Phase.STARTING: timedelta(seconds=15)}
+"""A pod that finds a machine at all finds it sooner; one that has its image there runs sooner."""
 
 
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
@@ -38,40 +39,64 @@ class Target:
 def leavers(observed: Observed, wanted: int) -> tuple[str, ...]:
     """Return the addresses that must not be members: of dead, terminating and surplus pods, and of pods long gone.
 
-    An address that belongs to no pod may be a new pod's that Kubernetes has not told of yet: as long as a live pod has
-    no address, strangers are left alone.
+    An address that belongs to no pod may be a new pod's that Kubernetes has not told of yet: as long as a pod that can
+    be running has no address, strangers are left alone.
     """
     staying = {node.address for node in observed.nodes if _stays(node, wanted) and node.address}
     going = {node.address for node in observed.nodes if not _stays(node, wanted) and node.address}
-    if observed.rendezvous is not None and all(node.address for node in observed.nodes if node.live):
+    nameless = any(node.live and not node.address and not _unplaced(node) for node in observed.nodes)
+    if observed.rendezvous is not None and not nameless:
         present = {address for address, _ in observed.rendezvous.members} | set(observed.rendezvous.waiting)
         going |= present
     return tuple(sorted(going - staying))
+
+
+def _unplaced(node: NodePod) -> bool:
+    """Whether the scheduler has said that it finds no machine. A pod that nobody has said anything of may be further
+    than is known.
+    """
+    return not node.scheduled and bool(node.waiting_reason)
 
 
 def size(observed: Observed, wanted: int, minimum: int, now: datetime, held: frozenset[int] = frozenset()) -> int:
     """Return how many nodes the next round should have: the wanted ones, less those that are not on their way.
 
     A node that starts is worth waiting for: the others restart their workers meanwhile, which takes as long. One that
-    finds no machine, cannot pull its image or is held back after a failure is not; it joins a later round.
+    finds no machine, cannot pull its image, gives no sign of life or is held back after a failure is not; it joins a
+    later round.
     """
-    late = {node.index for node in observed.nodes if not _on_its_way(node, now)} | held
+    late = {node.index for node in observed.nodes if absence(observed, node, now)} | held
     return max(minimum, wanted - sum(1 for index in late if index < wanted))
 
 
-def patience_ends(observed: Observed, wanted: int, now: datetime) -> list[datetime]:
-    """Return when to look again at nodes that have no machine yet: from then on nobody waits for them."""
-    pending = [n for n in observed.nodes if n.phase is Phase.PENDING and n.index < wanted and n.created_at is not None]
-    ends = [node.created_at + _SCHEDULING for node in pending if node.created_at is not None]
-    return [end for end in ends if end > now]
-
-
-def _on_its_way(node: NodePod, now: datetime) -> bool:
+def absence(observed: Observed, node: NodePod, now: datetime) -> str:
+    """Return for what reason nobody waits for the node, in words for people; empty: it is there or on its way."""
+    rendezvous = observed.rendezvous
     if node.waiting_reason in FATAL_WAITS:
-        return False
+        return f"{node.waiting_reason}: {node.waiting_message}"
+    if rendezvous is not None and node.address in (rendezvous.silent or ()):
+        return "gives no sign of life"
+    ends = _patience_ends(observed, node)
+    if ends is None or now < ends:
+        return ""
     if node.phase is Phase.PENDING:
-        return node.created_at is None or now - node.created_at < _SCHEDULING
-    return True
+        return node.waiting_message or "waits for a machine"
+    return f"is starting on {node.machine}"
+
+
+def _patience_ends(observed: Observed, node: NodePod) -> datetime | None:
+    """Return until when to wait for a node that does not run yet. A first round waits for all that have a machine."""
+    patience = _PATIENCE.get(node.phase)
+    trained = observed.rendezvous is not None and observed.rendezvous.completed_at is not None
+    if patience is None or node.created_at is None or (node.phase is Phase.STARTING and not trained):
+        return None
+    return node.created_at + patience
+
+
+def patience_ends(observed: Observed, wanted: int, now: datetime) -> list[datetime]:
+    """Return when to look again at nodes that do not run yet: from then on nobody waits for them."""
+    ends = [_patience_ends(observed, node) for node in observed.nodes if node.index < wanted]
+    return [end for end in ends if end is not None and end > now]
 
 
 def _stays(node: NodePod, wanted: int) -> bool:

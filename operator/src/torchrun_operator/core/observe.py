@@ -12,9 +12,11 @@ from torchrun_operator.api.names import (
     ROLE_RENDEZVOUS,
     TRAINER_CONTAINER,
 )
+from torchrun_operator.core.machines import Trouble, troubles
 from torchrun_operator.core.observed import Exit, NodePod, Observed, Phase, Rendezvous, RendezvousPod
 
-_MESSAGE_CHARACTERS = 2000
+_MESSAGE_CHARACTERS = 4096
+"""What a kubelet keeps of a termination message."""
 
 
 def observe(
@@ -23,8 +25,13 @@ def observe(
     rendezvous: Rendezvous | None,
     *,
     token_digest: str = "",
+    machines: Mapping[str, Mapping[str, Any] | None] | None = None,
 ) -> Observed:
-    """Sort the pods that carry the job's label into its own nodes, its rendezvous pod, and strangers."""
+    """Sort the pods that carry the job's label into its own nodes, its rendezvous pod, and strangers.
+
+    Machines are the cluster's nodes by name, None for one that has been removed; what is not in it is taken as well.
+    """
+    trouble = troubles(machines or {})
     nodes: list[NodePod] = []
     foreign: list[str] = []
     rendezvous_pod = None
@@ -33,9 +40,10 @@ def observe(
         if not _owned(pod, job_uid):
             foreign.append(pod["metadata"]["name"])
         elif labels.get(LABEL_ROLE) == ROLE_RENDEZVOUS:
-            rendezvous_pod = _rendezvous_pod(pod)
+            rendezvous_pod = _rendezvous_pod(pod, _lost(pod, trouble, heard=rendezvous is not None))
         elif labels.get(LABEL_ROLE) == ROLE_NODE and str(labels.get(LABEL_NODE_INDEX, "")).isdecimal():
-            nodes.append(_node_pod(pod, int(labels[LABEL_NODE_INDEX])))
+            heard = rendezvous is not None and rendezvous.hears((pod.get("status") or {}).get("podIP"))
+            nodes.append(_node_pod(pod, int(labels[LABEL_NODE_INDEX]), _lost(pod, trouble, heard=heard)))
     return Observed(
         nodes=tuple(sorted(nodes, key=lambda node: node.index)),
         rendezvous_pod=rendezvous_pod,
@@ -50,42 +58,79 @@ def _owned(pod: Mapping[str, Any], job_uid: str) -> bool:
     return any(owner.get("controller") and owner.get("uid") == job_uid for owner in owners)
 
 
-def _node_pod(pod: Mapping[str, Any], index: int) -> NodePod:
+def _lost(pod: Mapping[str, Any], trouble: Mapping[str, Trouble], *, heard: bool) -> str:
+    """Why the pod is lost with its machine. One that is heard of is not: only Kubernetes has lost sight of it."""
+    found = trouble.get(pod["spec"].get("nodeName") or "")
+    return found.what if found is not None and (found.certain or not heard) else ""
+
+
+def _node_pod(pod: Mapping[str, Any], index: int, lost: str) -> NodePod:
     status = pod.get("status") or {}
     reason, message = _waiting(status)
+    phase = _node_phase(pod, status, lost)
     return NodePod(
         index=index,
         name=pod["metadata"]["name"],
         uid=pod["metadata"]["uid"],
-        phase=_phase(pod),
+        phase=phase,
         address=status.get("podIP"),
         machine=pod["spec"].get("nodeName"),
         created_at=_time(pod["metadata"].get("creationTimestamp")),
         started_at=_time(status.get("startTime")),
-        disrupted=_condition(status, "DisruptionTarget") is not None
-        or status.get("reason") in ("Evicted", "Preempting"),
+        disruption=_disruption(status),
+        trouble=lost if phase is Phase.LOST else "",
         exit=_exit(status),
         scheduled=bool(pod["spec"].get("nodeName")),
+        lingers=phase in _ENDED and _others_run(status),
         waiting_reason=reason,
         waiting_message=message,
     )
 
 
-def _rendezvous_pod(pod: Mapping[str, Any]) -> RendezvousPod:
+def _rendezvous_pod(pod: Mapping[str, Any], lost: str) -> RendezvousPod:
     status = pod.get("status") or {}
     reason, message = _waiting(status)
     ready = _condition(status, "Ready")
     return RendezvousPod(
         name=pod["metadata"]["name"],
         uid=pod["metadata"]["uid"],
-        phase=_phase(pod),
+        phase=Phase.LOST if lost else _phase(pod),
         address=status.get("podIP"),
         ready=ready is not None and ready.get("status") == "True",
         token_digest=(pod["metadata"].get("annotations") or {}).get(ANNOTATION_TOKEN_DIGEST, ""),
         started_at=_time(status.get("startTime")),
+        trouble=lost,
         waiting_reason=reason,
         waiting_message=message,
     )
+
+
+_ENDED = frozenset({Phase.SUCCEEDED, Phase.FAILED})
+
+
+def _node_phase(pod: Mapping[str, Any], status: Mapping[str, Any], lost: str) -> Phase:
+    """A node has ended when its trainer has: a proxy beside it may run for ever."""
+    phase = _phase(pod)
+    if phase is Phase.RUNNING:
+        ended = _terminated(status)
+        if ended is not None:
+            return Phase.FAILED if ended.get("exitCode", 0) else Phase.SUCCEEDED
+    return Phase.LOST if lost and phase not in _ENDED else phase
+
+
+def _others_run(status: Mapping[str, Any]) -> bool:
+    """Whether containers beside the trainer run. A kubelet calls a pod running still for a moment after the last."""
+    others = (c for c in status.get("containerStatuses") or () if c.get("name") != TRAINER_CONTAINER)
+    return status.get("phase") == Phase.RUNNING and any(
+        (c.get("state") or {}).get("running") is not None for c in others
+    )
+
+
+def _disruption(status: Mapping[str, Any]) -> str:
+    disrupted = _condition(status, "DisruptionTarget")
+    if disrupted is not None and disrupted.get("status") != "False":
+        return str(disrupted.get("reason") or "Disrupted")
+    return str(status["reason"]) if status.get("reason") in ("Evicted", "Preempting") else ""
 
 
 def _phase(pod: Mapping[str, Any]) -> Phase:
@@ -101,16 +146,21 @@ def _phase(pod: Mapping[str, Any]) -> Phase:
     return Phase.STARTING if pod["spec"].get("nodeName") else Phase.PENDING
 
 
+def _terminated(status: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return how the trainer ended, if it has."""
+    trainers = (c for c in status.get("containerStatuses") or () if c.get("name") == TRAINER_CONTAINER)
+    return next((c["state"]["terminated"] for c in trainers if (c.get("state") or {}).get("terminated")), None)
+
+
 def _exit(status: Mapping[str, Any]) -> Exit | None:
-    for container in status.get("containerStatuses") or ():
-        ended = (container.get("state") or {}).get("terminated")
-        if container.get("name") == TRAINER_CONTAINER and ended is not None:
-            return Exit(
-                code=int(ended.get("exitCode", 0)),
-                reason=str(status.get("reason") or ended.get("reason") or ""),
-                message=str(ended.get("message") or status.get("message") or "").strip()[-_MESSAGE_CHARACTERS:],
-                finished_at=_time(ended.get("finishedAt")),
-            )
+    ended = _terminated(status)
+    if ended is not None:
+        return Exit(
+            code=int(ended.get("exitCode", 0)),
+            reason=str(status.get("reason") or ended.get("reason") or ""),
+            message=str(ended.get("message") or status.get("message") or "").strip()[-_MESSAGE_CHARACTERS:],
+            finished_at=_time(ended.get("finishedAt")),
+        )
     if status.get("phase") == Phase.FAILED:
         # Evicted before it ran, or another container failed: the pod's own words are all there is.
         return Exit(

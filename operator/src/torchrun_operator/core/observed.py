@@ -1,17 +1,23 @@
 """The frozen picture that decisions are made from: pods and rendezvous as the operator saw them."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+from torchrun_operator.core.words import Words
+
 
 class Phase(StrEnum):
-    """Where a node pod stands; Terminating wins over what its containers do."""
+    """Where a node pod stands. Terminating wins over what its containers do, and Lost over that: its machine is gone
+    or silent, so nobody will end it or tell of its end.
+    """
 
     PENDING = "Pending"
     STARTING = "Starting"
     RUNNING = "Running"
     TERMINATING = "Terminating"
+    LOST = "Lost"
     SUCCEEDED = "Succeeded"
     FAILED = "Failed"
 
@@ -50,10 +56,14 @@ class NodePod:
     created_at: datetime | None = None
     started_at: datetime | None = None
     """When its machine took it on."""
-    disrupted: bool = False
-    """Kubernetes ended it on purpose: preemption, eviction, taint."""
+    disruption: str = ""
+    """Why Kubernetes ended it on purpose, in its word: preemption, eviction, taint; empty: it did not."""
+    trouble: str = ""
+    """What happened to its machine, if it is lost."""
     exit: Exit | None = None
     scheduled: bool = False
+    lingers: bool = False
+    """Its trainer has ended, other containers have not."""
     waiting_reason: str = ""
     waiting_message: str = ""
 
@@ -74,6 +84,8 @@ class RendezvousPod:
     ready: bool = False
     token_digest: str = ""
     started_at: datetime | None = None
+    trouble: str = ""
+    """What happened to its machine, if it is lost."""
     waiting_reason: str = ""
     waiting_message: str = ""
 
@@ -107,6 +119,8 @@ class Rendezvous:
     members: tuple[tuple[str, int], ...] = ()
     """(address, group rank) of who is in the round."""
     waiting: tuple[str, ...] = ()
+    silent: tuple[str, ...] | None = None
+    """Nodes that give no sign of life; None: the host does not say."""
     unrequested: int = 0
     """Rounds that ended because a member's workers failed, in this life of the store."""
     last_unrequested_at: datetime | None = None
@@ -114,6 +128,12 @@ class Rendezvous:
     completed_at: datetime | None = None
     """When the newest complete round was."""
     progress: Progress | None = None
+
+    def hears(self, address: str | None) -> bool:
+        """Whether the agent at that address has been heard of lately, as far as the host can tell."""
+        if self.silent is None or address in self.silent:
+            return False
+        return address in self.waiting or any(address == member for member, _ in self.members)
 
 
 @dataclass(frozen=True)
@@ -133,3 +153,5 @@ class Observed:
     """That was because an object of that name belongs to somebody else."""
     foreign: tuple[str, ...] = ()
     """Names of pods in the job's place that belong to somebody else."""
+    said: Mapping[str, Words] = field(default_factory=dict)
+    """What workers that failed said, by pod, where the logs were read."""

@@ -6,12 +6,10 @@ from datetime import datetime
 from torchrun_operator.api import v1alpha1 as api
 from torchrun_operator.api.conditions import Condition, ConditionType, Reason, has_ended, is_true, set_condition
 from torchrun_operator.api.names import node_selector
-from torchrun_operator.core.accounting import Loss, WorkerFailures, pods_at
-from torchrun_operator.core.membership import FATAL_WAITS, rank_of, resized, training
+from torchrun_operator.core.accounting import Loss, WorkerFailures
+from torchrun_operator.core.failures import describe_failure
+from torchrun_operator.core.membership import FATAL_WAITS, absence, rank_of, resized, size, training
 from torchrun_operator.core.observed import Cause, NodePod, Observed, Phase, RendezvousPod
-
-LOST = "Lost"
-"""Phase of a node in the status whose pod is gone."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +23,8 @@ class Situation:
     bookkeeping: api.RendezvousStatus | None = None
     complete: bool = False
     exhausted: bool = False
+    failure: api.Failure | None = None
+    """The newest, if this pass counts one."""
     suspended: bool = False
     deleted: frozenset[str] = frozenset()
     """uids of the pods that this pass deletes: they are not lost."""
@@ -47,7 +47,7 @@ def report(job: api.TorchrunJob, observed: Observed, situation: Situation, now: 
     ended = has_ended(old.conditions) or situation.complete or situation.exhausted
     membership = _membership(job, observed, situation, now)
     conditions = old.conditions
-    for verdict in _verdicts(job, observed, situation, membership):
+    for verdict in _verdicts(job, observed, situation, membership, now):
         conditions = set_condition(
             conditions,
             verdict.type,
@@ -68,6 +68,7 @@ def report(job: api.TorchrunJob, observed: Observed, situation: Situation, now: 
         membership=membership,
         restarts=restarts,
         restart_count=sum(getattr(restarts, cause) for cause in Cause if cause is not Cause.RESIZE),
+        last_failure=situation.failure or old.last_failure,
         rendezvous=situation.bookkeeping or old.rendezvous,
         progress=_progress(old.progress, observed),
         start_time=old.start_time or now,
@@ -190,7 +191,7 @@ def _nodes(job: api.TorchrunJob, observed: Observed, situation: Situation) -> tu
     for index, node in recorded.items():
         if index not in entries and index < job.spec.wanted_nodes:
             rank = node.rank if _may_be_member(node, observed) else None
-            entries[index] = node.model_copy(update={"phase": LOST, "rank": rank})
+            entries[index] = node.model_copy(update={"phase": Phase.LOST, "rank": rank})
     return tuple(entries[index] for index in sorted(entries))
 
 
@@ -219,7 +220,7 @@ def _may_be_member(node: api.NodeStatus, observed: Observed) -> bool:
 
 
 def _verdicts(
-    job: api.TorchrunJob, observed: Observed, situation: Situation, membership: api.Membership
+    job: api.TorchrunJob, observed: Observed, situation: Situation, membership: api.Membership, now: datetime
 ) -> list[_Verdict]:
     if has_ended(job.status.conditions):
         return []
@@ -228,7 +229,7 @@ def _verdicts(
         _suspended(observed, situation),
         _scheduled(job, observed, situation),
         _running(job, observed, situation, membership),
-        _resizing(job, observed, situation, membership),
+        _resizing(job, observed, situation, membership, now),
         *_outcome(job, observed, situation),
     ]
 
@@ -289,18 +290,27 @@ def _running(job: api.TorchrunJob, observed: Observed, situation: Situation, mem
     return _Verdict(ConditionType.RUNNING, False, Reason.WAITING_FOR_NODES, message)
 
 
-def _resizing(job: api.TorchrunJob, observed: Observed, situation: Situation, membership: api.Membership) -> _Verdict:
-    """Between a change of a job that has trained and the round that settles it."""
+def _resizing(
+    job: api.TorchrunJob, observed: Observed, situation: Situation, membership: api.Membership, now: datetime
+) -> _Verdict:
+    """Between a change of a job that has trained and the round that settles it, as far as it can be settled now."""
     trained = any(node.rank is not None for node in job.status.nodes) and not situation.suspended
     if not trained or situation.complete or situation.exhausted:
         return _Verdict(ConditionType.RESIZING, False, Reason.SETTLED, "no change is under way")
-    lost = [node.pod for node in job.status.nodes if node.phase in (LOST, Phase.TERMINATING, Phase.FAILED)]
+    gone = (Phase.LOST, Phase.TERMINATING, Phase.FAILED)
+    present = {node.index for node in observed.nodes if node.phase not in gone}
+    lost = [node.pod for node in job.status.nodes if node.phase in gone and node.index not in present]
     lost += [loss.pod for loss in situation.losses if loss.pod not in lost]
     have, wanted = membership.nodes, membership.desired_nodes
     leaving = any(node.live and node.index >= wanted for node in observed.nodes)
     finishing = not lost and any(node.phase is Phase.SUCCEEDED for node in observed.nodes)
     if (have == wanted and not leaving) or finishing:
         return _Verdict(ConditionType.RESIZING, False, Reason.SETTLED, "no change is under way")
+    if not leaving and have and have >= size(observed, wanted, job.spec.min_nodes, now):
+        absent = [(node.name, absence(observed, node, now)) for node in observed.nodes if node.index < wanted]
+        words = "; ".join([f"{name}: {why}" for name, why in absent if why][:3])
+        message = f"{have} of {wanted} wanted nodes train, the others join as soon as they can: {words}"
+        return _Verdict(ConditionType.RESIZING, False, Reason.SHORT_OF_NODES, message)
     if lost:
         message = f"{have} of {wanted} nodes train; lost: {', '.join(sorted(lost)[:5])}"
         return _Verdict(ConditionType.RESIZING, True, Reason.NODE_LOST, message)
@@ -323,10 +333,7 @@ def _outcome(job: api.TorchrunJob, observed: Observed, situation: Situation) -> 
 def _failure(job: api.TorchrunJob, situation: Situation) -> str:
     restarts = situation.restarts or job.status.restarts
     count = f"the code has failed {restarts.code} times and spec.maxRestarts is {job.spec.max_restarts}"
-    code = [loss for loss in situation.losses if loss.cause is Cause.CODE]
-    if code:
-        return f"pod {code[0].pod} {code[0].what}; {count}; see kubectl logs of that pod"
-    if situation.worker_failures.count:
-        by = pods_at(job.status.nodes, situation.worker_failures.by)
-        return f"workers failed, first in {by}; {count}; see kubectl logs of that pod"
-    return count
+    failure = situation.failure or job.status.last_failure
+    if failure is None or failure.cause != Cause.CODE:
+        return count
+    return f"{describe_failure(failure)}; {count}; see kubectl logs {failure.pod or job.metadata.name + '-0'}"

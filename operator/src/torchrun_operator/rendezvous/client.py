@@ -5,6 +5,7 @@ import hashlib
 import hmac
 import logging
 import random
+import socket
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib import resources
@@ -20,6 +21,8 @@ POLL_SECONDS = 30.0
 CONNECT_SECONDS = 2.0
 ANSWER_SECONDS = 10.0
 BACKOFF_SECONDS = (0.2, 5.0)
+_DEAD_PEER = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 11_000}
+"""A host whose machine goes without a word is missed within 11 s, by the kernel, though a poll waits for longer."""
 MAX_DOCUMENT_BYTES = 16 << 20
 MAX_NODES = 16_384
 
@@ -102,7 +105,8 @@ class RendezvousState(_Document):
     """The state document of a host.
 
     `round` is the running one, or else the one that forms; `complete`: it runs and nobody has left or was asked to.
-    `waiting` are nodes that are not in the running round and are not unwanted. `finished` counts agents whose workers
+    `waiting` are nodes that are not in the running round and are not unwanted. `silent` are nodes that give no sign of
+    life; a host of an older version does not say. `finished` counts agents whose workers
     are done. `instance` changes when the host restarts, and everything else begins anew with it.
     """
 
@@ -114,6 +118,7 @@ class RendezvousState(_Document):
     finished: Count = 0
     members: Annotated[tuple[Member, ...], Field(max_length=MAX_NODES)]
     waiting: Annotated[tuple[Address, ...], Field(max_length=MAX_NODES)]
+    silent: Annotated[tuple[Address, ...], Field(max_length=MAX_NODES)] | None = None
     target: Target | None
     rounds_ended: RoundsEnded
     last_unrequested: Unrequested | None
@@ -144,6 +149,17 @@ def token_digest(token: str) -> str:
 def host_source() -> str:
     """Return the program of the rendezvous pods."""
     return resources.files(rendezvous).joinpath("host.py").read_text(encoding="utf-8")
+
+
+def open_socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    """Return a socket for a connection to a host, as aiohttp's connectors take it."""
+    family, kind, protocol, _, _ = address
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _DEAD_PEER.items():
+        if hasattr(socket, name):  # not everywhere where an operator is tried out
+            made.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    return made
 
 
 class RendezvousLink:

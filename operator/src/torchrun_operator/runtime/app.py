@@ -14,7 +14,7 @@ import aiohttp
 
 from torchrun_operator.cluster.kubernetes import connect
 from torchrun_operator.cluster.port import Manifest
-from torchrun_operator.rendezvous.client import host_source
+from torchrun_operator.rendezvous.client import host_source, open_socket
 from torchrun_operator.runtime.handlers import Seen, watch
 from torchrun_operator.runtime.health import Liveness, Readiness, health_app, serving
 from torchrun_operator.runtime.links import Key, RendezvousLinks
@@ -43,7 +43,7 @@ async def run(settings: Settings) -> int:
     cluster = await connect(metrics.api_request, queue.add, settings.watch_namespaces)
     async with (
         # A long poll is open for each job: no bound on connections but the jobs.
-        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, socket_factory=open_socket)) as session,
         serving(health_app(liveness, readiness, metrics), settings.http_host, settings.http_port),
     ):
         links = RendezvousLinks(session, settings.read_key(), queue.add, metrics)

@@ -88,7 +88,7 @@ class RendezvousLinks:
         link = self._links.get(key)
         if link is None or not link.connection.connected or link.connection.latest is None:
             return None
-        state = _rendezvous(link.connection.latest)
+        state = rendezvous_of(link.connection.latest)
         if state.complete and link.rounds != state.round:
             link.rounds = state.round
             self._metrics.rounds_completed()
@@ -129,7 +129,8 @@ class RendezvousLinks:
         await asyncio.gather(*self._closing, return_exceptions=True)
 
 
-def _rendezvous(state: client.RendezvousState) -> Rendezvous:
+def rendezvous_of(state: client.RendezvousState) -> Rendezvous:
+    """Return what a state document says, as decisions see it."""
     last = state.last_unrequested
     return Rendezvous(
         instance=state.instance,
@@ -139,6 +140,7 @@ def _rendezvous(state: client.RendezvousState) -> Rendezvous:
         finished=state.finished,
         members=tuple((member.address, member.rank) for member in state.members),
         waiting=state.waiting,
+        silent=state.silent,
         unrequested=state.rounds_ended.unrequested,
         last_unrequested_at=last.time if last is not None else None,
         last_unrequested_by=last.addresses if last is not None else (),

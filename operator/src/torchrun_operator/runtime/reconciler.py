@@ -16,15 +16,17 @@ from pydantic import ValidationError
 from torchrun_operator.api import v1alpha1 as api
 from torchrun_operator.api.base import rfc3339
 from torchrun_operator.api.conditions import Reason, has_ended
-from torchrun_operator.api.names import API_VERSION, KIND, MANAGED_BY, rendezvous_name
+from torchrun_operator.api.names import API_VERSION, KIND, MANAGED_BY, TRAINER_CONTAINER, rendezvous_name
 from torchrun_operator.api.validation import problems, readable
 from torchrun_operator.cluster.port import Cluster, ClusterError, Manifest, NameTakenError, RefusedError
 from torchrun_operator.core.decide import decide
 from torchrun_operator.core.decision import Decision, Event
+from torchrun_operator.core.machines import names
 from torchrun_operator.core.observe import observe
 from torchrun_operator.core.observed import Observed, Phase
 from torchrun_operator.core.report import unaccepted
 from torchrun_operator.core.transitions import transitions
+from torchrun_operator.core.words import Words, of_log
 from torchrun_operator.render.objects import prerequisites, services
 from torchrun_operator.render.pods import node_pod, rendezvous_pod
 from torchrun_operator.runtime.links import Key, Links, name_of
@@ -38,6 +40,8 @@ _FIRST_STATUS_SECONDS = 2.0
 _DETAIL_SECONDS = 2.0
 _UNSTARTED = frozenset({Phase.PENDING, Phase.STARTING})
 _LIVE = _UNSTARTED | {Phase.RUNNING}
+_LOG_LINES = 1000
+"""How much of a log is searched for what a worker said when it failed, some seconds ago."""
 _EVENT_CHARACTERS = 1024
 """The most that the API server takes in an event's message."""
 
@@ -124,6 +128,11 @@ class Reconciler:
             return await self._refuse(key, raw, Reason.INVALID_SPEC, "; ".join(map(str, found)))
         observed = await self._observe(key, job, memory)
         decision = decide(job, observed, self._clock())
+        if decision.logs_to_read:
+            if decision.target is not None and not decision.target.close:
+                self._links.tell(key, decision.target)  # the survivors need not wait for the logs
+            said = await self._said(key, job, decision.logs_to_read)
+            decision = decide(job, replace(observed, said=said), self._clock())
         if "status" not in raw and decision.create_nodes and memory.refusal is None:
             # A new job has nothing to lose, so its pods come first; the next pass writes down what became of them.
             retry = await self._act(key, job, decision, memory)
@@ -166,8 +175,9 @@ class Reconciler:
         # that has gone.
         state = self._links.state(key)
         pods = await self._cluster.list_pods(*key)
+        machines = await self._cluster.list_machines(names(pods))
         digest = self._links.token_digest(job.metadata.uid)
-        observed = observe(job.metadata.uid, pods, state, token_digest=digest)
+        observed = observe(job.metadata.uid, pods, state, token_digest=digest, machines=machines)
         if memory.refusal is not None:
             refusal = memory.refusal
             observed = replace(observed, refusal=refusal.message, name_taken=refusal.name_taken)
@@ -175,6 +185,25 @@ class Reconciler:
         up = host is not None and host.phase is Phase.RUNNING and host.token_digest == digest
         self._links.ensure(key, job.metadata.uid, host.address if host is not None and up else None)
         return observed
+
+    async def _said(self, key: Key, job: api.TorchrunJob, pods: Sequence[str]) -> dict[str, Words]:
+        """Return what the workers that failed said, by pod, as far as their logs can be read: nothing depends on it."""
+        logs = await asyncio.gather(
+            *[self._cluster.read_log(key[0], pod, TRAINER_CONTAINER, _LOG_LINES) for pod in pods],
+            return_exceptions=True,
+        )
+        last = job.status.last_failure
+        after = last.time + timedelta(seconds=1) if last is not None else None
+        said = {}
+        for pod, log in zip(pods, logs, strict=True):
+            words = of_log(log, after=after) if isinstance(log, str) else None
+            if words is not None:
+                said[pod] = words
+            if isinstance(log, ClusterError):
+                logger.warning("the log of pod %s cannot be read: %s", pod, log)
+            elif isinstance(log, BaseException):
+                raise log
+        return said
 
     async def _write_status(
         self, key: Key, raw: Manifest, old: api.TorchrunJobStatus, decision: Decision, memory: _Memory

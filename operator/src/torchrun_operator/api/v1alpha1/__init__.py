@@ -12,6 +12,7 @@ from torchrun_operator.api.v1alpha1.spec import (
     TorchrunJobSpec,
 )
 from torchrun_operator.api.v1alpha1.status import (
+    Failure,
     JobState,
     Membership,
     MembershipChange,
@@ -24,6 +25,7 @@ from torchrun_operator.api.v1alpha1.status import (
 
 __all__ = [
     "ConfigMapReference",
+    "Failure",
     "File",
     "JobState",
     "Membership",

@@ -61,6 +61,33 @@ class Restarts(TolerantModel):
     resize: Annotated[Count, Field(description="The number of wanted nodes changed.")] = 0
 
 
+class Failure(TolerantModel):
+    """How a node or its workers last failed or were lost."""
+
+    time: Annotated[Time, Field(description="When that was, as far as it is known.")]
+    cause: Annotated[str, Field(description="The key of status.restarts that it was counted under.", max_length=64)]
+    pod: Annotated[str | None, Field(description="The pod that failed first.", max_length=253)] = None
+    machine: Annotated[str | None, Field(description="The cluster's node that it ran on.", max_length=253)] = None
+    rank: Annotated[
+        int | None, Field(description="Rank of the worker that failed first, where the failure is a worker's.", ge=0)
+    ] = None
+    exit_code: Annotated[
+        int | None,
+        Field(description="Exit code of the trainer container, or of the worker: minus the number of a signal."),
+    ] = None
+    signal: Annotated[str | None, Field(description="The signal that ended it. Example: SIGKILL.", max_length=32)] = (
+        None
+    )
+    reason: Annotated[
+        str | None,
+        Field(description="WorkersFailed where agents go on, or Kubernetes' word: Error, OOMKilled…", max_length=128),
+    ] = None
+    message: Annotated[str, Field(description="What happened; of a worker, its exception.", max_length=1024)] = ""
+    traceback: Annotated[
+        str | None, Field(description="Beginning and end of the worker's traceback.", max_length=2048)
+    ] = None
+
+
 class RendezvousStatus(TolerantModel):
     """What the operator has already counted, so that it counts nothing twice."""
 
@@ -115,6 +142,9 @@ class TorchrunJobStatus(TolerantModel):
     membership: Annotated[Membership, Field(description="The nodes that train together.")] = Membership()
     restarts: Annotated[Restarts, Field(description="Restarts by cause.")] = Restarts()
     restart_count: Annotated[Count, Field(description="All restarts.")] = 0
+    last_failure: Annotated[
+        Failure | None, Field(description="How a node or its workers last failed or were lost.")
+    ] = None
     rendezvous: Annotated[
         RendezvousStatus, Field(description="What the operator has counted of the rendezvous host.")
     ] = RendezvousStatus()

@@ -1,0 +1,172 @@
+"""The newest failure: whose it was, how it ended, what it said."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from builders import NOW, THREE, at, make_node, make_rendezvous, seen, training_job
+from torchrun_operator.api.v1alpha1 import Failure
+from torchrun_operator.core.accounting import Loss, WorkerFailures
+from torchrun_operator.core.failures import describe_failure, logs_to_read, newest
+from torchrun_operator.core.observed import Cause, Exit
+from torchrun_operator.core.words import Words
+
+NONE = WorkerFailures(0, 0)
+WORKERS = WorkerFailures(1, 1, by=("10.0.1.2",))
+RENDEZVOUS = make_rendezvous(*THREE, unrequested=1, last_unrequested_at=at(-5), last_unrequested_by=("10.0.1.2",))
+BANANA = Words("ValueError: a banana", "Traceback…", rank=5, local_rank=1, exit_code=1, time=at(-6))
+DELETED = Loss(0, "digits-0", Cause.INFRASTRUCTURE, "was deleted", rank=0, machine="machine-0")
+OUT_OF_MEMORY = Loss(
+    1, "digits-1", Cause.CODE, "exited with code 137 (OOMKilled)", Exit(137, "OOMKilled", "", at(-2)), 1, "machine-1"
+)
+FILE = '{"message": {"message": "ValueError: a plum", "extraInfo": {"py_callstack": "Traceback (plum)"}}}'
+
+
+def workers(**found: Any) -> Failure:
+    return Failure(**{"time": at(-5), "cause": "code", "reason": "WorkersFailed", **found})
+
+
+NEWEST: dict[str, tuple[dict[str, Words], tuple[Loss, ...], WorkerFailures, Failure | None]] = {
+    "nothing": ({}, (), NONE, None),
+    "workers, of which no log tells": (
+        {},
+        (),
+        WORKERS,
+        workers(pod="digits-2", machine="machine-2", message="a worker failed"),
+    ),
+    "workers of nobody known": (
+        {},
+        (),
+        replace(WORKERS, by=("10.9.9.9",)),
+        workers(message="a worker failed"),
+    ),
+    "workers, of which a log tells": (
+        {"digits-1": BANANA},
+        (),
+        WORKERS,
+        workers(
+            pod="digits-1",
+            machine="machine-1",
+            rank=5,
+            exit_code=1,
+            message="ValueError: a banana",
+            traceback="Traceback…",
+        ),
+    ),
+    "a worker that was killed": (
+        {"digits-1": Words(exit_code=-11, local_rank=1, time=at(-6))},
+        (),
+        WORKERS,
+        workers(
+            pod="digits-1",
+            machine="machine-1",
+            rank=3,  # the second of two on the second node
+            exit_code=-11,
+            signal="SIGSEGV",
+            message="a worker was ended by SIGSEGV",
+        ),
+    ),
+    "a node that is gone": (
+        {},
+        (DELETED,),
+        NONE,
+        Failure(time=NOW, cause="infrastructure", pod="digits-0", machine="machine-0", message="was deleted"),
+    ),
+    "the code's comes first": (
+        {},
+        (DELETED, OUT_OF_MEMORY),
+        NONE,
+        Failure(
+            time=at(-2),
+            cause="code",
+            pod="digits-1",
+            machine="machine-1",
+            exit_code=137,
+            signal="SIGKILL",
+            reason="OOMKilled",
+            message="exited with code 137 (OOMKilled)",
+        ),
+    ),
+    "with the error file of its agent": (
+        {},
+        (replace(OUT_OF_MEMORY, exit=Exit(1, "Error", FILE, at(-2))),),
+        NONE,
+        Failure(
+            time=at(-2),
+            cause="code",
+            pod="digits-1",
+            machine="machine-1",
+            exit_code=1,
+            reason="Error",
+            message="ValueError: a plum",
+            traceback="Traceback (plum)",
+        ),
+    ),
+    "with the end of its log": (
+        {"digits-1": BANANA},
+        (OUT_OF_MEMORY,),
+        NONE,
+        Failure(
+            time=at(-2),
+            cause="code",
+            pod="digits-1",
+            machine="machine-1",
+            rank=5,
+            exit_code=137,
+            signal="SIGKILL",
+            reason="OOMKilled",
+            message="ValueError: a banana",
+            traceback="Traceback…",
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize(("said", "losses", "failures", "expected"), NEWEST.values(), ids=NEWEST)
+def test_newest(
+    said: dict[str, Words], losses: tuple[Loss, ...], failures: WorkerFailures, expected: Failure | None
+) -> None:
+    observed = seen(*THREE, rendezvous=RENDEZVOUS, said=said)
+    assert newest(training_job(nprocPerNode=2), observed, losses, failures, NOW) == expected
+
+
+def test_logs_to_read() -> None:
+    job = training_job()
+    assert logs_to_read(job, (), NONE) == ()
+    assert logs_to_read(job, (DELETED, OUT_OF_MEMORY), NONE) == ("digits-1",)
+    assert logs_to_read(job, (), WORKERS) == ("digits-2", "digits-0", "digits-1")
+    many = tuple(make_node(index) for index in range(12))
+    found = logs_to_read(training_job(*many, nnodes="2:12", replicas=12), (), replace(WORKERS, by=("10.0.1.11",)))
+    assert (len(found), found[0]) == (8, "digits-11")
+
+
+@pytest.mark.parametrize(
+    ("failure", "words"),
+    [
+        (Failure(time=NOW, cause="code", message="a worker failed"), "an unknown node failed first: a worker failed"),
+        (
+            workers(pod="digits-1", rank=5, exit_code=1, message="ValueError: a banana"),
+            "rank 5 (pod digits-1) failed first: ValueError: a banana (exit code 1)",
+        ),
+        (
+            workers(pod="digits-1", rank=3, exit_code=-11, signal="SIGSEGV", message="a worker was ended by SIGSEGV"),
+            "rank 3 (pod digits-1) failed first: a worker was ended by SIGSEGV (exit code -11, SIGSEGV)",
+        ),
+        (
+            Failure(
+                time=NOW,
+                cause="code",
+                pod="digits-1",
+                exit_code=137,
+                signal="SIGKILL",
+                reason="OOMKilled",
+                message="exited with code 137 (OOMKilled)",
+            ),
+            "pod digits-1 failed first: exited with code 137 (OOMKilled)",
+        ),
+    ],
+    ids=["nobody", "a worker", "a killed worker", "a pod"],
+)
+def test_describe_failure(failure: Failure, words: str) -> None:
+    assert describe_failure(failure) == words

@@ -1,0 +1,157 @@
+"""What failed workers leave behind, as torchrun, Python and Kubernetes write it."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from torchrun_operator.core.words import Words, earliest, of_log, of_termination
+
+AT = datetime(2026, 1, 31, 12, 0, 1, 250000, tzinfo=UTC)
+
+
+def line(text: str, seconds: float = 1.25) -> str:
+    """Return a line of a log as Kubernetes gives it, that many seconds after noon."""
+    return f"2026-01-31T12:00:{seconds:012.9f}Z {text}\n"
+
+
+def lines(text: str, seconds: float = 1.25) -> str:
+    return "".join(line(each, seconds) for each in text.splitlines())
+
+
+TRACEBACK = """\
+Traceback (most recent call last):
+  File "/workspace/train.py", line 23, in <module>
+    raise RuntimeError("the learning rate is a banana")
+RuntimeError: the learning rate is a banana"""
+PLAIN = Words("RuntimeError: the learning rate is a banana", TRACEBACK, time=AT)
+END = "E0131 12:00:01.900000 7 torch/distributed/elastic/multiprocessing/api.py:984] "
+FAILED = END + "failed (exitcode: 1) local_rank: 0 (pid: 21) of binary: /usr/local/bin/python3"
+KILLED = END + "failed (exitcode: -9) local_rank: 1 (pid: 22) of binary: /usr/local/bin/python3"
+PEER = """\
+Traceback (most recent call last):
+  File "/workspace/train.py", line 25, in <module>
+    dist.all_reduce(ones)
+RuntimeError: [../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [10.78.1.4]:31337"""
+
+
+def ranked(text: str, rank: int) -> str:
+    return "\n".join(f"[rank{rank}]: {each}" for each in text.splitlines())
+
+
+LOGS: dict[str, tuple[str, dict[str, Any], Words | None]] = {
+    "nothing": ("", {}, None),
+    "no failure": (line("step=1") + line("step=2"), {}, None),
+    "lines without a time": (TRACEBACK, {}, None),
+    "a traceback": (lines(TRACEBACK), {}, PLAIN),
+    "a traceback and what the agent says": (
+        lines(TRACEBACK) + line(FAILED, 1.9),
+        {},
+        Words(PLAIN.message, PLAIN.traceback, exit_code=1, local_rank=0, time=AT),
+    ),
+    "with ranks, mixed with another's": (
+        "".join(
+            a + b
+            for a, b in zip(
+                lines(ranked(PEER, 1), 1.5).splitlines(keepends=True),
+                lines(ranked(TRACEBACK, 3)).splitlines(keepends=True),
+                strict=True,
+            )
+        ),
+        {},
+        Words(PLAIN.message, PLAIN.traceback, rank=3, time=AT),
+    ),
+    "with torchrun's --tee": (
+        lines("\n".join(f"[default0]:{each}" for each in ranked(TRACEBACK, 3).splitlines())),
+        {},
+        Words(PLAIN.message, PLAIN.traceback, rank=3, time=AT),
+    ),
+    "killed by a signal, without a word": (line(KILLED), {}, Words(exit_code=-9, local_rank=1, time=AT)),
+    "killed, and the echo of that": (
+        lines(PEER) + line(KILLED, 1.3),
+        {},
+        Words(exit_code=-9, local_rank=1, time=AT.replace(microsecond=300000)),
+    ),
+    "ended without a word, and the echo of that": (
+        lines(PEER) + line(FAILED, 1.28) + line(FAILED.replace("exitcode: 1", "exitcode: 3"), 1.3),
+        {},
+        Words(exit_code=3, local_rank=0, time=AT.replace(microsecond=300000)),
+    ),
+    "an echo and how it ended": (
+        lines(PEER) + line(FAILED, 1.3),
+        {},
+        Words(PEER.splitlines()[-1], PEER, exit_code=1, local_rank=0, time=AT),
+    ),
+    "of several failures the newest, and of that the first error": (
+        lines(TRACEBACK.replace("banana", "kiwi"), 1)
+        + lines(TRACEBACK, 20)
+        + lines(TRACEBACK.replace("banana", "plum"), 21),
+        {},
+        Words(PLAIN.message, PLAIN.traceback, time=AT.replace(second=20, microsecond=0)),
+    ),
+    "an echo does not hide the reason": (
+        lines(PEER, 1) + lines(TRACEBACK),
+        {},
+        PLAIN,
+    ),
+    "nothing but an echo": (
+        lines(PEER),
+        {},
+        Words(PEER.splitlines()[-1], PEER, time=AT),
+    ),
+    "too old": (lines(TRACEBACK), {"after": AT}, None),
+    "too new": (lines(TRACEBACK, 9), {"until": AT}, None),
+    "cut off in the middle": (lines("\n".join(TRACEBACK.splitlines()[:2])), {}, None),
+}
+
+
+@pytest.mark.parametrize(("text", "bounds", "expected"), LOGS.values(), ids=LOGS)
+def test_of_log(text: str, bounds: dict[str, Any], expected: Words | None) -> None:
+    assert of_log(text, **bounds) == expected
+
+
+def test_words_of_a_log_are_bounded() -> None:
+    frames = "\n".join(f'  File "deep.py", line {number}, in dive' for number in range(500))
+    found = of_log(lines(f"Traceback (most recent call last):\n{frames}\nValueError: {'x' * 9000}"))
+    assert found is not None
+    assert len(found.message) == 500
+    assert len(found.traceback) <= 2000
+    assert (found.traceback[:9], found.traceback[-3:]) == ("Traceback", "xxx")
+
+
+ERROR_FILE = (
+    '{"message": {"message": "ValueError: bad loss", "extraInfo": {"py_callstack": "Traceback (most recent call last):'
+    '\\n  File \\"train.py\\", line 3, in main\\nValueError: bad loss\\n", "timestamp": "1795242581"}}}'
+)
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("", Words()),
+        ("\n  plain words \nmore", Words("plain words")),
+        ('{"message": "just text"}', Words("just text")),
+        ('{"other": 1}', Words('{"other": 1}')),
+        ("[1]", Words("[1]")),
+        (
+            ERROR_FILE,
+            Words(
+                "ValueError: bad loss",
+                'Traceback (most recent call last):\n  File "train.py", line 3, in main\nValueError: bad loss',
+            ),
+        ),
+        (ERROR_FILE[60:], Words("ValueError: bad loss")),
+    ],
+)
+def test_of_termination(message: str, expected: Words) -> None:
+    assert of_termination(message) == expected
+
+
+def test_earliest() -> None:
+    echo = Words(PEER.splitlines()[-1], time=AT.replace(second=0))
+    later = Words("ValueError", time=AT.replace(second=5))
+    silent = Words(exit_code=-9, time=AT.replace(second=0))
+    assert earliest([("a", later), ("b", echo), ("c", PLAIN), ("d", silent)]) == ("c", PLAIN)
+    assert earliest([("b", echo), ("d", silent)]) == ("d", silent)
+    assert earliest([("b", echo)]) == ("b", echo)
+    assert earliest([]) is None
