@@ -18,6 +18,7 @@ class ConditionType(StrEnum):
     SCHEDULED = "Scheduled"
     RUNNING = "Running"
     RESIZING = "Resizing"
+    STRAGGLING = "Straggling"
     COMPLETE = "Complete"
     FAILED = "Failed"
 
@@ -57,10 +58,15 @@ class Reason(StrEnum):
     NODE_LOST = "NodeLost"
     RESTARTING_WORKERS = "RestartingWorkers"
     SETTLED = "Settled"
+    # Straggling
+    SLOW_WORKER = "SlowWorker"
+    EVEN_PACE = "EvenPace"
     # Complete
     FINISHED = "Finished"
     # Failed
     MAX_RESTARTS_EXCEEDED = "MaxRestartsExceeded"
+    PROGRESS_DEADLINE_EXCEEDED = "ProgressDeadlineExceeded"
+    """Also of Resizing, while the workers restart."""
 
 
 class Condition(TolerantModel):

@@ -19,7 +19,7 @@ new ----> |  Pending  | <--------> | Suspended |
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from torchrun_operator.api.conditions import ConditionType, has_ended, is_true
+from torchrun_operator.api.conditions import ConditionType, Reason, has_ended, is_true
 from torchrun_operator.api.names import node_name, rendezvous_name
 from torchrun_operator.api.v1alpha1 import RendezvousStatus, Restarts, TorchrunJob
 from torchrun_operator.core.accounting import (
@@ -32,13 +32,16 @@ from torchrun_operator.core.accounting import (
 )
 from torchrun_operator.core.completion import Completion, completion
 from torchrun_operator.core.decision import Decision, Deletion, Event
+from torchrun_operator.core.hang import MISSING, Hang, deadlines, hung_round, is_stuck, new_hang, stuck
 from torchrun_operator.core.membership import Target, leavers, patience_ends, replace_at, resized, services_due, size
-from torchrun_operator.core.observed import Cause, NodePod, Observed, Phase, RendezvousPod
+from torchrun_operator.core.observed import Cause, NodePod, Observed, Pace, Phase, RendezvousPod
 from torchrun_operator.core.report import Situation, report
 
 _RECREATE_SECONDS = 5.0
 _STOP_GRACE_SECONDS = 60
 """How long the agents of a failed job have to end by themselves, which keeps their logs and exit codes."""
+_STUCK_GRACE_SECONDS = 1
+"""An agent that hangs has been told a minute ago; more than 0, so that its kubelet makes sure that it has ended."""
 
 
 def decide(job: TorchrunJob, observed: Observed, now: datetime) -> Decision:
@@ -89,6 +92,7 @@ class _Count:
 
     losses: tuple[Loss, ...]
     workers: WorkerFailures
+    hang: Hang | None
     restarts: Restarts
     bookkeeping: RendezvousStatus
     fresh: dict[str, int]
@@ -109,6 +113,7 @@ def _active(job: TorchrunJob, observed: Observed, now: datetime) -> Decision:
     situation = Situation(
         losses=count.losses,
         worker_failures=count.workers,
+        hang=count.hang,
         restarts=count.restarts,
         bookkeeping=count.bookkeeping,
         complete=end.complete,
@@ -124,10 +129,11 @@ def _active(job: TorchrunJob, observed: Observed, now: datetime) -> Decision:
         create_rendezvous=running and _rendezvous_missing(job, observed),
         create_nodes=pods.create,
         deletions=tuple(deletions),
-        target=None if freeze else _target(job, observed, now, pods.held, close=exhausted),
+        target=None if freeze else _target(job, observed, now, pods.held, count.bookkeeping, close=exhausted),
         events=tuple(_events(job, count, deletions)),
         look_again_seconds=_seconds_until(later, now),
         losses=count.fresh,
+        hung=count.hang is not None,
     )
 
 
@@ -175,6 +181,8 @@ def _count(job: TorchrunJob, observed: Observed, now: datetime) -> _Count:
     status, rendezvous = job.status, observed.rendezvous
     recorded = status.rendezvous or RendezvousStatus()
     losses = new_losses(status.nodes, observed, job.spec.wanted_nodes, recorded)
+    losses += stuck(job, observed, losses)
+    hang = new_hang(job, observed, recorded) if not losses else None
     change = status.membership.last_change if status.membership else None
     last_loss = change.time if change and change.cause != Cause.CODE else None
     workers = new_worker_failures(recorded, rendezvous, now, lost_now=bool(losses), last_loss=last_loss)
@@ -183,6 +191,8 @@ def _count(job: TorchrunJob, observed: Observed, now: datetime) -> _Count:
         fresh[loss.cause] = fresh.get(loss.cause, 0) + 1
     if workers.count:
         fresh[Cause.CODE] = fresh.get(Cause.CODE, 0) + workers.count
+    if hang is not None:
+        fresh[Cause.CODE] = fresh.get(Cause.CODE, 0) + 1
     if resized(job):
         fresh[Cause.RESIZE] = fresh.get(Cause.RESIZE, 0) + 1
     before = status.restarts or Restarts()
@@ -192,8 +202,11 @@ def _count(job: TorchrunJob, observed: Observed, now: datetime) -> _Count:
     else:
         known = recorded.instance == rendezvous.instance and recorded.since is not None
         since = recorded.since if known else now
-        bookkeeping = RendezvousStatus(instance=rendezvous.instance, unrequested=workers.handled, since=since)
-    return _Count(losses, workers, restarts, bookkeeping, fresh)
+        hung = hang.round if hang is not None else hung_round(rendezvous, recorded)
+        bookkeeping = RendezvousStatus(
+            instance=rendezvous.instance, unrequested=workers.handled, since=since, hung_round=hung
+        )
+    return _Count(losses, workers, hang, restarts, bookkeeping, fresh)
 
 
 def _replace(job: TorchrunJob, observed: Observed, count: _Count, now: datetime) -> _Pods:
@@ -204,6 +217,8 @@ def _replace(job: TorchrunJob, observed: Observed, count: _Count, now: datetime)
     for node in observed.nodes:
         if node.index >= wanted and node.live:
             deletions.append(Deletion(node.name, node.uid, f"spec.replicas asks for {wanted} nodes"))
+        elif is_stuck(node, observed):
+            deletions.append(Deletion(node.name, node.uid, MISSING, _STUCK_GRACE_SECONDS))
         elif node.phase is Phase.FAILED:
             loss = lost.get(node.index)
             by_code = loss.cause is Cause.CODE if loss else count.restarts.code > 0
@@ -224,9 +239,18 @@ def _replace(job: TorchrunJob, observed: Observed, count: _Count, now: datetime)
 
 
 def _target(
-    job: TorchrunJob, observed: Observed, now: datetime, held: frozenset[int] = frozenset(), *, close: bool
+    job: TorchrunJob,
+    observed: Observed,
+    now: datetime,
+    held: frozenset[int] = frozenset(),
+    bookkeeping: RendezvousStatus | None = None,
+    *,
+    close: bool,
 ) -> Target:
     wanted = job.spec.wanted_nodes
+    rendezvous = observed.rendezvous
+    hung = hung_round(rendezvous, bookkeeping) if bookkeeping is not None else None
+    limits = deadlines(job.spec.progress_deadline_seconds, rendezvous.pace if rendezvous is not None else Pace())
     return Target(
         generation=job.metadata.generation,
         size=size(observed, wanted, job.spec.min_nodes, now, held),
@@ -234,6 +258,9 @@ def _target(
         last_call_seconds=float(job.spec.rendezvous.last_call_seconds),
         leavers=leavers(observed, wanted),
         close=close,
+        end_round=(rendezvous.instance, hung) if rendezvous is not None and hung is not None else None,
+        progress_deadline_seconds=limits.step,
+        start_deadline_seconds=limits.start,
     )
 
 
@@ -274,6 +301,9 @@ def _events(job: TorchrunJob, count: _Count, deletions: list[Deletion]) -> list[
     if count.workers.count:
         by = pods_at(job.status.nodes, count.workers.by)
         events.append(Event("WorkersFailed", f"Workers failed and restart in place; first in {by}", warning=True))
+    if count.hang is not None:
+        message = f"Workers hang: {count.hang}; their stacks are in the pods' logs"
+        events.append(Event(Reason.PROGRESS_DEADLINE_EXCEEDED, message, warning=True))
     events += [
         Event("NodeRemoved", f"Pod {d.name} is removed: {d.why}")
         for d in deletions

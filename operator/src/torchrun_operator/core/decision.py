@@ -42,3 +42,5 @@ class Decision:
     look_again_seconds: float | None = None
     losses: dict[str, int] = field(default_factory=dict)
     """New restarts by cause, for the metrics."""
+    hung: bool = False
+    """One of them because the workers hung."""

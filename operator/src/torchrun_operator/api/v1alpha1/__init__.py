@@ -19,6 +19,7 @@ from torchrun_operator.api.v1alpha1.status import (
     Progress,
     RendezvousStatus,
     Restarts,
+    Straggler,
     TorchrunJobStatus,
 )
 
@@ -38,6 +39,7 @@ __all__ = [
     "RendezvousStatus",
     "Restarts",
     "Snapshots",
+    "Straggler",
     "TorchrunJob",
     "TorchrunJobSpec",
     "TorchrunJobStatus",
