@@ -14,6 +14,7 @@ from torchrun_operator.api.names import (
     MAX_JOB_NAME_LENGTH,
     MAX_NODES,
     MAX_PROCESSES_PER_NODE,
+    MIN_PROGRESS_DEADLINE,
     PORT_HTTP,
     RESERVED_DIRECTORIES,
     RESERVED_ENV,
@@ -113,6 +114,14 @@ _NODES = (
         f"type(self) == int ? self >= 1 && self <= {MAX_PROCESSES_PER_NODE} : self in ['gpu', 'cpu', 'auto'] "
         f"|| (self.matches('^[0-9]{{1,9}}$') && int(self) >= 1 && int(self) <= {MAX_PROCESSES_PER_NODE})",
         f"write a number from 1 to {MAX_PROCESSES_PER_NODE}, or one of gpu, cpu, auto",
+    ),
+)
+
+_DEADLINES = (
+    Rule(
+        "spec.progressDeadlineSeconds",
+        f"self == 0 || self >= {MIN_PROGRESS_DEADLINE}",
+        remedies.PROGRESS_DEADLINE,
     ),
 )
 
@@ -315,7 +324,7 @@ _FROZEN = tuple(
     for name in ("nnodes", "nprocPerNode", "rendezvous", "nccl", "files", "snapshots", "template")
 )
 
-RULES: tuple[Rule, ...] = (_NAME, *_NODES, *_WIRING, *_FILES, *_SNAPSHOTS, *_TEMPLATE, *_FROZEN)
+RULES: tuple[Rule, ...] = (_NAME, *_NODES, *_DEADLINES, *_WIRING, *_FILES, *_SNAPSHOTS, *_TEMPLATE, *_FROZEN)
 
 BOUNDS: dict[str, dict[str, int]] = {
     "spec.template.metadata.labels": {"maxProperties": 128},

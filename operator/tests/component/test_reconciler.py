@@ -124,6 +124,58 @@ async def test_workers_that_fail_with_a_lost_node_are_not_the_codes_fault() -> N
     assert (counts(world), world.status["state"]) == ({"infrastructure": 1}, "Running")
 
 
+async def test_workers_that_hang_are_restarted_once_and_counted() -> None:
+    world = await started(maxRestarts=1)
+    world.cluster.events.clear()
+    before = world.status["membership"]["round"]
+    world.hang()
+    world.restart_operator()
+    await world.settle()
+    assert (counts(world), world.status["state"]) == ({"code": 1}, "Running")
+    assert world.status["membership"]["round"] == before + 1
+    assert reasons(world).count("ProgressDeadlineExceeded") == 1
+    assert sum(world.cluster.most_pods.values()) == 4
+    for _ in range(3):
+        world.restart_operator()
+        await world.settle()
+    assert (len(world.ended), counts(world)) == (1, {"code": 1})
+
+    world.hang()
+    await world.settle()
+    assert (counts(world), world.status["state"]) == ({"code": 2}, "Failed")
+    failed = world.condition("Failed")
+    assert (failed["reason"], failed["message"][:33]) == (
+        "ProgressDeadlineExceeded",
+        "workers hang: no step since 2026-",
+    )
+    assert "after step 100; 300 s are allowed; the code has failed 2 times" in failed["message"]
+    assert len(world.ended) == 1
+
+
+async def test_a_hang_that_ends_with_the_rendezvous_is_not_ended_again_in_the_next_one() -> None:
+    world = await started()
+    world.hang()
+    await world.reconcile()
+    assert counts(world) == {"code": 1}
+    world.delete("digits-rdzv")
+    await world.settle()
+    assert (world.ended, world.status["state"]) == ([], "Running")
+    assert "hungRound" not in world.status["rendezvous"]
+
+
+async def test_a_pod_whose_agent_hangs_too_is_replaced() -> None:
+    world = await started(nnodes=3, replicas=3)
+    world.hang("digits-1")
+    await world.settle()
+    assert (counts(world), world.status["state"]) == ({"code": 1, "infrastructure": 1}, "Running")
+    assert world.cluster.most_pods == {"digits-rdzv": 1, "digits-0": 1, "digits-1": 2, "digits-2": 1}
+    lost = [event["message"] for event in world.cluster.events if event["reason"] == "NodeLost"]
+    assert (
+        "Node 1 (pod digits-1) did not come to the next round: its agent hangs, or its machine does; "
+        "cause: infrastructure"
+    ) in lost
+
+
 async def test_fewer_and_more_nodes() -> None:
     world = await started()
     world.cluster.edit(world.job, replicas=2)

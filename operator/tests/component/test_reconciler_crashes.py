@@ -50,6 +50,19 @@ def success(world: World) -> None:
     world.succeed()
 
 
+def hang(world: World) -> None:
+    world.hang()
+
+
+def agent_hangs(world: World) -> None:
+    world.hang("digits-1")
+
+
+def hangs_too_often(world: World) -> None:
+    world.job["spec"]["maxRestarts"] = 0
+    world.hang()
+
+
 def too_often(world: World) -> None:
     world.job["spec"]["maxRestarts"] = 0
     world.end(world.pods["digits-1"], 3)
@@ -70,6 +83,14 @@ LIVES: dict[str, tuple[Disturb, str, dict[str, int], list[int]]] = {
     "fewer are wanted": (fewer, "Running", {"resize": 1}, [0, 1]),
     "a node is lost at the end": (lost_at_the_end, "Running", {"infrastructure": 1}, [0, 1, 2]),
     "success": (success, "Complete", {}, [0, 1, 2]),
+    "workers hang": (hang, "Running", {"code": 1}, [0, 1, 2]),
+    "workers hang and an agent with them": (
+        agent_hangs,
+        "Running",
+        {"code": 1, "infrastructure": 1},
+        [0, 1, 2],
+    ),
+    "workers hang too often": (hangs_too_often, "Failed", {"code": 1}, [0, 1, 2]),
     "the code fails too often": (too_often, "Failed", {"code": 1}, [0, 1, 2]),
     "suspend": (suspend, "Suspended", {}, []),
 }
@@ -113,3 +134,4 @@ async def test_any_request_may_be_the_last(
         counted = {cause: count for cause, count in world.status["restarts"].items() if count}
         assert (world.status["state"], counted, world.indices()) == (state, restarts, indices), world.cluster.log
         assert world.cluster.most_pods == created, world.cluster.log
+        assert len(world.ended) == len(set(world.ended)) <= 1, "a hang is ended once"

@@ -105,6 +105,12 @@ class Lives(RuleBasedStateMachine):
         self.workers_failed += 1
         self.world.fail_workers()
 
+    @precondition(lambda self: any(host.state.complete for host in self.world.hosts.values()))
+    @rule(frozen=st.sets(INDEX))
+    def workers_hang(self, frozen: set[int]) -> None:
+        self.workers_failed += 1
+        self.world.hang(*(f"digits-{index}" for index in frozen if self._runs(index)))
+
     @rule(replicas=st.integers(min_value=2, max_value=4))
     def somebody_scales(self, replicas: int) -> None:
         self.world.cluster.edit(self.world.job, replicas=replicas)
@@ -154,6 +160,7 @@ class Lives(RuleBasedStateMachine):
         node_pods = sum(count for name, count in self.world.cluster.most_pods.items() if name != "digits-rdzv")
         assert status["restartCount"] <= node_pods + self.workers_failed, "something was counted twice"
         assert restarts["code"] <= MAX_RESTARTS or status["state"] == "Failed"
+        assert len(self.world.ended) == len(set(self.world.ended)), "a round was ended twice"
         ended = [c for c in status["conditions"] if c["type"] in ("Complete", "Failed")]
         if self.ended is not None:
             assert ended == [self.ended], "an end is the end"

@@ -28,7 +28,15 @@ STARTING = tuple(make_node(index, Phase.STARTING) for index in range(3))
 
 def target(*leavers: str, size: int = 3, **changes: Any) -> Target:
     return Target(
-        **{"generation": 1, "size": size, "minimum": 2, "last_call_seconds": 15.0, "leavers": leavers, **changes}
+        **{
+            "generation": 1,
+            "size": size,
+            "minimum": 2,
+            "last_call_seconds": 15.0,
+            "leavers": leavers,
+            "progress_deadline_seconds": 300.0,
+            **changes,
+        }
     )
 
 

@@ -13,7 +13,7 @@ from memory_cluster import MemoryCluster, Stored
 from torchrun_operator.api.names import LABEL_NODE_INDEX, LABEL_ROLE, ROLE_NODE, ROLE_RENDEZVOUS
 from torchrun_operator.cluster.port import ClusterError, ConflictError
 from torchrun_operator.core.membership import Target
-from torchrun_operator.core.observed import Rendezvous
+from torchrun_operator.core.observed import Overdue, Pace, Rendezvous
 from torchrun_operator.runtime.links import Key
 from torchrun_operator.runtime.metrics import Metrics
 from torchrun_operator.runtime.reconciler import Outcome, Reconciler
@@ -86,6 +86,10 @@ class World:
         self.silent_machines: set[str] = set()
         self.machines = 1_000_000
         """How many node pods find a place."""
+        self.frozen: set[str] = set()
+        """uids of the pods whose agents do nothing any more."""
+        self.ended: list[tuple[str, int]] = []
+        """The rounds that hosts have ended because the operator asked for it."""
         self.job = self.cluster.add(job_manifest(**spec))
         self.restart_operator()
 
@@ -214,6 +218,13 @@ class World:
                 members=(),
             )
 
+    def hang(self, *frozen: str) -> None:
+        """Let the workers report no step for longer than any deadline; the agents in these pods hang for good."""
+        self.frozen |= {self.pods[name]["metadata"]["uid"] for name in frozen}
+        for host in self.hosts.values():
+            overdue = Overdue(host.state.round, 100, starting=False, seconds=300.0, since=self.now)
+            host.state = replace(host.state, pace=Pace(longest_start_seconds=8.0, overdue=overdue))
+
     def _hosts_come_and_go(self) -> None:
         running = {
             pod["status"]["podIP"]
@@ -253,9 +264,16 @@ class World:
                 for pod in alive.values():
                     self.end(pod, 1)
                 continue
+            if state.complete and target.end_round == (host.instance, state.round):
+                self.ended.append(target.end_round)
+                state = replace(state, complete=False)
             able = [address for address in sorted(alive) if address not in target.leavers][: target.size]
-            if state.complete and [address for address, _ in state.members] == able:
+            before = [address for address, _ in state.members]
+            if state.complete and before in (able, [address for address in able if address not in state.missing]):
                 continue
+            frozen = {address for address in able if alive[address]["metadata"]["uid"] in self.frozen}
+            missing = tuple(sorted(frozen.intersection((*before, *state.missing))))
+            able = [address for address in able if address not in frozen]
             members = tuple((address, rank) for rank, address in enumerate(able))
             complete = len(able) >= target.minimum
             host.state = replace(
@@ -263,6 +281,8 @@ class World:
                 round=state.round + 1 if complete else state.round,
                 complete=complete,
                 members=members,
+                missing=missing,
+                pace=Pace(longest_start_seconds=state.pace.longest_start_seconds),
                 completed_at=self.now if complete else state.completed_at,
             )
 

@@ -128,7 +128,7 @@ def test_newest(
     said: dict[str, Words], losses: tuple[Loss, ...], failures: WorkerFailures, expected: Failure | None
 ) -> None:
     observed = seen(*THREE, rendezvous=RENDEZVOUS, said=said)
-    assert newest(training_job(nprocPerNode=2), observed, losses, failures, NOW) == expected
+    assert newest(training_job(nprocPerNode=2), observed, losses, failures, None, NOW) == expected
 
 
 def test_logs_to_read() -> None:

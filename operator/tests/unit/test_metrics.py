@@ -49,6 +49,13 @@ def links_change(metrics: Metrics) -> None:
     metrics.rendezvous_link("ns/c", None)
 
 
+def stragglers_change(metrics: Metrics) -> None:
+    for key in ("ns/a", "ns/a", "ns/b", "ns/c"):
+        metrics.straggling(key, True)
+    metrics.straggling("ns/b", False)
+    metrics.job_state("ns/c", None)
+
+
 @pytest.mark.parametrize(
     ("act", "expected"),
     [
@@ -72,6 +79,8 @@ def links_change(metrics: Metrics) -> None:
         ),
         (jobs_come_and_go, {"jobs{state=Running}": 1, "jobs{state=Resizing}": 1}),
         (links_change, {"rendezvous_links{state=up}": 1, "rendezvous_links{state=down}": 1}),
+        (lambda m: m.hung(), {"job_hangs_total{}": 1}),
+        (stragglers_change, {"jobs_straggling{}": 1}),
         (lambda m: m.restarts("code", 2), {"job_restarts_total{cause=code}": 2}),
         (lambda m: m.pods_created("node", 8), {"pods_created_total{role=node}": 8}),
         (lambda m: m.pods_deleted("rendezvous"), {"pods_deleted_total{role=rendezvous}": 1}),

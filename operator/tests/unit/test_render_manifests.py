@@ -164,6 +164,13 @@ def test_the_wiring_of_torchrun() -> None:
     assert env["TORCHRUN_NODE_INDEX"] == "3"
 
 
+def test_the_user_decides_about_the_fault_handler() -> None:
+    job = copy.deepcopy(WHOLE)
+    job.spec.trainer["env"].append({"name": "PYTHONFAULTHANDLER", "value": ""})
+    found = [entry for entry in trainer(node_pod(job, 0))["env"] if entry["name"] == "PYTHONFAULTHANDLER"]
+    assert found == [{"name": "PYTHONFAULTHANDLER", "value": ""}]
+
+
 def test_variables_come_before_those_that_refer_to_them() -> None:
     names = [entry["name"] for entry in trainer(node_pod(WHOLE, 3))["env"]]
     assert names[0] == "POD_IP"

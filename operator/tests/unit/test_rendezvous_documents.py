@@ -10,7 +10,10 @@ import pytest
 
 from torchrun_operator.rendezvous import host
 from torchrun_operator.rendezvous.client import (
+    EndRound,
     Member,
+    Overdue,
+    Pace,
     Progress,
     RendezvousError,
     RendezvousState,
@@ -29,6 +32,9 @@ TARGET = {
     "lastCallSeconds": 5.0,
     "leavers": ["10.0.0.1", "10.0.0.9"],
     "close": False,
+    "endRound": {"instance": "00ff", "round": 2},
+    "progressDeadlineSeconds": 300.0,
+    "startDeadlineSeconds": None,
 }
 PROGRESS = {
     "step": 100,
@@ -39,6 +45,11 @@ PROGRESS = {
     "worldSize": 6,
     "snapshotStep": 90,
     "snapshotTime": "2026-01-31T12:00:00Z",
+    "beat": 1,
+    "slowRank": 4,
+    "slowNode": 2,
+    "slowSeconds": 0.1,
+    "stepSeconds": 0.4,
 }
 STATE: dict[str, Any] = {
     "instance": "00ff",
@@ -49,12 +60,29 @@ STATE: dict[str, Any] = {
     "finished": 1,
     "members": [{"address": "10.0.0.2", "rank": 0}],
     "waiting": ["10.0.0.3"],
+    "missing": ["10.0.0.4"],
     "target": TARGET,
     "roundsEnded": {"requested": 2, "unrequested": 1},
     "lastUnrequested": {"round": 2, "addresses": ["10.0.0.2"], "time": "2026-01-31T12:00:00.500Z"},
     "completedAt": "2026-01-31T12:00:01.000Z",
     "progress": {**PROGRESS, "time": "2026-01-31T12:00:02.000Z"},
+    "pace": {
+        "longestPauseSeconds": 8,
+        "longestStartSeconds": 32,
+        "overdue": {"round": 3, "step": 100, "starting": False, "seconds": 300.0, "since": "2026-01-31T12:00:02.000Z"},
+    },
 }
+
+
+WANTED = Target(
+    generation=7,
+    size=3,
+    minimum=2,
+    last_call_seconds=5.0,
+    leavers=("10.0.0.9", "10.0.0.1"),
+    end_round=EndRound(instance="00ff", round=2),
+    progress_deadline_seconds=300,
+)
 
 
 @pytest.mark.parametrize(
@@ -86,9 +114,8 @@ def test_the_operator_reads_what_the_host_writes() -> None:
         finished=1,
         members=(Member(address="10.0.0.2", rank=0),),
         waiting=("10.0.0.3",),
-        target=Target(
-            generation=7, size=3, minimum=2, last_call_seconds=5.0, leavers=("10.0.0.1", "10.0.0.9"), close=False
-        ),
+        missing=("10.0.0.4",),
+        target=WANTED,
         rounds_ended=RoundsEnded(requested=2, unrequested=1),
         last_unrequested=Unrequested(round=2, addresses=("10.0.0.2",), time=noon.replace(microsecond=500_000)),
         completed_at=noon.replace(second=1),
@@ -101,9 +128,24 @@ def test_the_operator_reads_what_the_host_writes() -> None:
             world_size=6,
             snapshot_step=90,
             snapshot_time=noon,
+            slow_rank=4,
+            slow_node=2,
+            slow_seconds=0.1,
+            step_seconds=0.4,
             time=noon.replace(second=2),
         ),
+        pace=Pace(
+            longest_pause_seconds=8,
+            longest_start_seconds=32,
+            overdue=Overdue(round=3, step=100, starting=False, seconds=300, since=noon.replace(second=2)),
+        ),
     )
+
+
+def test_a_host_of_an_older_operator_is_understood() -> None:
+    older = {key: value for key, value in STATE.items() if key not in ("pace", "missing")}
+    state = RendezvousState.parse(json.dumps(older).encode())
+    assert (state.pace, state.missing) == (Pace(), ())
 
 
 @pytest.mark.parametrize(
@@ -121,6 +163,7 @@ def test_the_operator_reads_what_the_host_writes() -> None:
         ({"completedAt": "2026-01-31T12:00:01"}, "completedAt"),
         ({"progress": {**PROGRESS, "time": "2026-01-31T12:00:02Z", "loss": "low"}}, "progress.loss"),
         ({"progress": {"step": 1}}, "progress.worldSize"),
+        ({"pace": {"overdue": {"round": 1}}}, "pace.overdue.step"),
     ],
 )
 def test_bad_state_documents_are_refused(change: dict[str, object], where: str) -> None:
@@ -135,12 +178,13 @@ def test_what_is_no_state_document_is_refused(body: bytes) -> None:
 
 
 def test_the_host_reads_what_the_operator_writes() -> None:
-    written = Target(generation=7, size=3, minimum=2, last_call_seconds=5.0, leavers=("10.0.0.9", "10.0.0.1"))
-    document = json.loads(written.model_dump_json(by_alias=True))
+    document = json.loads(WANTED.model_dump_json(by_alias=True))
     assert document == TARGET
     read, echoed = host.parse_target(document)
-    assert read == host.Target(7, 3, 2, 5.0, frozenset({"10.0.0.1", "10.0.0.9"}), close=False)
-    assert Target.model_validate(echoed) == written
+    assert read == host.Target(
+        7, 3, 2, 5.0, frozenset({"10.0.0.1", "10.0.0.9"}), close=False, end_round=("00ff", 2), deadline=300
+    )
+    assert Target.model_validate(echoed) == WANTED
 
 
 @pytest.mark.parametrize(
@@ -160,6 +204,11 @@ def test_the_host_reads_what_the_operator_writes() -> None:
         ({"leavers": [1]}, "leavers: addresses"),
         ({"leavers": [""]}, "leavers: addresses"),
         ({"close": 1}, "close: true or false"),
+        ({"endRound": 2}, "endRound: an instance and a round"),
+        ({"endRound": {"round": 2}}, "endRound: an instance and a round"),
+        ({"endRound": {"instance": "aa"}}, "round: an integer"),
+        ({"progressDeadlineSeconds": 0}, "progressDeadlineSeconds: a finite number"),
+        ({"startDeadlineSeconds": "soon"}, "startDeadlineSeconds: a finite number"),
     ],
 )
 def test_bad_targets_are_refused(change: dict[str, object], message: str) -> None:
@@ -195,6 +244,9 @@ def test_progress(document: dict[str, object], kept: dict[str, object]) -> None:
         ({"snapshotTime": "2026-01-31T12:00:00"}, "snapshotTime: a time"),
         ({"snapshotTime": "soon"}, "snapshotTime: a time"),
         ({"snapshotTime": 5}, "snapshotTime: a time"),
+        ({"beat": -1}, "beat: an integer"),
+        ({"slowRank": 0.5}, "slowRank: an integer"),
+        ({"slowSeconds": math.inf}, "slowSeconds: a finite number"),
     ],
 )
 def test_bad_progress_is_refused(change: dict[str, object], message: str) -> None:

@@ -658,6 +658,17 @@ CASES = {
     "without a target it stays closed": Case(
         replace(SETTLED, closed=True), None, Memory(), replace(SETTLED, closed=True)
     ),
+    "it is to end though nobody left": Case(
+        SETTLED,
+        replace(target(3), end_round=("aa", 4)),
+        remembered(running(A, B, C)),
+        replace(SETTLED, waiting=frozenset({KICK})),
+        replace(running(A, B, C), kicked=True, requested=True),
+        ("round-kicked",),
+    ),
+    "a round before it was to end": Case(
+        SETTLED, replace(target(3), end_round=("aa", 3)), remembered(running(A, B, C)), SETTLED, running(A, B, C)
+    ),
     "it is to be closed": Case(
         SETTLED,
         target(3, 2, close=True),
@@ -707,6 +718,7 @@ def test_the_document_of_a_round_that_ends() -> None:
         "finished": 0,
         "members": [{"address": A.address, "rank": 0}, {"address": C.address, "rank": 2}],
         "waiting": [B.address, "10.0.0.9"],
+        "missing": [],
         "roundsEnded": {"requested": 3, "unrequested": 2},
         "lastUnrequested": {"round": 2, "addresses": [C.address], "time": "1970-01-01T00:00:01.500Z"},
         "completedAt": "1970-01-01T00:00:00.250Z",

@@ -17,11 +17,17 @@ logger = logging.getLogger(__name__)
 _POST_SECONDS = 1.0
 _TIMEOUT_SECONDS = 2.0
 _CLOSE_SECONDS = 1.0
+_ANSWER_BYTES = 4096
+_LONGEST_SECONDS = 2**31 - 1
 
 
 @dataclass(frozen=True)
 class Progress:
-    """A point in the training: ``step`` steps are done, ``snapshot_step`` of them are on disk."""
+    """A point in the training: ``step`` steps are done, ``snapshot_step`` of them are on disk.
+
+    ``beat`` counts up where something gets on that is no step. ``slow_rank``, on the node ``slow_node`` (torchrun's
+    group rank), keeps all others waiting for ``slow_seconds`` of the ``step_seconds`` that a step takes.
+    """
 
     step: int
     total_steps: int | None
@@ -31,6 +37,11 @@ class Progress:
     world_size: int
     snapshot_step: int | None
     snapshot_time: datetime | None
+    beat: int | None = None
+    slow_rank: int | None = None
+    slow_node: int | None = None
+    slow_seconds: float | None = None
+    step_seconds: float | None = None
 
     def line(self, now: float) -> str:
         """Return one line of ``key=value``; keys without a value are left out. ``now`` is in seconds since 1970."""
@@ -42,6 +53,7 @@ class Progress:
             "samples/s": None if self.samples_per_second is None else f"{self.samples_per_second:.1f}",
             "world": self.world_size,
             "snapshot": self.snapshot_step,
+            "slow": self.slow_rank,
         }
         return " ".join(f"{key}={value}" for key, value in values.items() if value is not None)
 
@@ -75,9 +87,13 @@ def event(name: str, **values: object) -> None:
 
 
 class Publisher:
-    """Posts the latest progress to a URL, at most once per second, from a thread of its own; never raises."""
+    """Posts the latest progress to a URL, at most once per second, from a thread of its own; never raises.
+
+    ``deadline`` is what the collector last answered: after how many seconds without a step the workers hang; 0: never.
+    """
 
     def __init__(self, url: str) -> None:
+        self.deadline = 0.0
         self._url = url
         # No proxy: the collector is a neighbour.
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -116,9 +132,19 @@ class Publisher:
         body = json.dumps(progress.document()).encode()
         try:
             request = urllib.request.Request(self._url, body, {"Content-Type": "application/json"})  # noqa: S310
-            with self._opener.open(request, timeout=_TIMEOUT_SECONDS):
-                pass
+            with self._opener.open(request, timeout=_TIMEOUT_SECONDS) as response:
+                self.deadline = _deadline(response.read(_ANSWER_BYTES))
         except (OSError, ValueError) as error:
             if not self._complained:
                 logger.warning("progress cannot be posted to %s: %s (said once)", self._url, error)
                 self._complained = True
+
+
+def _deadline(answer: bytes) -> float:
+    """Read the deadline in a collector's answer; 0 from one that says nothing of the kind."""
+    try:
+        seconds = json.loads(answer)["progressDeadlineSeconds"]
+    except (ValueError, TypeError, KeyError):
+        return 0.0
+    known = isinstance(seconds, int | float) and 0 < seconds <= _LONGEST_SECONDS
+    return float(seconds) if known else 0.0

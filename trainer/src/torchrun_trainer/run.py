@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,12 +18,15 @@ from torch.nn.parallel import DistributedDataParallel
 
 from torchrun_trainer import snapshot
 from torchrun_trainer.progress import Progress, Publisher, event, say
+from torchrun_trainer.straggler import Stragglers
 from torchrun_trainer.termination import EXIT_CODE, Termination
+from torchrun_trainer.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
 SNAPSHOT_PATH_VARIABLE = "TORCHRUN_SNAPSHOT_PATH"
 PROGRESS_URL_VARIABLE = "TORCHRUN_PROGRESS_URL"
+_BEAT_SECONDS = 1.0
 
 
 class Stateful(Protocol):
@@ -83,6 +88,13 @@ class Run:
         self._epoch: int | None = None
         self._samples = 0
         self._reported = 0.0
+        self._beat = 0
+        self._beaten = 0.0
+        self._progress: Progress | None = None
+        self._publisher: Publisher | None = None
+        self._watchdog: Watchdog | None = None
+        self._stragglers = Stragglers(self.world_size, self._device)
+        self._models = [stateful for stateful in state.values() if isinstance(stateful, DistributedDataParallel)]
         self._restore()
 
     def steps(self, total_steps: int) -> Iterator[int]:
@@ -92,28 +104,24 @@ class Run:
         rank waits for its own SIGTERM (leaving earlier would look like success or failure of its own to torchrun) and
         leaves with SystemExit, code 143: it dies of SIGTERM once the script has cleaned up. Call it in the main thread.
         """
-        url = os.environ.get(PROGRESS_URL_VARIABLE) if self.rank == 0 else None
-        publisher = Publisher(url) if url else None
-        self._samples = 0
-        self._reported = time.monotonic()
         if self.rank == 0:
             event("start", at=self.step, world=self.world_size)
         first = self.step
+        self._begin()
         try:
             with Termination() as termination:
                 while self.step < total_steps:
                     yield self.step
                     self.step += 1
-                    draining = self._any_rank(termination.requested)
+                    draining = self._agree(termination.requested)
                     termination.step_done()
                     with termination.saving():
                         self._save_if_due(wanted=draining or self.step == total_steps)
-                    self._report(total_steps, publisher, wanted=draining or self.step in (first + 1, total_steps))
+                    self._report(total_steps, wanted=draining or self.step in (first + 1, total_steps))
                     if draining:
                         self._leave(termination)
         finally:
-            if publisher:
-                publisher.close()
+            self._end()
 
     def report(self, *, loss: float | Tensor | None = None, samples: int = 0, epoch: int | None = None) -> None:
         """Say how the current step went; shown with the next line of progress. Costs nothing on ranks other than 0.
@@ -127,6 +135,39 @@ class Run:
         self._loss = loss.detach() if isinstance(loss, Tensor) else loss
         self._epoch = epoch
         self._samples += samples
+
+    def alive(self) -> None:
+        """Say that this rank gets on with something that is no step, so that nobody takes it to hang.
+
+        To be called now and then, on rank 0 above all, in an evaluation or another long piece of work inside a step.
+        Costs a few microseconds.
+        """
+        if self._watchdog:
+            self._watchdog.alive(self.step)
+        if self._publisher and self._progress and time.monotonic() - self._beaten >= _BEAT_SECONDS:
+            self._beaten = time.monotonic()
+            self._beat += 1
+            self._publisher.publish(replace(self._progress, beat=self._beat))
+
+    def _begin(self) -> None:
+        """Start what watches the steps."""
+        url = os.environ.get(PROGRESS_URL_VARIABLE) if self.rank == 0 else None
+        self._publisher = Publisher(url) if url else None
+        self._samples = 0
+        self._reported = time.monotonic()
+        self._watchdog = Watchdog(self.rank, self.step)
+        for model in self._models:
+            self._stragglers.watch(model)
+        self._stragglers.begin()
+
+    def _end(self) -> None:
+        self._stragglers.close()
+        if self._watchdog:
+            self._watchdog.close()
+            self._watchdog = None
+        if self._publisher:
+            self._publisher.close()
+            self._publisher = None
 
     def _restore(self) -> None:
         """Load on every rank the snapshot that rank 0 has found."""
@@ -148,13 +189,26 @@ class Run:
             stateful.load_state_dict(states[name])
         self.step = saved["step"]
 
-    def _any_rank(self, mine: bool) -> bool:
-        """Return on every rank whether ``mine`` is true on one of them."""
-        if self.world_size == 1:
-            return mine
-        flag = torch.tensor([int(mine)], dtype=torch.int32, device=self._device)
-        dist.all_reduce(flag, dist.ReduceOp.MAX)
-        return bool(flag.item())
+    def _agree(self, stopping: bool) -> bool:
+        """End a step: return on every rank whether ``stopping`` is true on one of them.
+
+        With it travels what rank 0 alone knows: the deadline that its publisher has been told, and whether to compare.
+        """
+        assert self._watchdog
+        deadline = math.ceil(self._publisher.deadline) if self._publisher else 0
+        if self.world_size > 1:
+            self._stragglers.arrived()
+            compare = self.rank == 0 and self._stragglers.due()
+            agreed = torch.tensor([stopping, deadline, compare], dtype=torch.int32, device=self._device)
+            dist.all_reduce(agreed, dist.ReduceOp.MAX)
+            stop, deadline, compare = agreed.tolist()
+            self._stragglers.agreed()
+            if compare and not stop:
+                self._stragglers.compare()
+            stopping = bool(stop)
+        self._watchdog.deadline = deadline
+        self._watchdog.alive(self.step)
+        return stopping
 
     def _save_if_due(self, *, wanted: bool) -> None:
         if self.rank != 0 or self._directory is None or not (wanted or self.step % self._snapshot_every == 0):
@@ -162,10 +216,11 @@ class Run:
         state = {name: stateful.state_dict() for name, stateful in self._state.items()}
         self._snapshot = snapshot.save(self._directory, self.step, {"step": self.step, "state": state}, self._keep)
 
-    def _report(self, total_steps: int, publisher: Publisher | None, *, wanted: bool) -> None:
+    def _report(self, total_steps: int, *, wanted: bool) -> None:
         elapsed = time.monotonic() - self._reported
-        if self.rank != 0 or not (wanted or elapsed >= self._report_seconds):
+        if self.rank != 0 or not (wanted or elapsed >= self._report_every()):
             return
+        slow = self._stragglers.found
         progress = Progress(
             step=self.step,
             total_steps=total_steps,
@@ -175,16 +230,29 @@ class Run:
             world_size=self.world_size,
             snapshot_step=self._snapshot.step if self._snapshot else None,
             snapshot_time=self._snapshot.time if self._snapshot else None,
+            beat=self._beat,
+            slow_rank=slow.rank if slow else None,
+            slow_node=slow.rank // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if slow else None,
+            slow_seconds=slow.lag_seconds if slow else None,
+            step_seconds=slow.step_seconds if slow else None,
         )
         self._samples = 0
         self._reported = time.monotonic()
+        self._progress = progress
         say(progress.line(time.time()))
-        if publisher:
-            publisher.publish(progress)
+        if self._publisher:
+            self._publisher.publish(progress)
+
+    def _report_every(self) -> float:
+        """Return the seconds between reports: few enough for nobody to take the silence for a hang."""
+        deadline = self._publisher.deadline if self._publisher else 0.0
+        return min(self._report_seconds, deadline / 10) if deadline else self._report_seconds
 
     def _leave(self, termination: Termination) -> None:
         if self.rank == 0:
             event("drain", at=self.step, snapshot=self._snapshot.step if self._snapshot else "none")
+        if self._watchdog:
+            self._watchdog.deadline = 0  # there are no more steps
         if not termination.wait(self._drain_seconds):
             logger.warning("another rank was told to stop %.0f s ago, this one was not; leaving", self._drain_seconds)
         raise SystemExit(EXIT_CODE)

@@ -18,6 +18,7 @@ class ConditionType(StrEnum):
     SCHEDULED = "Scheduled"
     RUNNING = "Running"
     RESIZING = "Resizing"
+    STRAGGLING = "Straggling"
     COMPLETE = "Complete"
     FAILED = "Failed"
 
@@ -58,10 +59,15 @@ class Reason(StrEnum):
     RESTARTING_WORKERS = "RestartingWorkers"
     SETTLED = "Settled"
     SHORT_OF_NODES = "ShortOfNodes"
+    # Straggling
+    SLOW_WORKER = "SlowWorker"
+    EVEN_PACE = "EvenPace"
     # Complete
     FINISHED = "Finished"
     # Failed
     MAX_RESTARTS_EXCEEDED = "MaxRestartsExceeded"
+    PROGRESS_DEADLINE_EXCEEDED = "ProgressDeadlineExceeded"
+    """Also of Resizing, while the workers restart."""
 
 
 class Condition(TolerantModel):

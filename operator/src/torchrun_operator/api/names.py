@@ -30,6 +30,8 @@ TRAINER_CONTAINER: Final = "trainer"
 """The container that trains."""
 
 MAX_NODES: Final = 1000
+MIN_PROGRESS_DEADLINE: Final = 10
+"""Seconds; progress is reported every second or two."""
 MAX_PROCESSES_PER_NODE: Final = 256
 
 MAX_JOB_NAME_LENGTH: Final = 54

@@ -5,6 +5,7 @@ from typing import Final
 from torchrun_operator.api.names import (
     GROUP,
     MAX_JOB_NAME_LENGTH,
+    MIN_PROGRESS_DEADLINE,
     PORT_HTTP,
     RESERVED_DIRECTORIES,
     RESERVED_PREFIX,
@@ -19,6 +20,10 @@ JOB_NAME: Final = (
     "and '-', beginning with a letter and not ending with '-'"
 )
 REPLICAS_BELOW_ONE: Final = "must be at least 1; to stop the job set spec.suspend to true"
+PROGRESS_DEADLINE: Final = (
+    f"must be at least {MIN_PROGRESS_DEADLINE}, since progress is reported every second or two; 0 switches the "
+    "detection of hangs off"
+)
 CONTROL_PORT: Final = f"{PORT_HTTP} is the port of the rendezvous host's control; choose another, such as 29400"
 RDZV_CONF: Final = 'write keys as in torchrun --rdzv-conf, such as read_timeout: "120", and values without "," or "="'
 FILE_PATH: Final = 'write an absolute path without "." and "..", ":" and "//", such as /workspace/train.py'

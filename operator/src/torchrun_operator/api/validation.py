@@ -17,6 +17,7 @@ from torchrun_operator.api.names import (
     GROUP,
     MAX_FILES_BYTES,
     MAX_JOB_NAME_LENGTH,
+    MIN_PROGRESS_DEADLINE,
     PORT_HTTP,
     RESERVED_DIRECTORIES,
     RESERVED_PREFIX,
@@ -61,6 +62,7 @@ def problems(job: TorchrunJob) -> list[Problem]:
     return [
         *_name(job.name),
         *_replicas(spec),
+        *_deadlines(spec),
         *_wiring(spec),
         *_files(spec),
         *_snapshots(spec),
@@ -102,6 +104,11 @@ def _replicas(spec: TorchrunJobSpec) -> Iterator[Problem]:
     elif not spec.min_nodes <= spec.replicas <= spec.max_nodes:
         words = f"must be from MIN to MAX of spec.nnodes, which is {spec.nnodes}; change it, or spec.nnodes"
         yield Problem("spec.replicas", words)
+
+
+def _deadlines(spec: TorchrunJobSpec) -> Iterator[Problem]:
+    if 0 < (spec.progress_deadline_seconds or 0) < MIN_PROGRESS_DEADLINE:
+        yield Problem("spec.progressDeadlineSeconds", remedies.PROGRESS_DEADLINE)
 
 
 def _wiring(spec: TorchrunJobSpec) -> Iterator[Problem]:

@@ -19,7 +19,7 @@ new ----> |  Pending  | <--------> | Suspended |
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from torchrun_operator.api.conditions import ConditionType, has_ended, is_true
+from torchrun_operator.api.conditions import ConditionType, Reason, has_ended, is_true
 from torchrun_operator.api.names import node_name, rendezvous_name
 from torchrun_operator.api.v1alpha1 import Failure, Membership, RendezvousStatus, Restarts, TorchrunJob
 from torchrun_operator.core.accounting import (
@@ -32,9 +32,10 @@ from torchrun_operator.core.accounting import (
 )
 from torchrun_operator.core.completion import Completion, completion
 from torchrun_operator.core.decision import Decision, Deletion, Event
-from torchrun_operator.core.failures import WORKERS_FAILED, describe_failure, logs_to_read, newest
+from torchrun_operator.core.failures import HUNG, WORKERS_FAILED, describe_failure, logs_to_read, newest
+from torchrun_operator.core.hang import MISSING, Hang, deadlines, hung_round, is_stuck, new_hang, stuck
 from torchrun_operator.core.membership import Target, leavers, patience_ends, replace_at, resized, services_due, size
-from torchrun_operator.core.observed import Cause, NodePod, Observed, Phase, RendezvousPod
+from torchrun_operator.core.observed import Cause, NodePod, Observed, Pace, Phase, RendezvousPod
 from torchrun_operator.core.report import Situation, report
 
 _RECREATE_SECONDS = 5.0
@@ -42,6 +43,8 @@ _ORPHAN_GRACE_SECONDS = 5
 """Workers may save what they can; their agent hangs, because it wants to tell the store that it leaves."""
 _STOP_GRACE_SECONDS = 60
 """How long the agents of a failed job have to end by themselves, which keeps their logs and exit codes."""
+_STUCK_GRACE_SECONDS = 1
+"""An agent that hangs has been told a minute ago; more than 0, so that its kubelet makes sure that it has ended."""
 
 
 def decide(job: TorchrunJob, observed: Observed, now: datetime) -> Decision:
@@ -92,6 +95,7 @@ class _Count:
 
     losses: tuple[Loss, ...]
     workers: WorkerFailures
+    hang: Hang | None
     restarts: Restarts
     bookkeeping: RendezvousStatus
     fresh: dict[str, int]
@@ -114,6 +118,7 @@ def _active(job: TorchrunJob, observed: Observed, now: datetime) -> Decision:
     situation = Situation(
         losses=count.losses,
         worker_failures=count.workers,
+        hang=count.hang,
         restarts=count.restarts,
         bookkeeping=count.bookkeeping,
         complete=end.complete,
@@ -130,11 +135,12 @@ def _active(job: TorchrunJob, observed: Observed, now: datetime) -> Decision:
         create_rendezvous=running and _rendezvous_missing(job, observed),
         create_nodes=pods.create,
         deletions=tuple(deletions),
-        target=None if freeze else _target(job, observed, now, pods.held, close=exhausted),
+        target=None if freeze else _target(job, observed, now, pods.held, count.bookkeeping, close=exhausted),
         events=tuple(_events(job, count, deletions)),
         look_again_seconds=_seconds_until(later, now),
         losses=count.fresh,
         logs_to_read=logs_to_read(job, count.losses, count.workers) if Cause.CODE in count.fresh else (),
+        hung=count.hang is not None,
     )
 
 
@@ -188,6 +194,8 @@ def _count(job: TorchrunJob, observed: Observed, now: datetime) -> _Count:
     status, rendezvous = job.status, observed.rendezvous
     recorded = status.rendezvous or RendezvousStatus()
     losses = new_losses(status.nodes, observed, job.spec.wanted_nodes, recorded)
+    losses += stuck(job, observed, losses)
+    hang = new_hang(job, observed, recorded) if not losses else None
     workers = new_worker_failures(
         recorded, rendezvous, now, lost_now=bool(losses), last_loss=_last_loss(status.membership, status.last_failure)
     )
@@ -195,7 +203,7 @@ def _count(job: TorchrunJob, observed: Observed, now: datetime) -> _Count:
     for loss in losses:
         if loss.cause is not Cause.CODE:
             fresh[loss.cause] = fresh.get(loss.cause, 0) + 1
-    code = code_failures(losses, status.last_failure) + workers.count
+    code = code_failures(losses, status.last_failure) + workers.count + (hang is not None)
     if code:
         fresh[Cause.CODE] = code
     if resized(job):
@@ -207,9 +215,12 @@ def _count(job: TorchrunJob, observed: Observed, now: datetime) -> _Count:
     else:
         known = recorded.instance == rendezvous.instance and recorded.since is not None
         since = recorded.since if known else now
-        bookkeeping = RendezvousStatus(instance=rendezvous.instance, unrequested=workers.handled, since=since)
-    failure = newest(job, observed, losses, workers, now) if fresh else None
-    return _Count(losses, workers, restarts, bookkeeping, fresh, failure)
+        hung = hang.round if hang is not None else hung_round(rendezvous, recorded)
+        bookkeeping = RendezvousStatus(
+            instance=rendezvous.instance, unrequested=workers.handled, since=since, hung_round=hung
+        )
+    failure = newest(job, observed, losses, workers, hang, now) if fresh else None
+    return _Count(losses, workers, hang, restarts, bookkeeping, fresh, failure)
 
 
 def _last_loss(membership: Membership | None, failure: Failure | None) -> datetime | None:
@@ -219,7 +230,7 @@ def _last_loss(membership: Membership | None, failure: Failure | None) -> dateti
     change = membership.last_change if membership is not None else None
     if change is None:
         return None
-    in_place = failure is not None and failure.reason == WORKERS_FAILED
+    in_place = failure is not None and failure.reason in (WORKERS_FAILED, HUNG)
     return None if change.cause == Cause.CODE and in_place else change.time
 
 
@@ -233,6 +244,8 @@ def _replace(job: TorchrunJob, observed: Observed, count: _Count, now: datetime)
             deletions.append(_deletion(node, f"spec.replicas asks for {wanted} nodes"))
         elif node.phase is Phase.LOST:
             deletions.append(_deletion(node, node.trouble))
+        elif is_stuck(node, observed):
+            deletions.append(Deletion(node.name, node.uid, MISSING, _STUCK_GRACE_SECONDS))
         elif node.phase is Phase.FAILED:
             loss = lost.get(node.index)
             by_code = loss.cause is Cause.CODE if loss else count.restarts.code > 0
@@ -253,9 +266,18 @@ def _replace(job: TorchrunJob, observed: Observed, count: _Count, now: datetime)
 
 
 def _target(
-    job: TorchrunJob, observed: Observed, now: datetime, held: frozenset[int] = frozenset(), *, close: bool
+    job: TorchrunJob,
+    observed: Observed,
+    now: datetime,
+    held: frozenset[int] = frozenset(),
+    bookkeeping: RendezvousStatus | None = None,
+    *,
+    close: bool,
 ) -> Target:
     wanted = job.spec.wanted_nodes
+    rendezvous = observed.rendezvous
+    hung = hung_round(rendezvous, bookkeeping) if bookkeeping is not None else None
+    limits = deadlines(job.spec.progress_deadline_seconds, rendezvous.pace if rendezvous is not None else Pace())
     return Target(
         generation=job.metadata.generation,
         size=size(observed, wanted, job.spec.min_nodes, now, held),
@@ -263,6 +285,9 @@ def _target(
         last_call_seconds=float(job.spec.rendezvous.last_call_seconds),
         leavers=leavers(observed, wanted),
         close=close,
+        end_round=(rendezvous.instance, hung) if rendezvous is not None and hung is not None else None,
+        progress_deadline_seconds=limits.step,
+        start_deadline_seconds=limits.start,
     )
 
 
@@ -316,6 +341,9 @@ def _events(job: TorchrunJob, count: _Count, deletions: list[Deletion]) -> list[
     if count.workers.count and count.failure is not None:
         words = describe_failure(count.failure)
         events.append(Event("WorkersFailed", f"Workers failed and restart in place; {words}", warning=True))
+    if count.hang is not None:
+        message = f"Workers hang: {count.hang}; their stacks are in the pods' logs"
+        events.append(Event(Reason.PROGRESS_DEADLINE_EXCEEDED, message, warning=True))
     events += [
         Event("NodeRemoved", f"Pod {d.name} is removed: {d.why}")
         for d in deletions

@@ -44,3 +44,5 @@ class Decision:
     """New restarts by cause, for the metrics."""
     logs_to_read: tuple[str, ...] = ()
     """Pods whose logs tell why what is counted here failed: with them in the picture, the decision says it."""
+    hung: bool = False
+    """One of them because the workers hung."""

@@ -3,11 +3,15 @@
 from collections.abc import Sequence
 from datetime import datetime
 
+from torchrun_operator.api.conditions import Reason
 from torchrun_operator.api.v1alpha1 import Failure, NodeStatus, TorchrunJob
 from torchrun_operator.core.accounting import Loss, WorkerFailures, signal_name
+from torchrun_operator.core.hang import Hang
 from torchrun_operator.core.observed import Cause, Observed
 from torchrun_operator.core.words import Words, earliest, of_termination
 
+HUNG = Reason.PROGRESS_DEADLINE_EXCEEDED
+"""Reason of a failure of workers that made no progress for too long."""
 WORKERS_FAILED = "WorkersFailed"
 """Reason of a failure of workers whose agents restart them in place."""
 _MOST_LOGS = 8
@@ -15,11 +19,19 @@ _MOST_LOGS = 8
 
 
 def newest(
-    job: TorchrunJob, observed: Observed, losses: Sequence[Loss], workers: WorkerFailures, now: datetime
+    job: TorchrunJob,
+    observed: Observed,
+    losses: Sequence[Loss],
+    workers: WorkerFailures,
+    hang: Hang | None,
+    now: datetime,
 ) -> Failure | None:
     """Return the failure to record, if this pass counts one; the code's before all others."""
     if workers.count:
         return _of_workers(job, observed, workers, now)
+    if hang is not None:
+        message = f"workers hang: {hang}; their stacks are in the pods' logs"
+        return Failure(time=now, cause=Cause.CODE, reason=HUNG, message=message)
     loss = next((loss for loss in losses if loss.cause is Cause.CODE), next(iter(losses), None))
     return _of_loss(job, observed, loss, now) if loss is not None else None
 
@@ -35,6 +47,8 @@ def logs_to_read(job: TorchrunJob, losses: Sequence[Loss], workers: WorkerFailur
 
 def describe_failure(failure: Failure) -> str:
     """Say in one line what failed first and why."""
+    if failure.reason == HUNG:
+        return failure.message
     who = f"pod {failure.pod}" if failure.pod else "an unknown node"
     if failure.rank is not None:
         who = f"rank {failure.rank} ({who})"

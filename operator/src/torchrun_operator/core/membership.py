@@ -34,6 +34,12 @@ class Target:
     leavers: tuple[str, ...]
     close: bool = False
     """End the rendezvous for good: agents exit as soon as they look for the next round."""
+    end_round: tuple[str, int] | None = None
+    """A round that has to end, and the host process (instance) that counts it."""
+    progress_deadline_seconds: float | None = None
+    """How long a round may take from one reported step to the next; None: any time."""
+    start_deadline_seconds: float | None = None
+    """How long it may take to report two steps."""
 
 
 def leavers(observed: Observed, wanted: int) -> tuple[str, ...]:
@@ -47,7 +53,7 @@ def leavers(observed: Observed, wanted: int) -> tuple[str, ...]:
     nameless = any(node.live and not node.address and not _unplaced(node) for node in observed.nodes)
     if observed.rendezvous is not None and not nameless:
         present = {address for address, _ in observed.rendezvous.members} | set(observed.rendezvous.waiting)
-        going |= present
+        going |= present | set(observed.rendezvous.missing)
     return tuple(sorted(going - staying))
 
 

@@ -103,6 +103,38 @@ class Progress:
     world_size: int | None = None
     snapshot_step: int | None = None
     snapshot_time: datetime | None = None
+    slow_rank: int | None = None
+    """The rank that the others have long been waiting for at every step; None: none."""
+    slow_node: int | None = None
+    """The group rank of its node."""
+    slow_seconds: float | None = None
+    """How long they wait for it, of the step_seconds that a step takes."""
+    step_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Overdue:
+    """A round whose workers report no other step, longer than the host was told to wait."""
+
+    round: int
+    step: int | None
+    """The last that it has reported."""
+    starting: bool
+    """It has not reported two yet."""
+    seconds: float
+    """How long the host waited at least."""
+    since: datetime
+    """When it had reported that step, or began, by the host's clock."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long the training takes at most, as the host has seen it: from step to step, and until a round has two."""
+
+    longest_pause_seconds: float = 0.0
+    longest_start_seconds: float | None = None
+    """None: no round has started yet, so nobody knows that the script reports at all."""
+    overdue: Overdue | None = None
 
 
 @dataclass(frozen=True)
@@ -121,6 +153,8 @@ class Rendezvous:
     waiting: tuple[str, ...] = ()
     silent: tuple[str, ...] | None = None
     """Nodes that give no sign of life; None: the host does not say."""
+    missing: tuple[str, ...] = ()
+    """Who was in a round that had to end, and has not come to the next for a minute."""
     unrequested: int = 0
     """Rounds that ended because a member's workers failed, in this life of the store."""
     last_unrequested_at: datetime | None = None
@@ -128,6 +162,7 @@ class Rendezvous:
     completed_at: datetime | None = None
     """When the newest complete round was."""
     progress: Progress | None = None
+    pace: Pace = Pace()
 
     def hears(self, address: str | None) -> bool:
         """Whether the agent at that address has been heard of lately, as far as the host can tell."""

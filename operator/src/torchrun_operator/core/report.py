@@ -4,12 +4,22 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from torchrun_operator.api import v1alpha1 as api
-from torchrun_operator.api.conditions import Condition, ConditionType, Reason, has_ended, is_true, set_condition
+from torchrun_operator.api.conditions import (
+    Condition,
+    ConditionType,
+    Reason,
+    find_condition,
+    has_ended,
+    is_true,
+    set_condition,
+)
 from torchrun_operator.api.names import node_selector
 from torchrun_operator.core.accounting import Loss, WorkerFailures
-from torchrun_operator.core.failures import describe_failure
+from torchrun_operator.core.failures import HUNG, describe_failure
+from torchrun_operator.core.hang import Hang, hung_round
 from torchrun_operator.core.membership import FATAL_WAITS, absence, rank_of, resized, size, training
 from torchrun_operator.core.observed import Cause, NodePod, Observed, Phase, RendezvousPod
+from torchrun_operator.core.straggler import straggler
 
 
 @dataclass(frozen=True)
@@ -18,6 +28,7 @@ class Situation:
 
     losses: tuple[Loss, ...] = ()
     worker_failures: WorkerFailures = field(default_factory=lambda: WorkerFailures(0, 0))
+    hang: Hang | None = None
     restarts: api.Restarts | None = None
     """None: as they were."""
     bookkeeping: api.RendezvousStatus | None = None
@@ -71,6 +82,7 @@ def report(job: api.TorchrunJob, observed: Observed, situation: Situation, now: 
         last_failure=situation.failure or old.last_failure,
         rendezvous=situation.bookkeeping or old.rendezvous,
         progress=_progress(old.progress, observed),
+        straggler=straggler(old.straggler, observed),
         start_time=old.start_time or now,
         completion_time=old.completion_time or (now if ended else None),
         nodes=_nodes(job, observed, situation),
@@ -150,6 +162,8 @@ def _last_change(
     if situation.worker_failures.count:
         at = observed.rendezvous.last_unrequested_at if observed.rendezvous else None
         return api.MembershipChange(time=at or now, cause=Cause.CODE)
+    if situation.hang is not None:
+        return api.MembershipChange(time=now, cause=Cause.CODE)
     if resized(job):
         return api.MembershipChange(time=now, cause=Cause.RESIZE)
     change = old.last_change
@@ -205,10 +219,16 @@ def _node(node: NodePod, recorded: api.NodeStatus | None, observed: Observed, si
         pod=node.name,
         uid=node.uid,
         machine=node.machine,
-        phase=Phase.TERMINATING if node.uid in situation.deleted and node.live else node.phase,
+        phase=Phase.TERMINATING if node.live and _going(node, recorded, observed, situation) else node.phase,
         address=node.address,
         rank=rank,
     )
+
+
+def _going(node: NodePod, recorded: api.NodeStatus | None, observed: Observed, situation: Situation) -> bool:
+    """Whether its deletion was decided: now, or before while nothing is heard of the rendezvous that was the reason."""
+    before = recorded is not None and recorded.uid == node.uid and recorded.phase == Phase.TERMINATING
+    return node.uid in situation.deleted or (before and observed.rendezvous is None)
 
 
 def _may_be_member(node: api.NodeStatus, observed: Observed) -> bool:
@@ -230,6 +250,7 @@ def _verdicts(
         _scheduled(job, observed, situation),
         _running(job, observed, situation, membership),
         _resizing(job, observed, situation, membership, now),
+        *_straggling(job, observed),
         *_outcome(job, observed, situation),
     ]
 
@@ -316,6 +337,14 @@ def _resizing(
         return _Verdict(ConditionType.RESIZING, True, Reason.NODE_LOST, message)
     if observed.rendezvous is not None and not observed.rendezvous.complete and len(observed.nodes) == wanted:
         message = f"workers restart; {len(observed.rendezvous.members)} of {wanted} nodes have joined the next round"
+        hung = hung_round(observed.rendezvous, job.status.rendezvous)
+        if hung is not None and observed.rendezvous.round <= hung + 1:
+            return _Verdict(
+                ConditionType.RESIZING,
+                True,
+                Reason.PROGRESS_DEADLINE_EXCEEDED,
+                f"round {hung} made no progress; {message}",
+            )
         return _Verdict(ConditionType.RESIZING, True, Reason.RESTARTING_WORKERS, message)
     message = f"{have} nodes train, {wanted} are wanted"
     return _Verdict(ConditionType.RESIZING, True, Reason.REPLICAS_CHANGED, message)
@@ -326,7 +355,8 @@ def _outcome(job: api.TorchrunJob, observed: Observed, situation: Situation) -> 
         count = sum(1 for node in observed.nodes if node.phase is Phase.SUCCEEDED)
         return [_Verdict(ConditionType.COMPLETE, True, Reason.FINISHED, f"all {count} nodes succeeded")]
     if situation.exhausted:
-        return [_Verdict(ConditionType.FAILED, True, Reason.MAX_RESTARTS_EXCEEDED, _failure(job, situation))]
+        reason = Reason.PROGRESS_DEADLINE_EXCEEDED if situation.hang else Reason.MAX_RESTARTS_EXCEEDED
+        return [_Verdict(ConditionType.FAILED, True, reason, _failure(job, situation))]
     return []
 
 
@@ -336,4 +366,21 @@ def _failure(job: api.TorchrunJob, situation: Situation) -> str:
     failure = situation.failure or job.status.last_failure
     if failure is None or failure.cause != Cause.CODE:
         return count
+    if failure.reason == HUNG:
+        return f"{describe_failure(failure)}; {count}"
     return f"{describe_failure(failure)}; {count}; see kubectl logs {failure.pod or job.metadata.name + '-0'}"
+
+
+def _straggling(job: api.TorchrunJob, observed: Observed) -> list[_Verdict]:
+    """Name the worker that the others wait for; a job that never had one has no such condition."""
+    slow = straggler(job.status.straggler, observed)
+    old = find_condition(job.status.conditions, ConditionType.STRAGGLING)
+    if slow is None:
+        message = "no worker keeps the others waiting for long"
+        return [_Verdict(ConditionType.STRAGGLING, False, Reason.EVEN_PACE, message)] if old is not None else []
+    pod = f"pod {slow.pod}" if slow.pod else "an unknown pod"
+    where = f"rank {slow.rank} in {pod}" + (f" on {slow.machine}" if slow.machine else "")
+    if old is not None and old.reason == Reason.SLOW_WORKER and old.message.startswith(f"{where} "):
+        return [_Verdict(ConditionType.STRAGGLING, True, Reason.SLOW_WORKER, old.message)]
+    message = f"{where} keeps the others waiting for {slow.lag_seconds:.2g} s of each step of {slow.step_seconds:.2g} s"
+    return [_Verdict(ConditionType.STRAGGLING, True, Reason.SLOW_WORKER, message)]

@@ -4,7 +4,7 @@ from torchrun_operator.api.conditions import Condition, ConditionStatus, Conditi
 from torchrun_operator.api.v1alpha1 import TorchrunJobStatus
 from torchrun_operator.core.decision import Event
 
-_BAD_WHEN_TRUE = frozenset({ConditionType.FAILED})
+_BAD_WHEN_TRUE = frozenset({ConditionType.FAILED, ConditionType.STRAGGLING})
 _BAD_WHEN_FALSE = frozenset({ConditionType.ACCEPTED})
 _SILENT_WHEN_FALSE = frozenset({ConditionType.SUSPENDED, ConditionType.RUNNING, ConditionType.SCHEDULED})
 """Their False is where a job begins and what other events already tell of."""

@@ -30,8 +30,15 @@ def trainer_env(job: TorchrunJob, index: int) -> list[dict[str, Any]]:
         {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
         {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
         *({"name": name, "value": value} for name, value in _plain(job, index).items()),
+        *_faulthandler(job),
         *({"name": name, "value": value} for name, value in sorted(job.spec.nccl.env.items())),
     ]
+
+
+def _faulthandler(job: TorchrunJob) -> list[dict[str, Any]]:
+    """A worker that crashes in native code says where, unless the user has decided about that."""
+    given = {variable.get("name") for variable in job.spec.trainer.get("env") or ()}
+    return [] if "PYTHONFAULTHANDLER" in given else [{"name": "PYTHONFAULTHANDLER", "value": "1"}]
 
 
 def _plain(job: TorchrunJob, index: int) -> dict[str, str]:

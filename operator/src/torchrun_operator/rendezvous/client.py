@@ -45,11 +45,20 @@ class _Document(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", alias_generator=to_camel, populate_by_name=True)
 
 
+class EndRound(_Document):
+    """A round that has to end, in the host process that counts it."""
+
+    instance: Annotated[str, Field(min_length=1, max_length=64)]
+    round: Count
+
+
 class Target(_Document):
     """What the operator wants of a job's rendezvous.
 
     `size` nodes, or at least `minimum` once that many have waited `last_call_seconds` for more; none of the addresses
-    in `leavers`. `close` ends the rendezvous for good: its agents exit. `generation` is only echoed.
+    in `leavers`. `close` ends the rendezvous for good: its agents exit. `generation` is only echoed. `end_round` has
+    made no progress. The host says when a round takes longer than `progress_deadline_seconds` from one reported step
+    to the next, or than `start_deadline_seconds` until it has reported two.
     """
 
     generation: Count
@@ -58,6 +67,9 @@ class Target(_Document):
     last_call_seconds: Annotated[Figure, Field(ge=0, le=86400)]
     leavers: Annotated[tuple[Address, ...], Field(max_length=MAX_NODES)] = ()
     close: bool = False
+    end_round: EndRound | None = None
+    progress_deadline_seconds: Annotated[Figure, Field(ge=1)] | None = None
+    start_deadline_seconds: Annotated[Figure, Field(ge=1)] | None = None
 
     @field_validator("leavers", mode="after")
     @classmethod
@@ -98,7 +110,32 @@ class Progress(_Document):
     world_size: Count
     snapshot_step: Count | None = None
     snapshot_time: AwareDatetime | None = None
+    slow_rank: Count | None = None
+    slow_node: Count | None = None
+    slow_seconds: Figure | None = None
+    step_seconds: Figure | None = None
     time: AwareDatetime
+
+
+class Overdue(_Document):
+    """A round that has reported no other step for longer than `seconds`, since `since` by the host's clock."""
+
+    round: Count
+    step: Count | None
+    starting: bool
+    seconds: Figure
+    since: AwareDatetime
+
+
+class Pace(_Document):
+    """How long the training took at most between two reported steps, and from the beginning of a round to its second.
+
+    The figures are rounded up to powers of two; no start: none has been seen by this host.
+    """
+
+    longest_pause_seconds: Annotated[Figure, Field(ge=0)] = 0.0
+    longest_start_seconds: Annotated[Figure, Field(ge=0)] | None = None
+    overdue: Overdue | None = None
 
 
 class RendezvousState(_Document):
@@ -106,8 +143,9 @@ class RendezvousState(_Document):
 
     `round` is the running one, or else the one that forms; `complete`: it runs and nobody has left or was asked to.
     `waiting` are nodes that are not in the running round and are not unwanted. `silent` are nodes that give no sign of
-    life; a host of an older version does not say. `finished` counts agents whose workers
-    are done. `instance` changes when the host restarts, and everything else begins anew with it.
+    life; a host of an older version does not say. `missing` are those of a round that had to end which are not back
+    after a minute. `finished` counts agents whose workers are done. `instance` changes when the host restarts, and
+    everything else begins anew with it.
     """
 
     instance: Annotated[str, Field(pattern=r"^[0-9a-f]{1,64}$")]
@@ -119,11 +157,13 @@ class RendezvousState(_Document):
     members: Annotated[tuple[Member, ...], Field(max_length=MAX_NODES)]
     waiting: Annotated[tuple[Address, ...], Field(max_length=MAX_NODES)]
     silent: Annotated[tuple[Address, ...], Field(max_length=MAX_NODES)] | None = None
+    missing: Annotated[tuple[Address, ...], Field(max_length=MAX_NODES)] = ()
     target: Target | None
     rounds_ended: RoundsEnded
     last_unrequested: Unrequested | None
     completed_at: AwareDatetime | None
     progress: Progress | None
+    pace: Pace = Pace()
 
     @classmethod
     def parse(cls, body: bytes) -> Self:

@@ -67,6 +67,8 @@ AWAY_LAST_CALL = 1.0  # whom a last call without an operator waits for: members 
 DISTURBED_SECONDS = 5.0  # a member that leaves so soon after a stranger waited has seen the stranger
 SIGHT_SECONDS = 1.5  # agents look for a round every second, so by then each has seen a complete one
 ASIDE_SECONDS = 3.0  # nodes that were set aside try again every second
+MISSING_SECONDS = 60.0  # an agent gives its workers 30 s to stop and is back at once
+PACE_SECONDS = 86400.0  # how long a pause of the training is remembered, at least
 STORE_TIMEOUT = timedelta(seconds=10)
 MAX_NODES = 1_048_576
 MAX_LEAVERS = 16_384
@@ -137,6 +139,9 @@ class Target:
     """What the operator wants: how many nodes, at least how many, seconds to wait for more, and who must not be in.
 
     close ends the rendezvous for good: agents exit as soon as they look for the next round, which they do at once.
+    end_round names a round, and the process it runs in, that has to end though nobody left it.
+    deadline is how many seconds may pass between two reported steps, start_deadline those until there are two in a
+    round; without them nothing is overdue.
     """
 
     generation: int
@@ -145,6 +150,9 @@ class Target:
     last_call: float
     leavers: frozenset[str] = frozenset()
     close: bool = False
+    end_round: tuple[str, int] | None = None
+    deadline: float | None = None
+    start_deadline: float | None = None
 
 
 class Senses(NamedTuple):
@@ -198,6 +206,8 @@ class Memory:
     heard_at: float = -math.inf
     evicted: frozenset[Node] = frozenset()
     aside: Mapping[str, float] = field(default_factory=dict)  # alive but not wanted in the round; when last seen
+    awaited: Mapping[str, float] = field(default_factory=dict)  # members of an ended round that are not back; since
+    missing: tuple[str, ...] = ()  # those that should long be back
     enough_since: float | None = None
     growth_since: float | None = None
     forming_since: float | None = None
@@ -252,7 +262,9 @@ def step(view: View, target: Target | None, now: float, memory: Memory, senses: 
         repair = running.round
         memory = replace(memory, running=replace(running, repaired=True))
     aside = {address: at for address, at in memory.aside.items() if now - at < ASIDE_SECONDS}
-    memory = replace(memory, aside=aside)
+    awaited = _awaited(view, target, now, memory)
+    missing = tuple(sorted(address for address, at in awaited.items() if now - at > MISSING_SECONDS))
+    memory = replace(memory, aside=aside, awaited=awaited, missing=missing)
     return Step(view, memory, tuple(events), repair, hurry=view.complete and bool(aside))
 
 
@@ -464,6 +476,7 @@ def _tend(view: View, target: Target, now: float, memory: Memory, events: list[E
     joiners = view.joined() - running.still
     more = joiners | _astray(view, memory, _silent(memory))
     lost = len(running.still) < len(running.members)
+    hung = target.end_round is not None and target.end_round[1] == running.round
     growing = bool(joiners if view.complete else more) and len(running.still) < target.size and not lost
     since = (memory.growth_since if memory.growth_since is not None else now) if growing else None
     memory = replace(memory, growth_since=since)
@@ -471,11 +484,11 @@ def _tend(view: View, target: Target, now: float, memory: Memory, events: list[E
         # Training goes on while more of the wanted nodes are on their way.
         all_here = len(running.still) + len(more) >= target.size
         growing = all_here or (since is not None and now - since >= target.last_call)
-    if lost or growing or running.kicked:
+    if lost or growing or hung or running.kicked:
         if not running.kicked:
-            reason = "a member is gone" if lost else "more nodes joined"
+            reason = "a member is gone" if lost else "no progress" if hung else "more nodes joined"
             events.append({"event": "round-kicked", "round": running.round, "reason": reason})
-            running = replace(running, kicked=True, requested=running.requested or growing)
+            running = replace(running, kicked=True, requested=running.requested or growing or hung)
         return replace(view, waiting=view.waiting | {KICK}), replace(memory, running=running)
     if view.complete and joiners:
         # Not wanted, yet every member that sees them waiting restarts. They come back each second until the next
@@ -488,6 +501,20 @@ def _tend(view: View, target: Target, now: float, memory: Memory, events: list[E
         events.append({"event": "round-settled", "round": running.round})
         view = replace(view, round=view.round + 1, complete=False, deadline=False, participants={})
     return view, memory
+
+
+def _awaited(view: View, target: Target | None, now: float, memory: Memory) -> dict[str, float]:
+    """Return who was in a round that had to end and is neither wanted away nor back, and since when."""
+    if view.closed or view.finished:
+        return {}
+    running = memory.running
+    leaving = {n.address for n in running.members} if running and running.kicked else set()
+    old = {n.address for n in running.still} if running and running.kicked else set()
+    here = {n.address for n in view.joined()} - old
+    if running and not running.kicked:
+        here |= {n.address for n in running.still}
+    unwanted = target.leavers if target else frozenset()
+    return {address: memory.awaited.get(address, now) for address in ({*memory.awaited} | leaving) - here - unwanted}
 
 
 def _form(
@@ -553,6 +580,92 @@ def _addresses(nodes: Iterable[Node]) -> tuple[str, ...]:
     return tuple(sorted({n.address for n in nodes}))
 
 
+@dataclass(frozen=True)
+class Pace:
+    """When the workers of the running round last reported a step, and how long they take between two.
+
+    Seconds in which this process stood still are not counted: reports of that time may not have been read yet. A round
+    has started once it has reported two steps: a script may report step 0 before it compiles its model for minutes.
+    """
+
+    round: int | None = None
+    mark: tuple[object, object] | None = None  # the step last reported, and the beat
+    steps: int = 0
+    done: bool = False  # every step is done: what comes now has no steps to report
+    idle: float = 0.0  # since the mark changed, or while the round starts, since it began
+    since: float = 0.0  # the same as a time, in seconds since the epoch
+    pauses: tuple[float, float] = (0.0, 0.0)  # the longest of the last PACE_SECONDS, and of those before
+    age: float = 0.0
+    longest_start: float | None = None
+
+    @property
+    def starting(self) -> bool:
+        """Whether the round has not got to its second step yet."""
+        return self.steps < 2
+
+    @property
+    def limited(self) -> bool:
+        """Whether it is known that a step is to come."""
+        return self.round is not None and not self.done and (not self.starting or self.longest_start is not None)
+
+    def ticked(self, running: Running | None, seconds: float, now: float) -> Pace:
+        """Let time pass; notice that another round runs, or none."""
+        seconds = min(seconds, 1.0)
+        number = running.round if running and not running.kicked else None
+        pace = replace(self, idle=self.idle + seconds, age=self.age + seconds)
+        if pace.age >= PACE_SECONDS:
+            pace = replace(pace, pauses=(0.0, pace.pauses[0]), age=0.0)
+        if number == pace.round:
+            return pace
+        # What was cut short would have taken longer: if that was no hang, the next time it may. But as long as no
+        # round has ever started, nobody knows whether the script reports at all.
+        if pace.limited:
+            pace = pace.timed()
+        return replace(pace, round=number, mark=None, steps=0, done=False, idle=0.0, since=now)
+
+    def reported(self, progress: Mapping[str, object], now: float) -> Pace:
+        """Take note of what a worker says; the same step once more is no progress."""
+        mark = (progress["step"], progress["beat"])
+        if self.round is None or mark == self.mark:
+            return self
+        pace = self.timed() if self.steps else self
+        pace = replace(pace, mark=mark, steps=self.steps + 1, done=progress["step"] == progress["totalSteps"])
+        return pace if pace.steps == 1 else replace(pace, idle=0.0, since=now)
+
+    def timed(self) -> Pace:
+        """Remember how long this pause was."""
+        if self.starting:
+            return replace(self, longest_start=max(self.idle, self.longest_start or 0.0))
+        return replace(self, pauses=(max(self.idle, self.pauses[0]), self.pauses[1]))
+
+    def limit(self, target: Target | None) -> float | None:
+        """Return the seconds after which the round is overdue; None: never."""
+        if target is None or self.round is None or self.done:
+            return None
+        return target.start_deadline if self.starting else target.deadline
+
+    @property
+    def shown(self) -> float:
+        """What the metrics say: 0 while no step is to come."""
+        return round(self.idle, 1) if self.limited else 0.0
+
+    def document(self, target: Target | None) -> dict[str, object]:
+        """Return the part of the state document that is about time; it changes seldom."""
+        limit = self.limit(target)
+        overdue = None
+        if limit is not None and self.idle >= limit:
+            step, since = self.mark[0] if self.mark else None, _rfc3339(self.since)
+            overdue = {"round": self.round, "step": step, "starting": self.starting, "seconds": limit, "since": since}
+        longest = _power_of_two(self.longest_start) if self.longest_start is not None else None
+        pause = _power_of_two(max(self.pauses))
+        return {"longestPauseSeconds": pause, "longestStartSeconds": longest, "overdue": overdue}
+
+
+def _power_of_two(seconds: float) -> int:
+    """Round up, at least to 1, so that the operator hears of a longer pause a dozen times in a job's life."""
+    return 1 << math.ceil(math.log2(max(1.0, seconds)))
+
+
 def describe(view: View, memory: Memory, target: Target | None) -> dict[str, object]:
     """Return the part of the state document that the store and the decisions determine."""
     running = memory.running
@@ -569,6 +682,7 @@ def describe(view: View, memory: Memory, target: Target | None) -> dict[str, obj
         "finished": view.finished,
         "members": [{"address": address, "rank": rank} for rank, address in members],
         "waiting": sorted(waiting - leavers),
+        "missing": list(memory.missing),
         "roundsEnded": {"requested": memory.requested, "unrequested": memory.unrequested},
         "lastUnrequested": {"round": last[0], "addresses": list(last[1]), "time": _rfc3339(last[2])} if last else None,
         "completedAt": _rfc3339(memory.completed_at) if memory.completed_at is not None else None,
@@ -925,8 +1039,9 @@ class Board:
         self._version = 1
         self._ticked = -math.inf
         self._put: dict[str, object] | None = None
-        self._body = describe(View(), Memory(), None)
+        self._body = {**describe(View(), Memory(), None), "pace": Pace().document(None)}
         self._progress: dict[str, object] | None = None
+        self._pace = Pace()
         self._shown_progress: tuple[dict[str, object] | None, float] = (None, -math.inf)
         self._memory = Memory()
         self._operator_heard = time.monotonic()
@@ -937,22 +1052,30 @@ class Board:
         with self._changed:
             self._operator_heard = time.monotonic()
             if document != self._put:
+                if target.end_round is not None and target.end_round[0] != self._instance:
+                    target = replace(target, end_round=None)  # of the host before this one
                 self.target, self._put = target, document
                 self._bump()
                 self.wake.set()
             return self._document()
 
-    def report(self, progress: dict[str, object]) -> None:
-        """Take over what a worker says about its progress."""
+    def report(self, progress: dict[str, object]) -> dict[str, object]:
+        """Take over what a worker says about its progress; return what it should know."""
         with self._changed:
             self._progress = progress
+            self._pace = self._pace.reported(progress, time.time())
             self._show_progress()
+            return {"progressDeadlineSeconds": self.target.deadline if self.target else None}
 
     def publish(self, view: View, memory: Memory, target: Target | None) -> None:
         """Take over what the driver found and did."""
         body = describe(view, memory, target)
         with self._changed:
-            self._ticked = time.monotonic()
+            now = time.monotonic()
+            running = None if view.finished or view.closed else memory.running
+            self._pace = self._pace.ticked(running, now - self._ticked, time.time())
+            body["pace"] = self._pace.document(target)
+            self._ticked = now
             self._memory = memory
             if body["closed"] and not self._body["closed"]:
                 log({"event": "closed", "round": body["round"]})
@@ -993,7 +1116,7 @@ class Board:
     def metrics(self) -> str:
         """Return the metrics in Prometheus' text format."""
         with self._changed:
-            memory, body, restored = self._memory, self._body, self._restored
+            memory, body, pace, restored = self._memory, self._body, self._pace, self._restored
         running, silence = memory.running, self.operator_silence()
         lines = []
         for name, kind, text, value in (
@@ -1006,6 +1129,7 @@ class Board:
             ("restored_states_total", "counter", "Times that the store held something else than a state.", restored),
             ("closed", "gauge", "1 once an agent closed the rendezvous.", int(bool(body["closed"]))),
             ("last_round_seconds", "gauge", "How long the last round took to form.", memory.formation_seconds or 0.0),
+            ("seconds_without_step", "gauge", "How long the running round has reported no other step.", pace.shown),
         ):
             full = f"torchrun_rendezvous_{name}"
             lines += [f"# HELP {full} {text}", f"# TYPE {full} {kind}", f"{full} {value}"]
@@ -1083,6 +1207,11 @@ def parse_target(document: Mapping[str, object]) -> tuple[Target, dict[str, obje
     close = document.get("close", False)
     if not isinstance(close, bool):
         raise RequestError(400, "close: true or false is needed")
+    deadlines = {
+        key: None if document.get(key) is None else _number(document, key, 1, MAX_INT)
+        for key in ("progressDeadlineSeconds", "startDeadlineSeconds")
+    }
+    end_round = _end_round(document.get("endRound"))
     target = Target(
         generation=_integer(document, "generation", 0, MAX_INT),
         size=_integer(document, "size", 0, MAX_NODES),
@@ -1090,6 +1219,9 @@ def parse_target(document: Mapping[str, object]) -> tuple[Target, dict[str, obje
         last_call=_number(document, "lastCallSeconds", 0, 86400),
         leavers=frozenset(leavers),
         close=close,
+        end_round=end_round,
+        deadline=deadlines["progressDeadlineSeconds"],
+        start_deadline=deadlines["startDeadlineSeconds"],
     )
     clean: dict[str, object] = {
         "generation": target.generation,
@@ -1098,8 +1230,19 @@ def parse_target(document: Mapping[str, object]) -> tuple[Target, dict[str, obje
         "lastCallSeconds": target.last_call,
         "leavers": sorted(set(leavers)),
         "close": close,
+        "endRound": {"instance": end_round[0], "round": end_round[1]} if end_round else None,
+        **deadlines,
     }
     return target, clean
+
+
+def _end_round(value: object) -> tuple[str, int] | None:
+    if value is None:
+        return None
+    instance = value.get("instance") if isinstance(value, dict) else None
+    if not isinstance(value, dict) or not isinstance(instance, str) or not 0 < len(instance) <= 64:
+        raise RequestError(400, "endRound: an instance and a round are needed")
+    return instance, _integer(value, "round", 0, MAX_INT)
 
 
 def parse_progress(document: Mapping[str, object], now: float) -> dict[str, object]:
@@ -1113,6 +1256,11 @@ def parse_progress(document: Mapping[str, object], now: float) -> dict[str, obje
         "worldSize": lambda: _integer(document, "worldSize", 1, MAX_INT),
         "snapshotStep": lambda: _integer(document, "snapshotStep", 0, MAX_INT),
         "snapshotTime": lambda: _time(document, "snapshotTime"),
+        "beat": lambda: _integer(document, "beat", 0, MAX_INT),
+        "slowRank": lambda: _integer(document, "slowRank", 0, MAX_INT),
+        "slowNode": lambda: _integer(document, "slowNode", 0, MAX_NODES),
+        "slowSeconds": lambda: _number(document, "slowSeconds", 0, sys.float_info.max),
+        "stepSeconds": lambda: _number(document, "stepSeconds", 0, sys.float_info.max),
     }
     required = {"step", "worldSize"}
     clean = {k: check() if k in required or document.get(k) is not None else None for k, check in checks.items()}
@@ -1247,8 +1395,7 @@ class Handler(BaseHTTPRequestHandler):
         self._json(200, self.server.board.put(*parse_target(self._document(TARGET_BYTES))))
 
     def _progress(self) -> None:
-        self.server.board.report(parse_progress(self._document(PROGRESS_BYTES), time.time()))
-        self._json(200, {})
+        self._json(200, self.server.board.report(parse_progress(self._document(PROGRESS_BYTES), time.time())))
 
     def _authenticate(self) -> None:
         scheme, _, token = self.headers.get("Authorization", "").partition(" ")

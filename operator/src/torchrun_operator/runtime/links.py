@@ -9,7 +9,7 @@ import aiohttp
 
 from torchrun_operator.api.names import PORT_HTTP
 from torchrun_operator.core.membership import Target
-from torchrun_operator.core.observed import Progress, Rendezvous
+from torchrun_operator.core.observed import Overdue, Pace, Progress, Rendezvous
 from torchrun_operator.rendezvous import client
 from torchrun_operator.runtime.metrics import Metrics
 
@@ -106,6 +106,11 @@ class RendezvousLinks:
                     last_call_seconds=target.last_call_seconds,
                     leavers=target.leavers,
                     close=target.close,
+                    end_round=client.EndRound(instance=target.end_round[0], round=target.end_round[1])
+                    if target.end_round is not None
+                    else None,
+                    progress_deadline_seconds=target.progress_deadline_seconds,
+                    start_deadline_seconds=target.start_deadline_seconds,
                 )
             )
 
@@ -141,13 +146,20 @@ def rendezvous_of(state: client.RendezvousState) -> Rendezvous:
         members=tuple((member.address, member.rank) for member in state.members),
         waiting=state.waiting,
         silent=state.silent,
+        missing=state.missing,
         unrequested=state.rounds_ended.unrequested,
         last_unrequested_at=last.time if last is not None else None,
         last_unrequested_by=last.addresses if last is not None else (),
         completed_at=state.completed_at,
         progress=_progress(state.progress),
+        pace=_pace(state.pace),
     )
 
 
 def _progress(progress: client.Progress | None) -> Progress | None:
     return Progress(**progress.model_dump()) if progress is not None else None
+
+
+def _pace(pace: client.Pace) -> Pace:
+    overdue = Overdue(**pace.overdue.model_dump()) if pace.overdue is not None else None
+    return Pace(pace.longest_pause_seconds, pace.longest_start_seconds, overdue)

@@ -81,6 +81,18 @@ class Metrics:
             ["cause"],
             registry=self.registry,
         )
+        self._hangs = Counter(
+            "torchrun_operator_job_hangs",
+            "Restarts of jobs' workers that made no progress for too long (cause: code).",
+            registry=self.registry,
+        )
+        self._straggling = Gauge(
+            "torchrun_operator_jobs_straggling",
+            "Jobs in which one worker keeps all others waiting.",
+            registry=self.registry,
+        )
+        self._stragglers: set[str] = set()
+        self._straggling.set_function(lambda: len(self._stragglers))
         self._pods_created = Counter(
             "torchrun_operator_pods_created", "Pods created, by role.", ["role"], registry=self.registry
         )
@@ -132,6 +144,15 @@ class Metrics:
         _move(self._job_states, self._jobs, key, state)
         if state is None:
             self.rendezvous_link(key, None)
+            self.straggling(key, False)
+
+    def straggling(self, key: str, yes: bool) -> None:
+        """Note whether one of the job's workers keeps the others waiting."""
+        (self._stragglers.add if yes else self._stragglers.discard)(key)
+
+    def hung(self) -> None:
+        """Count a restart of workers that made no progress."""
+        self._hangs.inc()
 
     def restarts(self, cause: str, count: int = 1) -> None:
         """Add `count` restarts by `cause`, a key of status.restarts."""

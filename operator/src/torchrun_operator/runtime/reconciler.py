@@ -212,6 +212,7 @@ class Reconciler:
         new, now = decision.status.wire(), self._clock()
         before = raw.get("status") or {}
         self._metrics.job_state(name_of(key), decision.status.state)
+        self._metrics.straggling(name_of(key), decision.status.straggler is not None)
         if new == before:
             return None
         written = memory.status_written_at
@@ -224,6 +225,8 @@ class Reconciler:
         memory.status_written_at = now
         for cause, count in decision.losses.items():
             self._metrics.restarts(cause, count)
+        if decision.hung:
+            self._metrics.hung()
         await self._tell(raw, transitions(old, decision.status))
         return None
 
@@ -349,7 +352,8 @@ def _event_manifest(raw: Manifest, event: Event, now: datetime) -> dict[str, Any
 
 
 def _only_progress(new: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
-    return {**new, "progress": None} == {**before, "progress": None}
+    details = {"progress": None, "straggler": None}
+    return {**new, **details} == {**before, **details}
 
 
 def _substance(status: Mapping[str, Any]) -> dict[str, Any]:
@@ -362,7 +366,7 @@ def _substance(status: Mapping[str, Any]) -> dict[str, Any]:
     ]
     dead = [node["index"] for node in status.get("nodes", ()) if node.get("phase") not in _LIVE]
     conditions = [(c["type"], c["status"], c["reason"]) for c in status.get("conditions", ())]
-    left_out = ("progress", "replicas", "readyReplicas", "nodes", "conditions")
+    left_out = ("progress", "straggler", "replicas", "readyReplicas", "nodes", "conditions")
     rest = {key: value for key, value in status.items() if key not in left_out}
     return {**rest, "nodes": nodes, "dead": dead, "conditions": conditions}
 

@@ -112,3 +112,92 @@ def test_closing_sends_the_agents_home(job: Job, host: Host) -> None:
     host.close()
     assert {index: agent.wait(180) for index, agent in job.agents.items()} == {0: 1, 1: 1}
     assert host.state()["closed"] is True
+
+
+# Training with the library; rank 1 hangs once, in the middle of a step.
+HANGS = """
+import os, sys, time
+import torch, torch.distributed as dist
+from torchrun_trainer import Run, defer_compiler
+
+out, until = sys.argv[1:]
+os.environ["TORCHRUN_PROGRESS_URL"] = "@URL@"
+
+
+def hangs_here():
+    os.remove(f"{until}.hang")
+    while True:
+        time.sleep(60)
+
+
+defer_compiler()
+dist.init_process_group("gloo")
+run = Run("", report_seconds=0.5)
+for step in run.steps(1_000_000):
+    done = torch.tensor(float(os.path.exists(until)))
+    dist.all_reduce(done)
+    if run.rank == 0:
+        with open(out, "a") as lines:
+            lines.write(f"{time.time()} {step} {run.world_size} {os.environ['GROUP_RANK']}\\n")
+    if done:
+        break
+    if run.rank == 1 and os.path.exists(f"{until}.hang"):
+        hangs_here()
+    time.sleep(0.05)
+dist.destroy_process_group()
+"""
+DEADLINE = 10.0
+
+
+def _allow(host: Host, size: int, *leavers: str, end_round: tuple[str, int] | None = None) -> None:
+    """Tell the host as the operator does: how long a pause may be, and which round has to end."""
+    wanted = {"generation": 1, "size": size, "min": size, "lastCallSeconds": 1.0, "leavers": leavers}
+    ended = {"instance": end_round[0], "round": end_round[1]} if end_round is not None else None
+    host.authorized("PUT", "/v1/target", {**wanted, "progressDeadlineSeconds": DEADLINE, "endRound": ended})
+
+
+def test_a_worker_that_hangs_is_seen_told_about_and_restarted(job: Job, host: Host) -> None:
+    job.script = HANGS.replace("@URL@", f"http://127.0.0.1:{host.http_port}/v1/progress")
+    _allow(host, 2)
+    job.start(0, 1)
+    wait_for(lambda: host.state()["pace"]["longestStartSeconds"], "two steps are reported")
+    (job.directory / "until.hang").touch()
+    wait_for(lambda: not (job.directory / "until.hang").exists(), "rank 1 hangs")
+    hung = time.time()
+    overdue = wait_for(lambda: host.state()["pace"]["overdue"], "the round is overdue", 60)
+
+    # The stacks are there already, before anybody acts; the one of the culprit says where it is.
+    logs = [(job.directory / f"agent-{index}.log").read_text() for index in (0, 1)]
+    assert ["[rank 0] no step for " in logs[0], "[rank 1] no step for " in logs[1]] == [True, True]
+    assert [sum("in hangs_here" in line for line in log.splitlines()) for log in logs] == [0, 1]
+    assert time.time() - hung > DEADLINE - 3
+    assert (overdue["round"], overdue["starting"], overdue["seconds"]) == (0, False, DEADLINE)
+
+    _allow(host, 2, end_round=("another host", 0))
+    assert host.events("round-kicked") == []
+    told = time.time()
+    _allow(host, 2, end_round=(host.state()["instance"], 0))
+    _log.info("%s: %.1f s", "told to end a round that hangs to next step", job.step_after(told, 2))
+    job.formed(0, 1)
+    assert [event["reason"] for event in host.events("round-kicked")] == ["no progress"]
+    assert _ended(host) == {"requested": 1, "unrequested": 0}
+    assert host.state()["pace"]["overdue"] is None
+    assert job.end() == {0: 0, 1: 0}
+    assert [event["reason"] for event in host.events("round-kicked")] == ["no progress"]
+
+
+def test_a_member_that_does_not_come_to_the_next_round_is_told_of(job: Job, host: Host) -> None:
+    _allow(host, 2)
+    job.start(0, 1)
+    job.formed(0, 1)
+    wait_for(lambda: host.events("round-settled"), "the round has settled")
+    job.agents[1].send_signal(signal.SIGSTOP)
+    _allow(host, 2, end_round=(host.state()["instance"], 0))
+    assert wait_for(lambda: host.state()["missing"], "the stopped agent is missed") == [address(1)]
+    assert host.state()["waiting"] == [address(0)]
+    job.kill(1)
+    _allow(host, 2, address(1))
+    job.start(2)
+    job.formed(0, 2)
+    assert host.state()["missing"] == []
+    assert job.end() == {0: 0, 2: 0}

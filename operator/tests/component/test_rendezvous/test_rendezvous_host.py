@@ -25,7 +25,10 @@ from torchrun_operator.rendezvous.client import RendezvousLink, RendezvousState,
 
 AUTHORIZED = {"Authorization": f"Bearer {TOKEN}"}
 TARGET = {"generation": 1, "size": 3, "min": 2, "lastCallSeconds": 5.0, "leavers": ["10.0.0.1"], "close": False}
-WANTED = Target(generation=1, size=3, minimum=2, last_call_seconds=5.0, leavers=("10.0.0.1",))
+TARGET |= {"endRound": None, "progressDeadlineSeconds": 20.0, "startDeadlineSeconds": None}
+WANTED = Target(
+    generation=1, size=3, minimum=2, last_call_seconds=5.0, leavers=("10.0.0.1",), progress_deadline_seconds=20
+)
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +74,7 @@ def test_it_says_how_it_is_to_anybody(shared: Host) -> None:
         "restored_states_total": 0,
         "closed": 0,
         "last_round_seconds": 0,
+        "seconds_without_step": 0,
         'rounds_ended_total{requested="true"}': 0,
         'rounds_ended_total{requested="false"}': 0,
     }
@@ -174,6 +178,12 @@ def test_a_long_poll_ends_with_a_change_or_its_time(shared: Host) -> None:
         while b"\r\n\r\n" not in answer or not answer.endswith(b"}"):
             answer += connection.recv(65536)
     assert json.loads(answer.partition(b"\r\n\r\n")[2]) == changed
+
+
+def test_workers_are_told_the_deadline(shared: Host) -> None:
+    shared.authorized("PUT", "/v1/target", TARGET)
+    status, answer = shared.request("POST", "/v1/progress", b'{"step": 1, "worldSize": 1}')
+    assert (status, json.loads(answer)) == (200, {"progressDeadlineSeconds": 20.0})
 
 
 def test_progress_is_shown_but_wakes_the_operator_seldom(shared: Host) -> None:

@@ -20,6 +20,7 @@ from torchrun_operator.api.v1alpha1.status import (
     Progress,
     RendezvousStatus,
     Restarts,
+    Straggler,
     TorchrunJobStatus,
 )
 
@@ -40,6 +41,7 @@ __all__ = [
     "RendezvousStatus",
     "Restarts",
     "Snapshots",
+    "Straggler",
     "TorchrunJob",
     "TorchrunJobSpec",
     "TorchrunJobStatus",

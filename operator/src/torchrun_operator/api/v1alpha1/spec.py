@@ -170,6 +170,16 @@ class TorchrunJobSpec(Model):
             le=1000,
         ),
     ] = 3
+    progress_deadline_seconds: Annotated[
+        int | None,
+        Field(
+            description="Seconds from one reported step to the next, an evaluation or a snapshot in between included, "
+            "after which the workers hang: their stacks are logged and they are restarted, as a failure of the code. "
+            "When unset three times the longest that was seen, and at least 300. 0 switches it off. Example: 600.",
+            ge=0,
+            le=2**31 - 1,
+        ),
+    ] = None
     rendezvous: Annotated[Rendezvous, Field(description="How the nodes find each other and form a world.")] = (
         Rendezvous()
     )

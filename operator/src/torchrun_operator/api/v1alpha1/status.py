@@ -96,6 +96,9 @@ class RendezvousStatus(TolerantModel):
     ] = None
     unrequested: Annotated[Count, Field(description="Unrequested ends of rounds counted so far in that process.")] = 0
     since: Annotated[Time | None, Field(description="When the operator first saw that process.")] = None
+    hung_round: Annotated[
+        int | None, Field(description="The last round in that process that was ended because it hung.", ge=0)
+    ] = None
 
 
 class Progress(TolerantModel):
@@ -110,6 +113,16 @@ class Progress(TolerantModel):
     snapshot_step: Annotated[int | None, Field(description="Step of the newest snapshot.", ge=0)] = None
     snapshot_time: Annotated[Time | None, Field(description="When the newest snapshot was taken.")] = None
     time: Annotated[Time | None, Field(description="When this was reported.")] = None
+
+
+class Straggler(TolerantModel):
+    """The worker that all others have long been waiting for, at every step."""
+
+    rank: Annotated[Count, Field(description="Its rank.")]
+    pod: Annotated[str, Field(description="The pod that it runs in.", max_length=253)] = ""
+    machine: Annotated[str | None, Field(description="The cluster's node of that pod.", max_length=253)] = None
+    lag_seconds: Annotated[float, Field(description="How long the others wait for it in a step.", ge=0)]
+    step_seconds: Annotated[float, Field(description="How long a step takes.", ge=0)]
 
 
 class NodeStatus(TolerantModel):
@@ -149,6 +162,9 @@ class TorchrunJobStatus(TolerantModel):
         RendezvousStatus, Field(description="What the operator has counted of the rendezvous host.")
     ] = RendezvousStatus()
     progress: Annotated[Progress | None, Field(description="What the training script reports.")] = None
+    straggler: Annotated[
+        Straggler | None, Field(description="The worker that all others have long been waiting for, if there is one.")
+    ] = None
     start_time: Annotated[Time | None, Field(description="When the operator first started the job.")] = None
     completion_time: Annotated[Time | None, Field(description="When the job completed or failed.")] = None
     nodes: Annotated[tuple[NodeStatus, ...], Field(description="The job's nodes, by index.", max_length=1000)] = ()

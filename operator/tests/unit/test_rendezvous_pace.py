@@ -1,0 +1,182 @@
+"""What the rendezvous host knows of time: when a round is overdue, and who does not come back to the next."""
+
+from dataclasses import dataclass, replace
+
+import pytest
+
+from torchrun_operator.rendezvous.host import KICK, Memory, Node, Pace, Running, Target, View, step
+
+A, B, C = (Node(f"10.0.0.{i}", 1, 0) for i in range(1, 4))
+TARGET = Target(1, 3, 2, 5.0, deadline=20.0, start_deadline=100.0)
+SINCE = "1970-01-01T00:00:{:02d}.000Z"
+
+
+def running(number: int, *, kicked: bool = False) -> Running:
+    members = {A: 0, B: 1, C: 2}
+    return Running(number, members, frozenset(members), dict.fromkeys(members, 0.0), kicked=kicked)
+
+
+@dataclass
+class Clock:
+    """A host that looks at the time once per second."""
+
+    pace: Pace = Pace()  # noqa: RUF009 - frozen
+    now: float = 0.0
+    number: int | None = None
+    step: int = 0
+
+    def live(self, script: str) -> None:
+        """Live through `r4` (round 4 runs), `rx` (none), `3s` (seconds), `5` (a step), `b` (a beat), `9!` (the end)."""
+        beat = 0
+        for word in script.split():
+            if word[0] == "r":
+                self.number = None if word == "rx" else int(word[1:])
+                self.tick(0.0)
+            elif word[-1] == "s":
+                for _ in range(int(word[:-1])):
+                    self.tick(1.0)
+            else:
+                beat += word == "b"
+                self.step = int(word.strip("!")) if word != "b" else self.step
+                progress = {"step": self.step, "beat": beat, "totalSteps": self.step if "!" in word else 1000}
+                self.pace = self.pace.reported(progress, self.now)
+
+    def tick(self, seconds: float) -> None:
+        self.now += seconds
+        self.pace = self.pace.ticked(running(self.number) if self.number is not None else None, seconds, self.now)
+
+
+def overdue(number: int, step: int | None, seconds: float, since: int, *, starting: bool = False) -> dict[str, object]:
+    return {"round": number, "step": step, "starting": starting, "seconds": seconds, "since": SINCE.format(since)}
+
+
+@pytest.mark.parametrize(
+    ("script", "pause", "start", "expected"),
+    [
+        ("r4 500s", 1, None, overdue(4, None, 100.0, 0, starting=True)),
+        ("r4 99s", 1, None, None),
+        ("r4 30s 1 30s", 1, None, None),
+        ("r4 30s 1 1s 2 19s", 1, 32, None),
+        ("r4 30s 1 1s 2 20s", 1, 32, overdue(4, 2, 20.0, 31)),
+        ("r4 30s 1 1s 2 19s 2 1s", 1, 32, overdue(4, 2, 20.0, 31)),
+        ("r4 30s 1 1s 2 19s b 19s", 32, 32, None),
+        ("r4 30s 1 1s 2 25s 3", 32, 32, None),
+        ("r4 2s 1 1s 2 9s 3! 500s", 16, 4, None),
+        ("r4 2s 1 1s 2 25s rx 60s", 32, 4, None),
+        ("r4 2s 1 1s 2 1s rx 1s r5 19s 1 90s", 1, 4, overdue(5, 1, 100.0, 5, starting=True)),
+        ("r4 2s 1 1s 2 1s rx 1s r5 19s rx", 1, 32, None),
+        ("r4 50s rx r5 1s", 1, None, None),
+        ("r4 50s 1 50s rx r5 1s", 1, None, None),
+    ],
+    ids=[
+        "a start that lasts",
+        "a start",
+        "one reported step is still the start",
+        "shortly before the deadline",
+        "at the deadline",
+        "the same step again is no progress",
+        "a beat is",
+        "in the end there was a step",
+        "after the last step there is nothing to wait for",
+        "no round runs",
+        "the next round starts",
+        "a start that was cut short counts where one has been seen",
+        "and does not where none has",
+        "one step is not known to be a start",
+    ],
+)
+def test_pace(script: str, pause: int, start: int | None, expected: dict[str, object] | None) -> None:
+    clock = Clock()
+    clock.live(script)
+    document = {"longestPauseSeconds": pause, "longestStartSeconds": start, "overdue": expected}
+    assert clock.pace.document(TARGET) == document
+    assert clock.pace.document(None) == {**document, "overdue": None}
+    unlimited = replace(TARGET, deadline=None, start_deadline=None)
+    assert clock.pace.document(unlimited) == {**document, "overdue": None}
+
+
+def test_time_in_which_the_host_stood_still_is_not_counted() -> None:
+    clock = Clock()
+    clock.live("r4 2s 1 1s 2 1s")
+    assert clock.pace.ticked(running(4), 3600.0, 3604.0).idle == 2.0
+
+
+def test_a_round_that_was_told_to_end_is_not_timed() -> None:
+    clock = Clock()
+    clock.live("r4 2s 1 1s 2 25s")
+    ended = clock.pace.ticked(running(4, kicked=True), 0.1, 29.0)
+    assert ended.document(TARGET)["overdue"] is None
+
+
+def test_pauses_are_forgotten_after_two_days_and_not_before_one() -> None:
+    pace = replace(Pace(), round=4, steps=5, longest_start=9.0, pauses=(60.0, 0.0), age=86_399.5)
+    first = pace.ticked(running(4), 1.0, 0.0)
+    assert first.pauses == (0.0, 60.0)
+    assert first.document(None)["longestPauseSeconds"] == 64
+    second = replace(first, age=86_399.5, idle=0.0).ticked(running(4), 1.0, 0.0)
+    assert (second.pauses, second.longest_start) == ((0.0, 0.0), 9.0)
+
+
+# --- who does not come back ------------------------------------------------------------------------------------------
+
+KICKED = replace(running(4, kicked=True), requested=True)
+ENDING = View(round=5, waiting=frozenset({KICK}), heartbeats=dict.fromkeys((A, B, C), 0.0))
+
+
+@dataclass(frozen=True)
+class Case:
+    view: View
+    memory: Memory
+    awaited: dict[str, float]
+    missing: tuple[str, ...] = ()
+    target: Target = TARGET
+
+
+def back(*nodes: Node) -> View:
+    return replace(ENDING, participants=dict.fromkeys(nodes, 0))
+
+
+CASES = {
+    "nothing has ended": Case(replace(ENDING, waiting=frozenset()), Memory(running=running(4)), {}),
+    "the round has to end": Case(ENDING, Memory(running=KICKED), {n.address: 100.0 for n in (A, B, C)}),
+    "two are back": Case(
+        back(A, B), Memory(running=KICKED, awaited={n.address: 60.0 for n in (A, B, C)}), {C.address: 60.0}
+    ),
+    "the third should be by now": Case(
+        back(A, B),
+        Memory(running=KICKED, awaited={n.address: 39.0 for n in (A, B, C)}),
+        {C.address: 39.0},
+        (C.address,),
+    ),
+    "it is not waited for if it is not wanted": Case(
+        back(A, B),
+        Memory(running=KICKED, awaited={C.address: 39.0}),
+        {},
+        target=replace(TARGET, leavers=frozenset({C.address})),
+    ),
+    "it has no heartbeat any more": Case(
+        replace(back(A, B), heartbeats={A: 0.0, B: 0.0}),
+        Memory(running=KICKED, awaited={C.address: 39.0}),
+        {C.address: 39.0},
+        (C.address,),
+    ),
+    "the others train without it": Case(
+        View(6, complete=True, participants={A: 0, B: 1}, heartbeats={A: 0.0, B: 0.0}),
+        Memory(running=Running(6, {A: 0, B: 1}, frozenset({A, B}), {A: 0.0, B: 0.0}), awaited={C.address: 39.0}),
+        {C.address: 39.0},
+        (C.address,),
+    ),
+    "it has come after all": Case(
+        replace(back(C), round=7, waiting=frozenset(), heartbeats={A: 0.0, B: 0.0, C: 0.0}),
+        Memory(running=Running(6, {A: 0, B: 1}, frozenset({A, B}), {A: 0.0, B: 0.0}), awaited={C.address: 39.0}),
+        {},
+        target=replace(TARGET, size=2),
+    ),
+    "the job is about to end": Case(replace(ENDING, finished=1), Memory(running=KICKED), {}),
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_awaited(case: Case) -> None:
+    memory = step(case.view, case.target, 100.0, case.memory).memory
+    assert (memory.awaited, memory.missing) == (case.awaited, case.missing)
