@@ -112,9 +112,9 @@ def test_a_stall_of_the_host_expires_nobody(job: Job, host: Host) -> None:
     wait_for(lambda: host.events("round-settled"), "the round has settled")
     host.process.send_signal(signal.SIGSTOP)
     frozen = time.time()
-    job.step_after(frozen + 20, 2)
+    job.step_after(frozen + 12, 2)
     host.process.send_signal(signal.SIGCONT)
-    job.step_after(time.time() + 12, 2)
+    job.step_after(time.time() + 10, 2)
     assert [e["addresses"] for e in host.events("evicted")] == []
     assert len(host.events("round-completed")) == 1
     assert job.end() == {0: 0, 1: 0}
@@ -125,10 +125,10 @@ def test_a_host_that_is_cut_off_from_everybody_expires_nobody(job: Job, host: Ho
     wait_for(lambda: host.events("round-settled"), "the round has settled")
     for relay in job.relays.values():
         relay.cut()
-    job.step_after(time.time() + 20, 2)
+    job.step_after(time.time() + 10, 2)
     for relay in job.relays.values():
         relay.heal()
-    job.step_after(time.time() + 12, 2)
+    job.step_after(time.time() + 10, 2)
     assert [e["addresses"] for e in host.events("evicted")] == []
     assert len(host.events("round-completed")) == 1
 
