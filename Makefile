@@ -50,14 +50,16 @@ format: $(ENV) ## Format the code, and mend what ruff can mend
 	.venv/bin/ruff format .
 
 .PHONY: generate
-generate: $(ENV) ## Write the generated files: the CRD, its reference, the example's inline script
+generate: $(ENV) ## Write the generated files: the CRD, its reference, the example's inline script, benchmark tables
 	$(RUN) operator/codegen/generate.py
 	$(RUN) e2e/examples/digits/inline.py
+	PYTHONPATH=e2e $(RUN) -m bench.recovery.report docs/benchmarks
 
 .PHONY: verify
 verify: $(ENV) ## Check that the generated files are up to date
 	$(RUN) operator/codegen/generate.py --check
 	$(RUN) e2e/examples/digits/inline.py --check
+	PYTHONPATH=e2e $(RUN) -m bench.recovery.report docs/benchmarks --check
 
 .PHONY: test-unit
 test-unit: $(ENV) ## Run the tests that need no cluster
@@ -89,11 +91,15 @@ cluster-down: ## Take the local cluster down; what was built stays in the cache
 	@$(LOCAL) down
 
 .PHONY: bench
-bench: bench-scale ## Run all benchmarks
+bench: bench-scale bench-recovery ## Run all benchmarks
 
 .PHONY: bench-scale
 bench-scale: $(ENV) ## Measure the start of 50 jobs of 8 nodes against plain POSTs of the same pods
 	PYTHONPATH=e2e $(RUN) -m support.withcluster $(CURDIR)/$(RUN) -m bench.scale
+
+.PHONY: bench-recovery
+bench-recovery: $(ENV) ## Measure how fast training goes on after each kind of fault, against PyTorchJob and pods by hand
+	PYTHONPATH=e2e $(RUN) -m bench.recovery $(ARGS)
 
 .PHONY: chaos
 chaos: $(ENV) ## Kill the operator 20 times while 10 jobs start, then check that each has exactly what it should

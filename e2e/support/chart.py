@@ -2,6 +2,7 @@
 
 import hashlib
 import subprocess
+from collections.abc import Mapping
 
 from support.clusters import ROOT, Cluster, UnusableError
 
@@ -19,8 +20,8 @@ def image_values(image: str) -> tuple[str, str]:
     return f"{directory}{slash}{repository}", tag
 
 
-def install(cluster: Cluster) -> None:
-    """Install the operator, or bring it up to date, and wait until it is ready."""
+def install(cluster: Cluster, further: Mapping[str, str] | None = None) -> None:
+    """Install the operator, or bring it up to date, with further values of the chart, and wait until it is ready."""
     repository, tag = image_values(cluster.operator_image)
     values = {
         "image.repository": repository,
@@ -28,6 +29,7 @@ def install(cluster: Cluster) -> None:
         "log.format": "text",
         # The tag of a local build stays the same: only this tells Kubernetes that there is something new.
         "podAnnotations.sources": _digest(),
+        **(further or {}),
     }
     settings = [argument for key, value in values.items() for argument in ("--set-string", f"{key}={value}")]
     argv = [

@@ -54,9 +54,10 @@ def local_programs() -> Path | None:
     return Path(found) if found else None
 
 
-def local_cluster() -> Cluster:
-    """Bring the local cluster up, or up to date with the sources, and return it."""
-    if subprocess.run(local_command("up"), env=local_environment(), check=False).returncode:
+def local_cluster(nodes: int | None = None) -> Cluster:
+    """Bring the local cluster up, or up to date with the sources, perhaps with so many nodes, and return it."""
+    size = [f"--nodes={nodes}"] if nodes else []
+    if subprocess.run(local_command("up", *size), env=local_environment(), check=False).returncode:
         raise UnusableError("the local cluster did not come up; set KUBECONFIG to use a cluster of your own")
     programs, kubeconfig = local_programs(), _ask_local("kubeconfig")
     if programs is None or kubeconfig is None:

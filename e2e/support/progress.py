@@ -5,11 +5,11 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from support.kubectl import Kubectl, Object, Stream
+from support.kubectl import Kubectl
+from support.podlogs import PodLogs
 from support.waiting import NotInTimeError
 
 TRAINER = "trainer"
-_STARTED = ("Running", "Succeeded", "Failed")
 
 
 @dataclass(frozen=True)
@@ -81,23 +81,18 @@ class Training:
     def __init__(
         self, kubectl: Kubectl, job: str, on_step: Callable[[Step], None] | None = None, trainer: str = TRAINER
     ) -> None:
-        self._kubectl = kubectl
-        self._container = trainer
         self._on_step = on_step
         self._changed = threading.Condition()
         self._lines: list[Line] = []
         self._steps: list[Step] = []
         self._start_of: dict[str, Line] = {}
-        self._logs: dict[str, Stream] = {}
         self._skew: float | None = None
         selector = f"torchrun.dev/job-name={job},torchrun.dev/role=node"
-        self._pods = kubectl.watch("pods", selector, self._pod_changed)
+        self._logs = PodLogs(kubectl, selector, trainer, self._wrote)
 
     def stop(self) -> None:
         """Stop following."""
-        self._pods.stop()
-        for stream in self._logs.values():
-            stream.stop()
+        self._logs.stop()
 
     def steps(self) -> list[Step]:
         """Return the steps reported so far, in the order in which they arrived."""
@@ -132,11 +127,6 @@ class Training:
                 last = self._steps[-1] if self._steps else "no step at all"
                 raise NotInTimeError(f"not within {seconds:.0f} s: {what}; last seen: {last}")
         return found[0]
-
-    def _pod_changed(self, pod: Object) -> None:
-        uid, name = pod["metadata"]["uid"], pod["metadata"]["name"]
-        if pod["status"].get("phase") in _STARTED and uid not in self._logs:
-            self._logs[uid] = self._kubectl.follow(name, self._container, lambda text: self._wrote(name, uid, text))
 
     def _wrote(self, pod: str, uid: str, text: str) -> None:
         line = parse(text, pod, uid)

@@ -1,6 +1,7 @@
 """The helpers of the cluster tests and of the demo."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -8,6 +9,7 @@ from demo.results import Results
 from demo.story import adapted
 from support.chart import image_values
 from support.clusters import ROOT, UnusableError, own_cluster
+from support.podlogs import PodLogs
 from support.progress import Line, Step, parse, step_of
 from support.waiting import NotInTimeError, wait_for
 
@@ -108,3 +110,48 @@ def test_a_slow_recovery_is_marked_but_no_failure() -> None:
 def test_the_demo_knows_its_example() -> None:
     manifest = (ROOT / "e2e" / "examples" / "digits" / "torchrunjob.yaml").read_text()
     assert "image: registry/trainer:1\n" in adapted(manifest, "registry/trainer:1")
+
+
+class _FakeKubectl:
+    """Hands out what is watched, and remembers what is followed."""
+
+    def __init__(self) -> None:
+        self.followed: list[tuple[str, str]] = []
+        self.on_pod: Any = None
+        self.on_line: Any = None
+
+    def watch(self, _kind: str, _selector: str, on_object: Any) -> "_FakeKubectl":
+        self.on_pod = on_object
+        return self
+
+    def follow(self, pod: str, container: str, on_line: Any) -> "_FakeKubectl":
+        self.followed.append((pod, container))
+        self.on_line = on_line
+        return self
+
+
+def test_logs_are_followed_through_restarts_in_place() -> None:
+    def pod(state: str, restarts: int, container: str = "trainer") -> dict[str, Any]:
+        statuses = [{"name": container, "restartCount": restarts, "state": {state: {}}}]
+        return {"metadata": {"name": "job-0", "uid": "u"}, "status": {"containerStatuses": statuses}}
+
+    fake: Any = _FakeKubectl()
+    lines: list[tuple[str, str, str]] = []
+    PodLogs(fake, "job=a", "trainer", lambda *line: lines.append(line))
+    counts = []
+    for seen in (
+        {"metadata": {"name": "job-0", "uid": "u"}, "status": {}},
+        pod("waiting", 0),
+        pod("running", 0, container="sidecar"),
+        pod("running", 0),
+        pod("running", 0),
+        pod("terminated", 0),
+        pod("waiting", 1),
+        pod("running", 1),
+    ):
+        fake.on_pod(seen)
+        counts.append(len(fake.followed))
+    assert counts == [0, 0, 0, 1, 1, 1, 1, 2]
+    assert set(fake.followed) == {("job-0", "trainer")}
+    fake.on_line("hello")
+    assert lines == [("job-0", "u", "hello")]

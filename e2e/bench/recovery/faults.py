@@ -1,0 +1,205 @@
+"""The faults: what happens to a job that trains, and how the cluster is put right again."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.recovery.systems import MAX, MIN
+from bench.recovery.watched import Victim, Watched
+from localcluster import cluster
+from localcluster.locks import exclusive
+from localcluster.node import Node
+from localcluster.paths import Layout
+from support import chart
+from support.kubectl import Kubectl, Object, Stream
+from support.waiting import wait_for
+
+_OPERATOR = f"deployment/{chart.RELEASE}"
+_SECONDS = 120.0
+
+
+@dataclass
+class Scene:
+    """Where a fault happens: the job, its cluster, and what has to be undone afterwards."""
+
+    kubectl: Kubectl
+    """In the job's namespace."""
+    job: Watched
+    undo: ExitStack
+    not_ready: Callable[[], float | None] = lambda: None
+    """When the API server first said that the machine is not ready, if it has."""
+
+
+Act = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One kind of fault."""
+
+    name: str
+    title: str
+    prepare: Callable[[Scene], Act]
+    """Choose the victim; what it returns lets the fault happen, at once."""
+    before: int = MAX
+    """Nodes that train when it happens."""
+    after: int = MAX
+    """Nodes that are to train in the end."""
+
+
+def _container_processes(container: str) -> list[int]:
+    """Return the processes of a container, by the name of their control group."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                if container in (entry / "cgroup").read_text():
+                    found.append(int(entry.name))
+            except OSError:
+                continue  # it has ended
+    return found
+
+
+def _killing(scene: Scene, victim: Victim, container: str) -> Act:
+    """Kill all processes of a container from outside, as no grace and no API server would."""
+    pod = scene.kubectl.get("pod", victim.pod)
+    statuses: list[Object] = pod["status"]["containerStatuses"] if pod else []
+    full_name = next(status["containerID"] for status in statuses if status["name"] == container)
+    processes = _container_processes(full_name.partition("://")[2])
+    if not processes:
+        raise LookupError(f"the container {container} of {victim.pod} has no process")
+
+    def act() -> None:
+        for process in processes:
+            try:
+                os.kill(process, signal.SIGKILL)
+            except ProcessLookupError:
+                continue  # killed with another
+
+    return act
+
+
+def _kill_worker(scene: Scene) -> Act:
+    return _killing(scene, scene.job.worker(), scene.job.container)
+
+
+def _kill_rank_zero(scene: Scene) -> Act:
+    return _killing(scene, scene.job.rank_zero(), scene.job.container)
+
+
+def _kill_store(scene: Scene) -> Act:
+    return _killing(scene, *scene.job.store())
+
+
+def _terminate(scene: Scene) -> Act:
+    victim = scene.job.worker()
+    return lambda: _run(scene, "delete", "pod", victim.pod, "--wait=false")
+
+
+def _delete(scene: Scene) -> Act:
+    victim = scene.job.worker()
+    return lambda: _run(scene, "delete", "pod", victim.pod, "--force", "--grace-period=0", "--wait=false")
+
+
+def _drain(scene: Scene) -> Act:
+    victim = scene.job.worker()
+    namespace = scene.kubectl.namespace
+    metadata = {"name": victim.pod, "namespace": namespace}
+    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": metadata}
+    path = f"/api/v1/namespaces/{namespace}/pods/{victim.pod}/eviction"
+
+    def act() -> None:
+        scene.undo.callback(_run, scene, "uncordon", victim.machine)
+        scene.kubectl.run("cordon", victim.machine)
+        scene.kubectl.run("create", f"--raw={path}", "--filename=-", stdin=json.dumps(eviction))
+
+    return act
+
+
+def _stop_machine(scene: Scene) -> Act:
+    node = _machine(scene, scene.job.worker())
+
+    def act() -> None:
+        scene.undo.callback(_changed, node, lambda: cluster.start_node(node))
+        _changed(node, node.stop)
+
+    return act
+
+
+def _partition(scene: Scene) -> Act:
+    node = _machine(scene, scene.job.worker())
+
+    def act() -> None:
+        scene.undo.callback(_changed, node, node.heal)
+        _changed(node, node.partition)
+
+    return act
+
+
+def _machine(scene: Scene, victim: Victim) -> Node:
+    """Return a victim's machine, and note from now on when it is not ready."""
+    seen: list[float] = []
+
+    def changed(found: Object) -> None:
+        ready = [c["status"] for c in found["status"].get("conditions") or [] if c["type"] == "Ready"]
+        if ready != ["True"]:
+            seen.append(time.time())
+
+    stream: Stream = scene.kubectl.watch("nodes", f"kubernetes.io/hostname={victim.machine}", changed)
+    ready = ("wait", "--for=condition=Ready", f"node/{victim.machine}", f"--timeout={_SECONDS:.0f}s")
+    scene.undo.callback(_run, scene, *ready)
+    scene.undo.callback(stream.stop)
+    scene.not_ready = lambda: seen[0] if seen else None
+    return cluster.find_node(Layout.of(os.environ), victim.machine)
+
+
+def _changed(node: Node, change: Callable[[], None]) -> None:
+    with exclusive(node.layout.lock, "it changes the cluster"):
+        change()
+
+
+def _scale(nodes: int) -> Callable[[Scene], Act]:
+    return lambda scene: lambda: scene.job.scale(nodes)
+
+
+def _kill_worker_operator_away(scene: Scene) -> Act:
+    operator = scene.kubectl.within(chart.NAMESPACE)
+    scene.undo.callback(_back, operator)
+    operator.run("scale", _OPERATOR, "--replicas=0")
+    selector = f"app.kubernetes.io/instance={chart.RELEASE}"
+    wait_for("the operator to be gone", lambda: not operator.list("pods", selector), _SECONDS)
+    return _kill_worker(scene)
+
+
+def _back(operator: Kubectl) -> None:
+    operator.run("scale", _OPERATOR, "--replicas=1")
+    operator.run("rollout", "status", _OPERATOR, f"--timeout={_SECONDS:.0f}s")
+
+
+def _run(scene: Scene, *arguments: str) -> None:
+    scene.kubectl.run(*arguments)
+
+
+FAULTS = (
+    Fault("kill-worker", "everything in a node pod killed (SIGKILL), not in rank 0's", _kill_worker),
+    Fault("kill-rank-0", "everything in rank 0's pod killed", _kill_rank_zero),
+    Fault("delete", "a node pod deleted at once, without grace", _delete),
+    Fault("terminate", "a node pod deleted with its grace (SIGTERM)", _terminate),
+    Fault("drain", "a machine drained: cordon and eviction", _drain),
+    Fault("scale-down", f"scaled from {MAX} to {MIN} nodes", _scale(MIN), after=MIN),
+    Fault("scale-up", f"scaled from {MIN} to {MAX} nodes", _scale(MAX), before=MIN),
+    Fault("stop-machine", "a machine loses its power", _stop_machine),
+    Fault("partition", "a machine loses its network, without a reset", _partition),
+    Fault("kill-store", "torchrun's store killed", _kill_store),
+    Fault(
+        "kill-worker-operator-away",
+        "a node pod killed while the operator is scaled to 0",
+        _kill_worker_operator_away,
+        after=MIN,
+    ),
+)

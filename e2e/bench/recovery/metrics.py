@@ -1,0 +1,122 @@
+"""From the lines of one repetition to its figures: pure functions."""
+
+import itertools
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from bench.recovery.lines import Line, Step, boots_of, steps_of
+
+_BEFORE_STEPS = 50
+_CURVE_BEFORE_SECONDS = 5.0
+_STRAIGHT_SECONDS = 1.0
+_NOMINAL_STEP_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What a fault has cost; None where training did not get so far within the time that was given. In seconds."""
+
+    next_step_seconds: float | None
+    """From the fault to the first step of workers that started after it, whatever their number."""
+    full_size_seconds: float | None
+    """From the fault to the first such step with all the workers that there are to be."""
+    steps_lost: int | None
+    """Steps that had been done and were done again."""
+    rounds: int
+    """How often workers were started: 1 where the first round after the fault was already the right one."""
+    pause_seconds: float | None
+    """The longest time without a step."""
+    lost_seconds: float | None
+    """Time that did not become progress: standing still, repeating steps."""
+    goodput: float | None
+    """Share of the window after the fault that became progress, given that it goes on as it went before."""
+
+
+def first_new_step(lines: Iterable[Line], fault: float, world: int | None = None) -> Step | None:
+    """Return the first step of workers that started after the fault; with a world size, the first of that size."""
+    new = (step for step in steps_of(lines) if step.began > fault)
+    return next((step for step in new if world is None or step.world == world), None)
+
+
+def measure(lines: Sequence[Line], fault: float, world: int, until: float, window: float) -> Measures:
+    """Measure a repetition that was watched until a moment, and where all is well once `world` workers train."""
+    steps = steps_of(lines)
+    following, full = first_new_step(lines, fault), first_new_step(lines, fault, world)
+    end = full.time if full else until
+    # The job may have gone through other repetitions before: only the workers that the fault met count.
+    met = max((step.began for step in steps if step.time <= fault), default=fault)
+    seen = [step for step in steps if step.began >= met and step.time <= end]
+    lost = _lost_seconds(seen, fault, end)
+    return Measures(
+        next_step_seconds=_since(fault, following),
+        full_size_seconds=_since(fault, full),
+        steps_lost=repeated_steps(seen) if following else None,
+        rounds=sum(1 for boot in boots_of(lines) if fault < boot.time <= end),
+        pause_seconds=_pause(seen, fault, end),
+        lost_seconds=lost,
+        goodput=None if lost is None else round(1 - min(window, lost) / window, 4),
+    )
+
+
+def repeated_steps(steps: Sequence[Step]) -> int:
+    """Return how many steps were done again, over all starts of workers."""
+    done, began, repeated = 0, None, 0
+    for step in steps:
+        if step.began != began and done:
+            repeated += max(0, done - step.resumed)
+        began, done = step.began, step.done
+    return repeated
+
+
+def _since(fault: float, step: Step | None) -> float | None:
+    return None if step is None else round(step.time - fault, 2)
+
+
+def _pause(steps: Sequence[Step], fault: float, end: float) -> float | None:
+    """Return the longest time without a step that had not ended when the fault came."""
+    before = [step.time for step in steps if step.time <= fault]
+    if not before:
+        return None
+    times = [before[-1], *(step.time for step in steps if step.time > fault), end]
+    return round(max(later - earlier for earlier, later in itertools.pairwise(times)), 2)
+
+
+def _lost_seconds(steps: Sequence[Step], fault: float, end: float) -> float | None:
+    before = [step for step in steps if step.time <= fault]
+    if not before:
+        return None
+    latest = [step.time for step in before if step.began == before[-1].began][-_BEFORE_STEPS:]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(latest)]
+    period = statistics.median(gaps) if gaps else _NOMINAL_STEP_SECONDS
+    progress = max(step.done for step in steps) - max(step.done for step in before)
+    return round(max(0.0, (end - fault) - progress * period), 2)
+
+
+def curve(lines: Sequence[Line], fault: float, until: float) -> list[list[float]]:
+    """Return the corners of the line that shows steps over time: [seconds since the fault, steps since the fault].
+
+    It stands still between the last step of some workers and the first of the next, and in pauses of more than a
+    second; elsewhere it is straight.
+    """
+    steps = [step for step in steps_of(lines) if fault - _CURVE_BEFORE_SECONDS <= step.time <= until]
+    base = max((step.done for step in steps if step.time <= fault), default=0)
+    corners: list[list[float]] = []
+
+    def corner(time: float, done: int) -> None:
+        point = [round(time - fault, 2), done - base]
+        if point not in corners[-1:]:
+            corners.append(point)
+
+    for earlier, later in itertools.pairwise(steps):
+        if not corners:
+            corner(earlier.time, earlier.done)
+        if later.began != earlier.began or later.time - earlier.time > _STRAIGHT_SECONDS:
+            corner(earlier.time, earlier.done)
+            corner(later.time, earlier.done)
+            corner(later.time, later.done)
+    for last in steps[-1:]:
+        corner(last.time, last.done)
+        if until - last.time > _STRAIGHT_SECONDS:
+            corner(until, last.done)
+    return corners

@@ -1,0 +1,293 @@
+"""Who keeps the training alive: this operator, Kubeflow's PyTorchJob, or nobody (pods written by hand).
+
+All of them get the same pods: image, script, environment, volume, machines. What differs is who makes these pods, and
+how torchrun is wired in them.
+"""
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from bench.recovery import pytorchjobs
+from support.kubectl import Kubectl, Object
+from support.progress import TRAINER
+
+CLAIM = "snapshots"
+MIN, MAX = 2, 3
+JOB_LABEL = "torchrun-bench/job"
+_SCRIPT = (Path(__file__).parent / "train.py").read_text()
+_SCRIPT_PATH = "/workspace/train.py"
+_CONFIG_MAP = "script"
+_RESTARTS = 1_000_000
+_HOSTNAME = "kubernetes.io/hostname"
+
+
+class System(Protocol):
+    """One of those compared; every method takes the job's name."""
+
+    name: str
+    title: str
+    container: str
+    """The container that trains."""
+    cannot: Mapping[str, str]
+    """Faults that make no sense here, and why."""
+    shrinks: Mapping[str, str]
+    """Faults after which the job never gets back to its size, and why."""
+
+    def installed(self) -> AbstractContextManager[None]:
+        """Have what it needs in the cluster while the block runs."""
+
+    def create(self, job: str, nodes: int) -> None:
+        """Make a job of so many nodes, MIN to MAX."""
+
+    def delete(self, job: str) -> None:
+        """Delete the job."""
+
+    def scale(self, job: str, nodes: int) -> None:
+        """Ask for so many nodes. Raises NotImplementedError where that is not possible."""
+
+    def store_home(self, job: str) -> tuple[str, str]:
+        """Return the pod and the container that torchrun's store lives in."""
+
+    def restarts(self, job: str) -> dict[str, int] | None:
+        """Return the restarts that it has counted, by cause; None where it does not, or not yet."""
+
+
+@dataclass(frozen=True)
+class Pods:
+    """What the pods of all systems have in common."""
+
+    image: str
+    spared: str
+    """The machine that no training pod may run on: the operator's."""
+
+    def template(self, job: str, container: str, command: list[str]) -> Object:
+        """Return a pod template."""
+        labels = {JOB_LABEL: job}
+        apart = {"labelSelector": {"matchLabels": labels}, "topologyKey": _HOSTNAME}
+        elsewhere = {"matchExpressions": [{"key": _HOSTNAME, "operator": "NotIn", "values": [self.spared]}]}
+        return {
+            "metadata": {"labels": labels},
+            "spec": {
+                "terminationGracePeriodSeconds": 45,
+                "automountServiceAccountToken": False,
+                "affinity": {
+                    "podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [apart]},
+                    "nodeAffinity": {
+                        "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [elsewhere]}
+                    },
+                },
+                "containers": [
+                    {
+                        "name": container,
+                        "image": self.image,
+                        "imagePullPolicy": "IfNotPresent",
+                        "command": [*command, _SCRIPT_PATH, f"/snapshots/{job}"],
+                        "env": [{"name": "OMP_NUM_THREADS", "value": "1"}],
+                        "resources": {"requests": {"cpu": "50m", "memory": "256Mi"}},
+                    }
+                ],
+            },
+        }
+
+    def wired_by_hand(self, job: str, container: str, command: list[str]) -> Object:
+        """Return a pod template with what a job of ours mounts and sets by itself."""
+        template = self.template(job, container, command)
+        spec = template["spec"]
+        spec["volumes"] = [
+            {"name": "script", "configMap": {"name": _CONFIG_MAP}},
+            {"name": "snapshots", "persistentVolumeClaim": {"claimName": CLAIM}},
+        ]
+        spec["containers"][0]["volumeMounts"] = [
+            {"name": "script", "mountPath": "/workspace"},
+            {"name": "snapshots", "mountPath": "/snapshots"},
+        ]
+        # What the trainer library tells those to set who have no operator: without it elasticity is worse.
+        spec["containers"][0]["env"].append({"name": "TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "value": "1"})
+        return template
+
+
+def shared_objects() -> list[Object]:
+    """Return what all jobs of the namespace use: the script, and the volume for snapshots."""
+    claim = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}
+    return [
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": _CONFIG_MAP}, "data": {"train.py": _SCRIPT}},
+        {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": CLAIM}, "spec": claim},
+    ]
+
+
+@dataclass
+class Ours:
+    """Jobs of this operator."""
+
+    kubectl: Kubectl
+    pods: Pods
+    name: str = "torchrunjob"
+    title: str = "TorchrunJob"
+    container: str = TRAINER
+
+    def __post_init__(self) -> None:
+        self.cannot: Mapping[str, str] = {}
+        self.shrinks: Mapping[str, str] = {}
+
+    def installed(self) -> AbstractContextManager[None]:
+        """Return a block without effect: the operator is there already."""
+        return nullcontext()
+
+    def create(self, job: str, nodes: int) -> None:
+        """Make a TorchrunJob."""
+        spec: dict[str, Any] = {
+            "nnodes": f"{MIN}:{MAX}",
+            "replicas": nodes,
+            "files": [{"path": _SCRIPT_PATH, "content": _SCRIPT}],
+            "snapshots": {"claimName": CLAIM},
+            "template": self.pods.template(job, self.container, ["torchrun"]),
+        }
+        kind = {"apiVersion": "torchrun.dev/v1alpha1", "kind": "TorchrunJob"}
+        self.kubectl.apply({**kind, "metadata": {"name": job}, "spec": spec})
+
+    def delete(self, job: str) -> None:
+        """Delete the TorchrunJob."""
+        self.kubectl.run("delete", "torchrunjob", job, "--ignore-not-found")
+
+    def scale(self, job: str, nodes: int) -> None:
+        """Scale it as a user does."""
+        self.kubectl.run("scale", "torchrunjob", job, f"--replicas={nodes}")
+
+    def store_home(self, job: str) -> tuple[str, str]:
+        """Return the rendezvous pod."""
+        return f"{job}-rdzv", "rendezvous"
+
+    def restarts(self, job: str) -> dict[str, int] | None:
+        """Return status.restarts of a job that says that it runs at its size."""
+        status = (self.kubectl.get("torchrunjob", job) or {}).get("status") or {}
+        membership = status.get("membership") or {}
+        settled = status.get("state") == "Running" and membership.get("nodes") == membership.get("desiredNodes")
+        return dict(status["restarts"]) if settled and "restarts" in status else None
+
+
+@dataclass
+class PyTorchJob:
+    """Elastic PyTorchJobs of Kubeflow's training-operator."""
+
+    kubectl: Kubectl
+    pods: Pods
+    name: str = "pytorchjob"
+    title: str = "PyTorchJob"
+    container: str = "pytorch"
+
+    def __post_init__(self) -> None:
+        self.cannot: Mapping[str, str] = {
+            "kill-store": "the store lives with rank 0: see there",
+            "kill-worker-operator-away": "a fault of the TorchrunJob's own operator",
+        }
+        self.shrinks: Mapping[str, str] = {}
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Run the training-operator, built from its Go module, on this machine."""
+        with pytorchjobs.operator(self.kubectl):
+            yield
+
+    def create(self, job: str, nodes: int) -> None:
+        """Make an elastic PyTorchJob."""
+        elastic = {"rdzvBackend": "c10d", "minReplicas": MIN, "maxReplicas": MAX, "maxRestarts": _RESTARTS}
+        template = self.pods.wired_by_hand(job, self.container, ["torchrun", "--nproc-per-node=1"])
+        worker = {"replicas": nodes, "restartPolicy": "OnFailure", "template": template}
+        spec = {"elasticPolicy": elastic, "pytorchReplicaSpecs": {"Worker": worker}}
+        kind = {"apiVersion": "kubeflow.org/v1", "kind": "PyTorchJob"}
+        self.kubectl.apply({**kind, "metadata": {"name": job}, "spec": spec})
+
+    def delete(self, job: str) -> None:
+        """Delete the PyTorchJob."""
+        self.kubectl.run("delete", "pytorchjob", job, "--ignore-not-found")
+
+    def scale(self, job: str, nodes: int) -> None:
+        """Change the number of workers."""
+        self.kubectl.patch("pytorchjob", job, {"spec": {"pytorchReplicaSpecs": {"Worker": {"replicas": nodes}}}})
+
+    def store_home(self, job: str) -> tuple[str, str]:
+        """Return the first worker."""
+        return f"{job}-worker-0", self.container
+
+    def restarts(self, job: str) -> dict[str, int] | None:
+        """Return nothing by cause: it does not tell."""
+        return {}
+
+
+@dataclass
+class Plain:
+    """A headless service and pods, as one writes them by hand."""
+
+    kubectl: Kubectl
+    pods: Pods
+    name: str = "pods"
+    title: str = "pods by hand"
+    container: str = TRAINER
+
+    def __post_init__(self) -> None:
+        by_hand = "nobody makes or deletes pods"
+        alike = "nothing but torchrun acts here: as with PyTorchJob's pods"
+        self.cannot: Mapping[str, str] = {
+            "kill-store": "the store lives with rank 0: see there",
+            "kill-worker-operator-away": "there is no operator",
+            "drain": "an eviction is a deletion with grace: see there",
+            "scale-up": by_hand,
+            "scale-down": by_hand,
+            "stop-machine": alike,
+            "partition": alike,
+        }
+        self.shrinks: Mapping[str, str] = dict.fromkeys(
+            ("delete", "terminate"), "nobody makes the deleted pod again: training goes on with less"
+        )
+
+    def installed(self) -> AbstractContextManager[None]:
+        """Return a block without effect: it needs nothing."""
+        return nullcontext()
+
+    def create(self, job: str, nodes: int) -> None:
+        """Make the service and the pods."""
+        command = [
+            "torchrun",
+            f"--nnodes={MIN}:{MAX}",
+            "--nproc-per-node=1",
+            f"--max-restarts={_RESTARTS}",
+            f"--rdzv-id={job}",
+            "--rdzv-backend=c10d",
+            f"--rdzv-endpoint={job}-0.{job}:29400",
+        ]
+        template = self.pods.wired_by_hand(job, self.container, command)
+        service = {"clusterIP": "None", "publishNotReadyAddresses": True, "selector": template["metadata"]["labels"]}
+        objects: list[Object] = [
+            {"apiVersion": "v1", "kind": "Service", "metadata": {"name": job}, "spec": service},
+        ]
+        for number in range(nodes):
+            pod = {"apiVersion": "v1", "kind": "Pod", **copy.deepcopy(template)}
+            pod["metadata"]["name"] = f"{job}-{number}"
+            pod["spec"] |= {"hostname": f"{job}-{number}", "subdomain": job, "restartPolicy": "OnFailure"}
+            objects.append(pod)
+        self.kubectl.apply(*objects)
+
+    def delete(self, job: str) -> None:
+        """Delete the service; the pods go with those of all jobs."""
+        self.kubectl.run("delete", "service", job, "--ignore-not-found")
+
+    def scale(self, job: str, nodes: int) -> None:
+        """Refuse."""
+        raise NotImplementedError(f"{job} cannot be scaled to {nodes}: {self.cannot['scale-up']}")
+
+    def store_home(self, job: str) -> tuple[str, str]:
+        """Return the first pod."""
+        return f"{job}-0", self.container
+
+    def restarts(self, job: str) -> dict[str, int] | None:
+        """Return nothing by cause: nobody counts."""
+        return {}
+
+
+def all_systems(kubectl: Kubectl, pods: Pods) -> list[System]:
+    """Return every system that is compared, this operator first."""
+    return [Ours(kubectl, pods), PyTorchJob(kubectl, pods), Plain(kubectl, pods)]

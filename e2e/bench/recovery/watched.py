@@ -1,0 +1,122 @@
+"""A job under way: what its pods log, and which of its pods is what."""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bench.recovery.lines import Line, Step, parse, steps_of, trained_for
+from bench.recovery.systems import JOB_LABEL, System
+from support.kubectl import Kubectl, Object
+from support.podlogs import PodLogs
+
+_EVERY_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Victim:
+    """A pod to which something happens, and its machine."""
+
+    pod: str
+    machine: str
+
+
+class Watched:
+    """A job of one of the systems, from its creation to its deletion."""
+
+    def __init__(self, kubectl: Kubectl, system: System, name: str, nodes: int) -> None:
+        self.name = name
+        self.nodes = nodes
+        """The size that it was last given."""
+        self.container = system.container
+        self._kubectl = kubectl
+        self._system = system
+        self._lock = threading.Lock()
+        self._lines: set[Line] = set()
+        system.create(name, nodes)
+        self._logs = PodLogs(kubectl, self._selector, system.container, self._wrote)
+
+    @property
+    def _selector(self) -> str:
+        return f"{JOB_LABEL}={self.name}"
+
+    def close(self) -> None:
+        """Delete the job and all its pods at once."""
+        self._logs.stop()
+        self._system.delete(self.name)
+        pods = ("delete", "pods", f"--selector={self._selector}", "--force", "--grace-period=0")
+        self._kubectl.run(*pods, "--ignore-not-found")
+
+    def lines(self) -> list[Line]:
+        """Return what has been read so far, in no order."""
+        with self._lock:
+            return list(self._lines)
+
+    def scale(self, nodes: int) -> None:
+        """Ask for another size."""
+        self._system.scale(self.name, nodes)
+        self.nodes = nodes
+
+    def wait(self, wanted: Callable[[list[Line]], bool], until: float) -> bool:
+        """Wait until the lines are as wanted, at most until a moment; return whether they are."""
+        while not wanted(self.lines()):
+            if time.time() >= until:
+                return False
+            time.sleep(_EVERY_SECONDS)
+        return True
+
+    def trains(self, world: int, seconds: float, until: float) -> bool:
+        """Wait until so many workers have trained for a while, at most until a moment; return whether they have."""
+        return self.wait(lambda lines: trained_for(lines, world, time.time()) >= seconds, until)
+
+    def pods(self) -> list[Object]:
+        """Return the pods that train, or are to."""
+        return self._kubectl.list("pods", self._selector)
+
+    def is_whole(self) -> bool:
+        """Whether all its pods run, and no other is left."""
+        pods = self.pods()
+        return len(pods) == self.nodes and all(
+            not pod["metadata"].get("deletionTimestamp") and pod["status"].get("phase") == "Running" for pod in pods
+        )
+
+    def is_worn(self) -> bool:
+        """Whether a container was restarted in place: the kubelet would restart it later each time."""
+        statuses = [status for pod in self.pods() for status in pod["status"].get("containerStatuses") or []]
+        return any(status["restartCount"] for status in statuses)
+
+    def rank_zero(self) -> Victim:
+        """Return the pod of rank 0: the one that logs the steps."""
+        last = self.last_step()
+        return next(victim for victim in self._victims() if victim.pod == last.pod)
+
+    def store(self) -> tuple[Victim, str]:
+        """Return the pod of torchrun's store, and its container."""
+        name, container = self._system.store_home(self.name)
+        pod = self._kubectl.get("pod", name)
+        if pod is None:
+            raise LookupError(f"the pod {name} of torchrun's store is not there")
+        return _victim(pod), container
+
+    def worker(self) -> Victim:
+        """Return a pod that is neither rank 0's nor the store's, nor on their machines."""
+        spared = {self.rank_zero().machine, self.store()[0].machine}
+        candidates = [victim for victim in self._victims() if victim.machine not in spared]
+        return max(candidates, key=lambda victim: victim.pod)
+
+    def last_step(self) -> Step:
+        """Return the latest step."""
+        return steps_of(self.lines())[-1]
+
+    def _victims(self) -> list[Victim]:
+        return [_victim(pod) for pod in self.pods() if pod["spec"].get("nodeName")]
+
+    def _wrote(self, pod: str, _: str, text: str) -> None:
+        line = parse(text, pod)
+        if line is not None:
+            with self._lock:
+                self._lines.add(line)
+
+
+def _victim(pod: Object) -> Victim:
+    return Victim(pod["metadata"]["name"], pod["spec"]["nodeName"])

@@ -1,0 +1,38 @@
+"""The logs of all pods that a selector finds, those still to come included."""
+
+from collections.abc import Callable
+
+from support.kubectl import Kubectl, Object, Stream
+
+
+class PodLogs:
+    """Follows one container in each of the pods, through its restarts too.
+
+    A line goes to `on_line` with the pod's name and uid, from a thread of its pod's; it may come twice where a
+    container has just been restarted.
+    """
+
+    def __init__(
+        self, kubectl: Kubectl, selector: str, container: str, on_line: Callable[[str, str, str], None]
+    ) -> None:
+        self._kubectl = kubectl
+        self._container = container
+        self._on_line = on_line
+        self._logs: dict[tuple[str, int], Stream] = {}
+        self._pods = kubectl.watch("pods", selector, self._pod_changed)
+
+    def stop(self) -> None:
+        """Stop following."""
+        self._pods.stop()
+        for stream in self._logs.values():
+            stream.stop()
+
+    def _pod_changed(self, pod: Object) -> None:
+        uid, name = pod["metadata"]["uid"], pod["metadata"]["name"]
+        for status in pod["status"].get("containerStatuses") or []:
+            key = (uid, status["restartCount"])
+            started = {"running", "terminated"} & set(status.get("state") or {})
+            if status["name"] == self._container and started and key not in self._logs:
+                self._logs[key] = self._kubectl.follow(
+                    name, self._container, lambda text: self._on_line(name, uid, text)
+                )
