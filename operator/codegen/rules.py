@@ -109,6 +109,14 @@ _NODES = (
         field=".replicas",
     ),
     Rule(
+        "spec",
+        f"!has(self.elasticity) || !has(self.elasticity.spares) || self.elasticity.spares + (type(self.nnodes) == int "
+        f"? self.nnodes : !self.nnodes.{_RANGE} ? 0 "
+        f": int(self.nnodes.split(':')[self.nnodes.split(':').size() - 1])) <= {MAX_NODES}",
+        remedies.SPARES,
+        field=".elasticity.spares",
+    ),
+    Rule(
         "spec.nprocPerNode",
         f"type(self) == int ? self >= 1 && self <= {MAX_PROCESSES_PER_NODE} : self in ['gpu', 'cpu', 'auto'] "
         f"|| (self.matches('^[0-9]{{1,9}}$') && int(self) >= 1 && int(self) <= {MAX_PROCESSES_PER_NODE})",

@@ -30,6 +30,7 @@ TRAINER_CONTAINER: Final = "trainer"
 """The container that trains."""
 
 MAX_NODES: Final = 1000
+MAX_SPARES: Final = 100
 MAX_PROCESSES_PER_NODE: Final = 256
 
 MAX_JOB_NAME_LENGTH: Final = 54

@@ -5,6 +5,7 @@ from typing import Final
 from torchrun_operator.api.names import (
     GROUP,
     MAX_JOB_NAME_LENGTH,
+    MAX_NODES,
     PORT_HTTP,
     RESERVED_DIRECTORIES,
     RESERVED_PREFIX,
@@ -19,6 +20,7 @@ JOB_NAME: Final = (
     "and '-', beginning with a letter and not ending with '-'"
 )
 REPLICAS_BELOW_ONE: Final = "must be at least 1; to stop the job set spec.suspend to true"
+SPARES: Final = f"MAX of spec.nnodes and the spares may be {MAX_NODES} together, the most nodes that one job can have"
 CONTROL_PORT: Final = f"{PORT_HTTP} is the port of the rendezvous host's control; choose another, such as 29400"
 RDZV_CONF: Final = 'write keys as in torchrun --rdzv-conf, such as read_timeout: "120", and values without "," or "="'
 FILE_PATH: Final = 'write an absolute path without "." and "..", ":" and "//", such as /workspace/train.py'

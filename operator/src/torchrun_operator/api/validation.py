@@ -17,6 +17,7 @@ from torchrun_operator.api.names import (
     GROUP,
     MAX_FILES_BYTES,
     MAX_JOB_NAME_LENGTH,
+    MAX_NODES,
     PORT_HTTP,
     RESERVED_DIRECTORIES,
     RESERVED_PREFIX,
@@ -61,6 +62,7 @@ def problems(job: TorchrunJob) -> list[Problem]:
     return [
         *_name(job.name),
         *_replicas(spec),
+        *_spares(spec),
         *_wiring(spec),
         *_files(spec),
         *_snapshots(spec),
@@ -102,6 +104,11 @@ def _replicas(spec: TorchrunJobSpec) -> Iterator[Problem]:
     elif not spec.min_nodes <= spec.replicas <= spec.max_nodes:
         words = f"must be from MIN to MAX of spec.nnodes, which is {spec.nnodes}; change it, or spec.nnodes"
         yield Problem("spec.replicas", words)
+
+
+def _spares(spec: TorchrunJobSpec) -> Iterator[Problem]:
+    if spec.max_nodes + spec.elasticity.spares > MAX_NODES:
+        yield Problem("spec.elasticity.spares", remedies.SPARES)
 
 
 def _wiring(spec: TorchrunJobSpec) -> Iterator[Problem]:
