@@ -43,7 +43,7 @@ def test_defaults() -> None:
         rendezvous=Rendezvous(
             backend=RendezvousBackend.C10D, host=RendezvousHost.DEDICATED, port=29400, last_call_seconds=15, conf={}
         ),
-        elasticity=Elasticity(spares=0),
+        elasticity=Elasticity(spares=0, warm_start=False, preload=()),
         nccl=Nccl(env={}, config_map_ref=None),
         files=(),
         snapshots=None,
@@ -65,7 +65,7 @@ def test_everything_is_read_and_written_alike() -> None:
             "lastCallSeconds": 60,
             "conf": {"read_timeout": "90"},
         },
-        "elasticity": {"spares": 2},
+        "elasticity": {"spares": 2, "warmStart": True, "preload": ["numpy", "torch.nn"]},
         "nccl": {"env": {"NCCL_DEBUG": "INFO"}, "configMapRef": {"name": "pool"}},
         "files": [{"path": "/a/b.py", "content": "pass"}],
         "snapshots": {"mountPath": "/data", "claimName": "shared"},

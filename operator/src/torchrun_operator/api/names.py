@@ -31,6 +31,11 @@ TRAINER_CONTAINER: Final = "trainer"
 
 MAX_NODES: Final = 1000
 MAX_SPARES: Final = 100
+MODULE_PATTERN: Final = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$"
+"""The full name of a Python module."""
+
+WORKER_PYTHON: Final = "PYTHON_EXEC"
+"""torchrun starts workers with the program that this variable names."""
 MAX_PROCESSES_PER_NODE: Final = 256
 
 MAX_JOB_NAME_LENGTH: Final = 54

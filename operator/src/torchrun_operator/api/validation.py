@@ -24,6 +24,7 @@ from torchrun_operator.api.names import (
     RESERVED_RDZV_CONF,
     TERMINATION_LOG,
     TRAINER_CONTAINER,
+    WORKER_PYTHON,
     is_reserved_env,
 )
 from torchrun_operator.api.torchrun import reserved_options
@@ -62,7 +63,7 @@ def problems(job: TorchrunJob) -> list[Problem]:
     return [
         *_name(job.name),
         *_replicas(spec),
-        *_spares(spec),
+        *_elasticity(spec),
         *_wiring(spec),
         *_files(spec),
         *_snapshots(spec),
@@ -106,9 +107,14 @@ def _replicas(spec: TorchrunJobSpec) -> Iterator[Problem]:
         yield Problem("spec.replicas", words)
 
 
-def _spares(spec: TorchrunJobSpec) -> Iterator[Problem]:
-    if spec.max_nodes + spec.elasticity.spares > MAX_NODES:
+def _elasticity(spec: TorchrunJobSpec) -> Iterator[Problem]:
+    elasticity = spec.elasticity
+    if spec.max_nodes + elasticity.spares > MAX_NODES:
         yield Problem("spec.elasticity.spares", remedies.SPARES)
+    if elasticity.preload and not elasticity.warm_start:
+        yield Problem("spec.elasticity.preload", remedies.PRELOAD)
+    if elasticity.warm_start and any(e.get("name") == WORKER_PYTHON for e in spec.trainer.get("env") or []):
+        yield Problem("spec.elasticity.warmStart", remedies.WORKER_PYTHON_TAKEN)
 
 
 def _wiring(spec: TorchrunJobSpec) -> Iterator[Problem]:

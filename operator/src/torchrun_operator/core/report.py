@@ -334,11 +334,8 @@ def _resizing(
     finishing = not lost and any(node.phase is Phase.SUCCEEDED for node in observed.nodes)
     if (have == wanted and not leaving) or finishing:
         return _Verdict(ConditionType.RESIZING, False, Reason.SETTLED, "no change is under way")
-    if (
-        not leaving
-        and have
-        and have >= size(observed, wanted, job.spec.min_nodes, now, spares=job.spec.elasticity.spares)
-    ):
+    enough = size(observed, wanted, job.spec.min_nodes, now, spares=job.spec.elasticity.spares)
+    if not leaving and have and have >= enough:
         absent = [(node.name, absence(observed, node, now)) for node in observed.nodes if node.index < wanted]
         words = "; ".join([f"{name}: {why}" for name, why in absent if why][:3])
         message = f"{have} of {wanted} wanted nodes train, the others join as soon as they can: {words}"

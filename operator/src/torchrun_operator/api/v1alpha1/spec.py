@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from torchrun_operator.api.base import Model
-from torchrun_operator.api.names import MAX_SPARES, PORT_STORE, TRAINER_CONTAINER
+from torchrun_operator.api.names import MAX_SPARES, MODULE_PATTERN, PORT_STORE, TRAINER_CONTAINER
 from torchrun_operator.api.nnodes import NodeRange, parse_nnodes, parse_nproc_per_node
 
 
@@ -148,6 +148,21 @@ class Elasticity(Model):
             le=MAX_SPARES,
         ),
     ] = 0
+    warm_start: Annotated[
+        bool,
+        Field(
+            description="Whether each node keeps a process that has torch loaded and forks its workers from there, so "
+            "that they begin seconds sooner after a loss. A change takes effect in the pods that are made after it."
+        ),
+    ] = False
+    preload: Annotated[
+        tuple[Annotated[str, Field(max_length=128, pattern=MODULE_PATTERN)], ...],
+        Field(
+            description="Python modules to load beside torch where warmStart is true; loading them must neither start "
+            "threads or processes nor touch a GPU. Example: [numpy, torchvision].",
+            max_length=32,
+        ),
+    ] = ()
 
 
 class TorchrunJobSpec(Model):
