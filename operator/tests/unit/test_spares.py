@@ -55,7 +55,7 @@ CASES = {
     "a new job has one pod more than it trains with": Case(
         job(),
         Observed(token_digest=HOST.token_digest),
-        decision(create_rendezvous=True, create_nodes=(0, 1, 2, 3)),
+        decision(create_rendezvous=True, create_nodes=(0, 1, 2, 3), apply_services=False),
         "Pending",
         ("Valid",),
     ),
