@@ -180,6 +180,32 @@ def test_training_survives_rank_zero(cluster: Cluster, kubectl: Kubectl) -> None
     assert found["membership"]["lastChange"]["cause"] == "infrastructure"
 
 
+def test_a_spare_takes_the_place_of_rank_0_and_workers_start_warm(cluster: Cluster, kubectl: Kubectl) -> None:
+    elasticity = {"spares": 1, "warmStart": True}
+    with training(kubectl, "spared") as followed:
+        kubectl.apply(job("spared", cluster.trainer_image, "2", steps=100_000, elasticity=elasticity))
+        followed.wait("two workers", lambda step: step.world == 2 and step.step >= 25, _SECONDS)
+        found = wait_status(kubectl, "spared", "a spare", lambda s: s["membership"].get("spares") == 1)
+        spare = next(node for node in found["nodes"] if node.get("spare"))
+        wait_for(
+            "torch is loaded in the spare",
+            lambda: "workers start warm" in kubectl.run("logs", spare["pod"]),
+            _SECONDS,
+        )
+        victim = next(node["pod"] for node in found["nodes"] if node.get("rank") == 0)
+        killed = followed.now()
+        kubectl.run("delete", "pod", victim, "--force", "--grace-period=0")
+        followed.wait(
+            "a step at full size after the kill", lambda step: step.started_at > killed and step.world == 2, _SECONDS
+        )
+    found = wait_status(kubectl, "spared", "the next spare", lambda s: s["membership"].get("spares") == 1)
+    assert "rank" in next(node for node in found["nodes"] if node["uid"] == spare["uid"])
+    assert [node["pod"] for node in found["nodes"] if node.get("spare")] == [victim]
+    assert found["restarts"] == {"code": 0, "infrastructure": 1, "preemption": 0, "resize": 0}
+    assert found["replicas"] == 2
+    assert "cold" not in "".join(kubectl.run("logs", pod) for pod in node_pods(kubectl, "spared"))
+
+
 def test_scaling_loses_no_step(cluster: Cluster, kubectl: Kubectl) -> None:
     with training(kubectl, "elastic") as followed:
         kubectl.apply(job("elastic", cluster.trainer_image, "2:3", steps=100_000))

@@ -23,6 +23,7 @@ from torchrun_operator.api.names import (
     RESERVED_RDZV_CONF,
     TERMINATION_LOG,
     TRAINER_CONTAINER,
+    WORKER_PYTHON,
 )
 
 
@@ -108,6 +109,28 @@ _NODES = (
         "must be from MIN to MAX of spec.nnodes; change it, or spec.nnodes",
         "'must be from MIN to MAX of spec.nnodes, which is ' + string(self.nnodes) + '; change it, or spec.nnodes'",
         field=".replicas",
+    ),
+    Rule(
+        "spec",
+        f"!has(self.elasticity) || !has(self.elasticity.spares) || self.elasticity.spares + (type(self.nnodes) == int "
+        f"? self.nnodes : !self.nnodes.{_RANGE} ? 0 "
+        f": int(self.nnodes.split(':')[self.nnodes.split(':').size() - 1])) <= {MAX_NODES}",
+        remedies.SPARES,
+        field=".elasticity.spares",
+    ),
+    Rule(
+        "spec.elasticity",
+        "!has(self.preload) || size(self.preload) == 0 || (has(self.warmStart) && self.warmStart)",
+        remedies.PRELOAD,
+        field=".preload",
+    ),
+    Rule(
+        "spec",
+        f"!has(self.elasticity) || !has(self.elasticity.warmStart) || !self.elasticity.warmStart "
+        f"|| {_CONTAINERS}.all(c, c.name != '{TRAINER_CONTAINER}' || !has(c.env) "
+        f"|| c.env.all(e, e.name != '{WORKER_PYTHON}'))",
+        remedies.WORKER_PYTHON_TAKEN,
+        field=".elasticity.warmStart",
     ),
     Rule(
         "spec.nprocPerNode",

@@ -15,7 +15,7 @@ from torchrun_operator.cluster.port import ClusterError, Manifest
 from world import World
 
 MAX_RESTARTS = 3
-INDEX = st.integers(min_value=0, max_value=3)
+INDEX = st.integers(min_value=0, max_value=4)
 
 
 class Lives(RuleBasedStateMachine):
@@ -37,7 +37,7 @@ class Lives(RuleBasedStateMachine):
         state, wanted = self.world.status["state"], self.world.job["spec"]["replicas"]
         assert state in ("Running", "Complete", "Failed")
         if state == "Running":
-            assert self.world.indices() == list(range(wanted))
+            assert self.world.indices() == list(range(wanted + self._spares()))
             assert self.world.status["membership"]["nodes"] == wanted
         self.loop.close()
 
@@ -115,6 +115,10 @@ class Lives(RuleBasedStateMachine):
     def somebody_scales(self, replicas: int) -> None:
         self.world.cluster.edit(self.world.job, replicas=replicas)
 
+    @rule(spares=st.integers(min_value=0, max_value=2))
+    def somebody_wants_spares(self, spares: int) -> None:
+        self.world.cluster.edit(self.world.job, elasticity={"spares": spares})
+
     @rule(suspend=st.booleans())
     def somebody_suspends_or_resumes(self, suspend: bool) -> None:
         self.world.cluster.edit(self.world.job, suspend=suspend)
@@ -169,8 +173,13 @@ class Lives(RuleBasedStateMachine):
     def _wanted(self, manifest: Manifest) -> str:
         index = manifest["metadata"]["labels"].get(LABEL_NODE_INDEX)
         spec = self.world.job["spec"]
-        assert index is None or (int(index) < spec["replicas"] and not spec.get("suspend")), "a pod that nobody wants"
+        most = spec["replicas"] + self._spares()
+        assert index is None or (int(index) < most and not spec.get("suspend")), "a pod that nobody wants"
         return ""
+
+    def _spares(self) -> int:
+        spares: int = self.world.job["spec"].get("elasticity", {}).get("spares", 0)
+        return spares
 
     def _runs(self, index: int) -> bool:
         pod = self.world.nodes.get(f"digits-{index}")

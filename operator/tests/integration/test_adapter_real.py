@@ -20,7 +20,7 @@ from torchrun_operator.render.objects import prerequisites, services
 from torchrun_operator.render.pods import node_pod, rendezvous_pod
 from torchrun_operator.runtime.metrics import Metrics
 from torchrun_operator.runtime.reconciler import Reconciler
-from world import FakeLinks
+from world import PROGRAMS, FakeLinks
 
 pytestmark = pytest.mark.integration
 
@@ -123,7 +123,7 @@ async def test_a_status_of_a_job_that_has_changed_is_a_conflict(torchrunjobs: An
 
 async def test_objects_are_made_once_and_kept_as_they_should_be(torchrunjobs: Any) -> None:
     job = new_job(torchrunjobs, files=FILES, snapshots={"volumeClaimTemplate": CLAIM})
-    manifests = [*services(job), *prerequisites(job, "print('host')\n", "default")]
+    manifests = [*services(job), *prerequisites(job, PROGRAMS, "default")]
     assert [manifest["kind"] for manifest in manifests] == [
         "Service",
         "Service",
@@ -143,7 +143,7 @@ async def test_objects_are_made_once_and_kept_as_they_should_be(torchrunjobs: An
         torchrunjobs.request("PATCH", path_of(program), {"data": {"host.py": "changed", "more": "x"}})
         await cluster.apply(program)
         found = torchrunjobs.request("GET", path_of(program))[1]
-        assert found["data"]["host.py"] == "print('host')\n"
+        assert found["data"]["host.py"] == PROGRAMS
 
 
 async def test_an_object_of_somebody_else_is_not_touched(torchrunjobs: Any) -> None:
@@ -206,7 +206,7 @@ async def test_a_job_is_reconciled(torchrunjobs: Any) -> None:
         following = asyncio.create_task(cluster.follow_pods())
         for _ in range(2):  # the second time by an operator that remembers nothing
             links = FakeLinks({})
-            reconciler = Reconciler(cluster, links, Metrics("test"), lambda: datetime.now(UTC), "print('host')\n")
+            reconciler = Reconciler(cluster, links, Metrics("test"), lambda: datetime.now(UTC), PROGRAMS)
             await reconciler.reconcile(key)
             await pods_shown(cluster, name, 4)
             await reconciler.reconcile(key)

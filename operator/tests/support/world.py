@@ -14,10 +14,12 @@ from torchrun_operator.api.names import LABEL_NODE_INDEX, LABEL_ROLE, ROLE_NODE,
 from torchrun_operator.cluster.port import ClusterError, ConflictError
 from torchrun_operator.core.membership import Target
 from torchrun_operator.core.observed import Overdue, Pace, Rendezvous
+from torchrun_operator.render.objects import Programs
 from torchrun_operator.runtime.links import Key
 from torchrun_operator.runtime.metrics import Metrics
 from torchrun_operator.runtime.reconciler import Outcome, Reconciler
 
+PROGRAMS = Programs(host="print('host')\n", warm="print('warm')\n")
 KEY: Key = ("team", "digits")
 
 
@@ -96,7 +98,7 @@ class World:
     def restart_operator(self) -> None:
         """Begin with an operator that remembers nothing."""
         self.links = FakeLinks(self.hosts)
-        self.reconciler = Reconciler(self.cluster, self.links, self.metrics, lambda: self.now, "print('host')\n")
+        self.reconciler = Reconciler(self.cluster, self.links, self.metrics, lambda: self.now, PROGRAMS)
 
     @property
     def status(self) -> dict[str, Any]:

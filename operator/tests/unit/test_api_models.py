@@ -10,6 +10,7 @@ from torchrun_operator.api.base import rfc3339
 from torchrun_operator.api.nnodes import NodeRange, parse_nnodes, parse_nproc_per_node
 from torchrun_operator.api.torchrun import reserved_options
 from torchrun_operator.api.v1alpha1 import (
+    Elasticity,
     File,
     Nccl,
     NodeStatus,
@@ -42,6 +43,7 @@ def test_defaults() -> None:
         rendezvous=Rendezvous(
             backend=RendezvousBackend.C10D, host=RendezvousHost.DEDICATED, port=29400, last_call_seconds=15, conf={}
         ),
+        elasticity=Elasticity(spares=0, warm_start=False, preload=()),
         nccl=Nccl(env={}, config_map_ref=None),
         files=(),
         snapshots=None,
@@ -63,6 +65,7 @@ def test_everything_is_read_and_written_alike() -> None:
             "lastCallSeconds": 60,
             "conf": {"read_timeout": "90"},
         },
+        "elasticity": {"spares": 2, "warmStart": True, "preload": ["numpy", "torch.nn"]},
         "nccl": {"env": {"NCCL_DEBUG": "INFO"}, "configMapRef": {"name": "pool"}},
         "files": [{"path": "/a/b.py", "content": "pass"}],
         "snapshots": {"mountPath": "/data", "claimName": "shared"},

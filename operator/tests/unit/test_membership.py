@@ -8,6 +8,7 @@ import pytest
 from builders import CREATED, HOST, NOW, THREE, at, failed, instead, make_node, make_rendezvous, seen, terminating
 from torchrun_operator.core.membership import (
     absence,
+    is_full,
     leavers,
     patience_ends,
     rank_of,
@@ -62,6 +63,42 @@ LEAVERS: dict[str, tuple[Observed, int, tuple[str, ...]]] = {
     ),
     "the host does not answer": (seen(failed(0), *THREE[1:]), 3, ("10.0.1.0",)),
 }
+
+
+FOUR = (*THREE, make_node(3))
+SPARED: dict[str, tuple[Observed, int, int, tuple[str, ...]]] = {
+    "a spare waits": (seen(*FOUR, rendezvous=make_rendezvous(*THREE, waiting=("10.0.1.3",))), 3, 1, ()),
+    "a spare with the lowest index": (
+        seen(*FOUR, rendezvous=make_rendezvous(*FOUR[1:], waiting=("10.0.1.0",))),
+        3,
+        1,
+        (),
+    ),
+    "one spare too many": (seen(*FOUR, rendezvous=make_rendezvous(*THREE, waiting=("10.0.1.3",))), 3, 0, ("10.0.1.3",)),
+    "scaled down: the member of the highest rank becomes a spare": (
+        seen(*FOUR, rendezvous=make_rendezvous(FOUR[3], *THREE)),
+        3,
+        1,
+        ("10.0.1.2",),
+    ),
+    "scaled down, and a pod goes as well: enough are left": (
+        seen(*FOUR, rendezvous=make_rendezvous(FOUR[0], *FOUR[2:], waiting=("10.0.1.1",))),
+        2,
+        1,
+        ("10.0.1.3",),
+    ),
+    "the round is over: nobody is a member": (
+        seen(*FOUR, rendezvous=make_rendezvous(*FOUR, complete=False)),
+        3,
+        1,
+        (),
+    ),
+}
+
+
+@pytest.mark.parametrize(("observed", "wanted", "spares", "expected"), SPARED.values(), ids=SPARED)
+def test_leavers_of_a_job_with_spares(observed: Observed, wanted: int, spares: int, expected: tuple[str, ...]) -> None:
+    assert leavers(observed, wanted, spares) == expected
 
 
 @pytest.mark.parametrize(("observed", "wanted", "expected"), LEAVERS.values(), ids=LEAVERS)
@@ -150,6 +187,34 @@ SIZES = {
 @pytest.mark.parametrize(("observed", "held", "expected"), SIZES.values(), ids=SIZES)
 def test_size(observed: Observed, held: frozenset[int], expected: int) -> None:
     assert size(observed, 3, 2, NOW, held) == expected
+
+
+@pytest.mark.parametrize(
+    ("pending", "held", "expected"),
+    [
+        ((), frozenset(), 3),
+        ((4,), frozenset(), 3),
+        ((1, 4), frozenset(), 3),
+        ((1, 2), {0}, 2),
+        ((0, 1, 2), frozenset(), 2),
+    ],
+)
+def test_size_with_two_spares(pending: tuple[int, ...], held: frozenset[int], expected: int) -> None:
+    nodes = (make_node(index, Phase.PENDING if index in pending else Phase.RUNNING) for index in range(5))
+    assert size(seen(*nodes), 3, 2, NOW, frozenset(held), spares=2) == expected
+
+
+@pytest.mark.parametrize(
+    ("observed", "expected"),
+    [
+        (seen(*THREE, rendezvous=make_rendezvous(*THREE)), True),
+        (seen(*THREE, rendezvous=make_rendezvous(*THREE[1:])), False),
+        (seen(*THREE, rendezvous=make_rendezvous(*THREE, complete=False)), False),
+        (seen(*THREE), False),
+    ],
+)
+def test_is_full(observed: Observed, expected: bool) -> None:
+    assert is_full(observed, 3) is expected
 
 
 def test_patience_ends() -> None:

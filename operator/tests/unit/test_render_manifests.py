@@ -10,7 +10,7 @@ import pytest
 from builders import DIGEST, job_manifest, make_job
 from golden import check_golden
 from torchrun_operator.api.v1alpha1 import TorchrunJob, job_of
-from torchrun_operator.render.objects import prerequisites, services
+from torchrun_operator.render.objects import Programs, prerequisites, services
 from torchrun_operator.render.pods import node_pod, rendezvous_pod
 
 GOLDEN = Path(__file__).parent / "golden" / "render"
@@ -66,8 +66,9 @@ FULL: dict[str, Any] = {
         },
     },
 }
-SOURCE = "print('host')\n"
+PROGRAMS = Programs(host="print('host')\n", warm="print('warm')\n")
 MINIMAL, WHOLE = make_job(), job_of(job_manifest(**copy.deepcopy(FULL)))
+WARM = make_job(elasticity={"spares": 1, "warmStart": True, "preload": ["numpy", "torchvision"]})
 CLAIMED = make_job(snapshots={"mountPath": "/ckpt", "claimName": "shared"})
 OWNER = {
     "apiVersion": "torchrun.dev/v1alpha1",
@@ -80,7 +81,7 @@ OWNER = {
 
 
 def owned(job: TorchrunJob) -> list[dict[str, Any]]:
-    return [*services(job), *prerequisites(job, SOURCE, "torchrun-system")]
+    return [*services(job), *prerequisites(job, PROGRAMS, "torchrun-system")]
 
 
 @pytest.mark.parametrize(
@@ -94,6 +95,8 @@ def owned(job: TorchrunJob) -> list[dict[str, Any]]:
         ("objects-minimal", owned(MINIMAL)),
         ("objects-full", owned(WHOLE)),
         ("objects-with-claim", owned(CLAIMED)),
+        ("node-warm", node_pod(WARM, 0)),
+        ("objects-warm", owned(WARM)),
     ],
 )
 def test_manifests(name: str, found: Any) -> None:
@@ -104,7 +107,7 @@ def everything(job: TorchrunJob) -> list[dict[str, Any]]:
     return [*owned(job), node_pod(job, 0), node_pod(job, 1), rendezvous_pod(job, DIGEST)]
 
 
-@pytest.mark.parametrize("job", [MINIMAL, WHOLE, CLAIMED], ids=["minimal", "full", "with a claim"])
+@pytest.mark.parametrize("job", [MINIMAL, WHOLE, CLAIMED, WARM], ids=["minimal", "full", "with a claim", "warm"])
 def test_every_object_belongs_to_the_job(job: TorchrunJob) -> None:
     for manifest in everything(job):
         metadata = manifest["metadata"]
@@ -113,7 +116,7 @@ def test_every_object_belongs_to_the_job(job: TorchrunJob) -> None:
         assert metadata["labels"]["torchrun.dev/job-name"] == job.name
 
 
-@pytest.mark.parametrize("job", [MINIMAL, WHOLE, CLAIMED], ids=["minimal", "full", "with a claim"])
+@pytest.mark.parametrize("job", [MINIMAL, WHOLE, CLAIMED, WARM], ids=["minimal", "full", "with a claim", "warm"])
 def test_the_job_is_not_changed_nor_shared(job: TorchrunJob) -> None:
     before = copy.deepcopy(job.model_dump())
     once = everything(job)
@@ -211,5 +214,37 @@ def test_the_rendezvous_pod_knows_no_secret() -> None:
     ids=["switched off", "the operator does not know where it runs"],
 )
 def test_network_policy(spec: dict[str, Any], namespace: str | None, ingress: list[dict[str, Any]]) -> None:
-    policy = prerequisites(make_job(**spec), SOURCE, namespace)[0]
+    policy = prerequisites(make_job(**spec), PROGRAMS, namespace)[0]
     assert (policy["kind"], policy["spec"]["ingress"]) == ("NetworkPolicy", ingress)
+
+
+def started_by(**container: Any) -> Any:
+    """Return the hook that runs as the trainer container of a job that starts warm begins."""
+    given = {"name": "trainer", "image": "train:1", **container}
+    job = make_job(elasticity={"warmStart": True}, template={"spec": {"containers": [given]}})
+    return trainer(node_pod(job, 0)).get("lifecycle", {}).get("postStart")
+
+
+def early(program: str) -> Any:
+    return {"exec": {"command": ["python3", "/torchrun-operator/python", "--start", program]}}
+
+
+@pytest.mark.parametrize(
+    ("container", "expected"),
+    [
+        ({"command": ["torchrun", "train.py"]}, early("torchrun")),
+        ({"command": ["/opt/venv/bin/torchrun"], "args": ["train.py"]}, early("/opt/venv/bin/torchrun")),
+        ({"args": ["torchrun", "train.py"]}, early("torchrun")),
+        ({"command": ["python3", "-m", "torch.distributed.run", "train.py"]}, early("python3")),
+        ({"command": ["python3", "train.py"]}, None),
+        ({"command": ["bash", "-c", "pip install x && torchrun train.py"]}, None),
+        ({}, None),
+        ({"command": ["torchrun"], "lifecycle": {"preStop": {"sleep": {"seconds": 1}}}}, early("torchrun")),
+        (
+            {"command": ["torchrun"], "lifecycle": {"postStart": {"exec": {"command": ["x"]}}}},
+            {"exec": {"command": ["x"]}},
+        ),
+    ],
+)
+def test_torch_is_loaded_early_beside_nothing_but_torchrun(container: dict[str, Any], expected: Any) -> None:
+    assert started_by(**container) == expected

@@ -271,3 +271,32 @@ def test_surplus_agents_do_not_keep_the_others_from_training(order: list[int], s
                 world.beat(index)
     assert len(world.training()) == size
     assert world.memory.rounds == 1
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.permutations(range(ADDRESSES)), st.integers(MINIMUM, ADDRESSES - 1), st.integers(0, ADDRESSES))
+def test_a_spare_takes_the_place_of_a_lost_member_and_all_others_keep_theirs(
+    order: list[int], size: int, choice: int
+) -> None:
+    world = World(target=Target(1, size, MINIMUM, 2.0))
+    for index in order:
+        world.start(index)
+
+    def live(seconds: int) -> None:
+        for second in range(seconds):
+            for index in order:
+                world.sync(index)
+                world.tick()
+                world.poll(index)
+                if second % 5 == 0:
+                    world.beat(index)
+
+    live(20)
+    before = world.training()
+    lost = sorted(before)[choice % size]
+    world.die(lost)
+    world.target = Target(2, size, MINIMUM, 2.0, frozenset({f"10.0.0.{lost}"}))
+    live(20)
+    assert world.memory.rounds == 2
+    assert len(world.training()) == size
+    assert before - {lost} < world.training()

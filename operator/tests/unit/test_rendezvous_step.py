@@ -8,6 +8,7 @@ import pytest
 from torchrun_operator.rendezvous.client import host_source
 from torchrun_operator.rendezvous.host import (
     KICK,
+    SIGHT_SECONDS,
     UNAWARE,
     Memory,
     Node,
@@ -151,6 +152,23 @@ CASES = {
         hurry=True,
         also={"aside": {C.address: NOW}},
     ),
+    "who was in the round before comes before a spare, whatever the order of their addresses": Case(
+        open_round(A, B, C),
+        target(2),
+        Memory(former=frozenset({B.address, C.address, D.address})),
+        formed(B, C),
+        begun(B, C),
+        ("round-completed",),
+        also={"aside": {A.address: NOW}},
+    ),
+    "a spare takes the place of who is lost": Case(
+        open_round(A, B),
+        target(2),
+        Memory(former=frozenset({B.address, C.address})),
+        formed(A, B),
+        begun(A, B),
+        ("round-completed",),
+    ),
     "those in other lists join at once": Case(
         open_round(A, waiting=frozenset({B, KICK}), redundant=frozenset({C}), heartbeats=beats(A, B, C)),
         target(4),
@@ -226,7 +244,7 @@ CASES = {
         View(round=5),
         None,
         ("evicted", "round-ended"),
-        also={"requested": 1, "forming_since": NOW},
+        also={"requested": 1, "forming_since": NOW, "former": frozenset({A.address})},
     ),
     "a member left by itself: the others are kicked": Case(
         replace(SETTLED, participants={B: 0}),
@@ -680,6 +698,14 @@ CASES = {
 }
 
 
+@pytest.mark.parametrize(
+    ("ago", "view", "expected"), [(1.0, FORMED, True), (3.0, FORMED, False), (1.0, SETTLED, False)]
+)
+def test_the_host_hurries_while_a_round_is_fresh(ago: float, view: View, expected: bool) -> None:
+    memory = remembered(running(A, B, C), completed_at=NOW - ago)
+    assert step(view, target(3), NOW, memory).hurry is expected
+
+
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_step(case: Case) -> None:
     result = step(case.view, case.target, NOW, case.memory, case.senses)
@@ -688,7 +714,10 @@ def test_step(case: Case) -> None:
         expected_running = replace(expected_running, repaired=True)
     assert (result.view, result.memory.running) == (case.expected, expected_running)
     assert tuple(e["event"] for e in result.events) == case.events
-    assert (result.repair, result.hurry) == (case.repair, case.hurry)
+    # Whoever comes while the members of a new round have yet to see it must be out of sight at once.
+    completed = result.memory.completed_at
+    hurry = result.view.complete and completed is not None and NOW - completed < 2 * SIGHT_SECONDS
+    assert (result.repair, result.hurry) == (case.repair, case.hurry or hurry)
     assert {name: getattr(result.memory, name) for name in case.also} == case.also
 
 

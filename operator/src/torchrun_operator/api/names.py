@@ -32,6 +32,12 @@ TRAINER_CONTAINER: Final = "trainer"
 MAX_NODES: Final = 1000
 MIN_PROGRESS_DEADLINE: Final = 10
 """Seconds; progress is reported every second or two."""
+MAX_SPARES: Final = 100
+MODULE_PATTERN: Final = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$"
+"""The full name of a Python module."""
+
+WORKER_PYTHON: Final = "PYTHON_EXEC"
+"""torchrun starts workers with the program that this variable names."""
 MAX_PROCESSES_PER_NODE: Final = 256
 
 MAX_JOB_NAME_LENGTH: Final = 54

@@ -5,12 +5,14 @@ from typing import Final
 from torchrun_operator.api.names import (
     GROUP,
     MAX_JOB_NAME_LENGTH,
+    MAX_NODES,
     MIN_PROGRESS_DEADLINE,
     PORT_HTTP,
     RESERVED_DIRECTORIES,
     RESERVED_PREFIX,
     TERMINATION_LOG,
     TRAINER_CONTAINER,
+    WORKER_PYTHON,
 )
 
 _RESERVED: Final = f"/{', /'.join(RESERVED_DIRECTORIES)}"
@@ -23,6 +25,12 @@ REPLICAS_BELOW_ONE: Final = "must be at least 1; to stop the job set spec.suspen
 PROGRESS_DEADLINE: Final = (
     f"must be at least {MIN_PROGRESS_DEADLINE}, since progress is reported every second or two; 0 switches the "
     "detection of hangs off"
+)
+SPARES: Final = f"MAX of spec.nnodes and the spares may be {MAX_NODES} together, the most nodes that one job can have"
+PRELOAD: Final = "set spec.elasticity.warmStart to true: without it nothing is loaded ahead"
+WORKER_PYTHON_TAKEN: Final = (
+    f"remove {WORKER_PYTHON} from the trainer container, or set spec.elasticity.warmStart to false: the operator sets "
+    "it to start workers warm"
 )
 CONTROL_PORT: Final = f"{PORT_HTTP} is the port of the rendezvous host's control; choose another, such as 29400"
 RDZV_CONF: Final = 'write keys as in torchrun --rdzv-conf, such as read_timeout: "120", and values without "," or "="'

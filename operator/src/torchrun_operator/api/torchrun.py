@@ -23,6 +23,16 @@ _WITHOUT_VALUE: Final = {"--standalone", "-m", "--module", "--no-python", "--run
 _MODULES: Final = ("torch.distributed.run", "torch.distributed.launch")
 
 
+def program_of(command: Sequence[str]) -> str | None:
+    """Return the program of a command that is nothing but torchrun: torchrun itself, or the Python that runs it."""
+    match [*command]:
+        case [program, *_] if PurePosixPath(program).name == "torchrun":
+            return program
+        case [program, "-m", module, *_] if PurePosixPath(program).name.startswith("python") and module in _MODULES:
+            return program
+    return None
+
+
 def reserved_options(command: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Find torchrun's options in the command that the job sets otherwise: the option, and the field that sets it.
 

@@ -17,6 +17,7 @@ from torchrun_operator.api.names import (
     GROUP,
     MAX_FILES_BYTES,
     MAX_JOB_NAME_LENGTH,
+    MAX_NODES,
     MIN_PROGRESS_DEADLINE,
     PORT_HTTP,
     RESERVED_DIRECTORIES,
@@ -24,6 +25,7 @@ from torchrun_operator.api.names import (
     RESERVED_RDZV_CONF,
     TERMINATION_LOG,
     TRAINER_CONTAINER,
+    WORKER_PYTHON,
     is_reserved_env,
 )
 from torchrun_operator.api.torchrun import reserved_options
@@ -63,6 +65,7 @@ def problems(job: TorchrunJob) -> list[Problem]:
         *_name(job.name),
         *_replicas(spec),
         *_deadlines(spec),
+        *_elasticity(spec),
         *_wiring(spec),
         *_files(spec),
         *_snapshots(spec),
@@ -109,6 +112,16 @@ def _replicas(spec: TorchrunJobSpec) -> Iterator[Problem]:
 def _deadlines(spec: TorchrunJobSpec) -> Iterator[Problem]:
     if 0 < (spec.progress_deadline_seconds or 0) < MIN_PROGRESS_DEADLINE:
         yield Problem("spec.progressDeadlineSeconds", remedies.PROGRESS_DEADLINE)
+
+
+def _elasticity(spec: TorchrunJobSpec) -> Iterator[Problem]:
+    elasticity = spec.elasticity
+    if spec.max_nodes + elasticity.spares > MAX_NODES:
+        yield Problem("spec.elasticity.spares", remedies.SPARES)
+    if elasticity.preload and not elasticity.warm_start:
+        yield Problem("spec.elasticity.preload", remedies.PRELOAD)
+    if elasticity.warm_start and any(e.get("name") == WORKER_PYTHON for e in spec.trainer.get("env") or []):
+        yield Problem("spec.elasticity.warmStart", remedies.WORKER_PYTHON_TAKEN)
 
 
 def _wiring(spec: TorchrunJobSpec) -> Iterator[Problem]:

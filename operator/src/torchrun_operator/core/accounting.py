@@ -6,7 +6,7 @@ records the node as dead, so it is counted once, whatever crashes in between.
 
 import signal
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from torchrun_operator.api.v1alpha1 import Failure, NodeStatus, RendezvousStatus
@@ -43,6 +43,8 @@ class Loss:
     """Its group rank, if it was a member."""
     machine: str | None = None
     created_at: datetime | None = None
+    spare: bool = False
+    """Nobody trained on it, so nothing restarts and nothing is counted."""
 
 
 @dataclass(frozen=True)
@@ -58,23 +60,40 @@ class WorkerFailures:
 
 
 def new_losses(
-    recorded: Iterable[NodeStatus], observed: Observed, wanted: int, rendezvous_status: RendezvousStatus
+    recorded: Iterable[NodeStatus],
+    observed: Observed,
+    node_pods: int,
+    rendezvous_status: RendezvousStatus,
+    *,
+    full: bool = False,
 ) -> tuple[Loss, ...]:
-    """Return the losses that no status has counted yet. Surplus nodes (index >= wanted) leave; they are not lost.
+    """Return the losses that no status has counted yet. Surplus nodes (index >= node_pods) leave; they are not lost.
 
-    A pod that has failed before any status named it counts as well.
+    A pod that has failed before any status named it counts as well: as a spare if the round is `full` without it.
     """
     recorded = tuple(recorded)
     pods = {node.uid: node for node in observed.nodes}
     known = {node.uid for node in recorded}
     live = [node for node in recorded if node.phase in _LIVE]
     unknown = [
-        NodeStatus(index=node.index, pod=node.name, uid=node.uid)
+        NodeStatus(index=node.index, pod=node.name, uid=node.uid, address=node.address, spare=full or None)
         for node in observed.nodes
         if node.phase is Phase.FAILED and node.uid not in known
     ]
-    found = (_loss(node, pods, observed, rendezvous_status) for node in (*live, *unknown) if node.index < wanted)
-    return tuple(loss for loss in found if loss is not None)
+    found = (
+        (node, _loss(node, pods, observed, rendezvous_status)) for node in (*live, *unknown) if node.index < node_pods
+    )
+    rendezvous = observed.rendezvous
+    return tuple(replace(loss, spare=_was_spare(node, rendezvous)) for node, loss in found if loss is not None)
+
+
+def _was_spare(node: NodeStatus, rendezvous: Rendezvous | None) -> bool:
+    """Whether nobody trained on the node; while a round forms it may have been on its way in, and is taken to be."""
+    if not node.spare:
+        return False
+    if rendezvous is None or rendezvous.closed:
+        return True
+    return rendezvous.complete and all(address != node.address for address, _ in rendezvous.members)
 
 
 def _loss(node: NodeStatus, pods: Mapping[str, NodePod], observed: Observed, recorded: RendezvousStatus) -> Loss | None:

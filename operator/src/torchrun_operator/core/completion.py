@@ -45,6 +45,17 @@ def _members(job: TorchrunJob, observed: Observed) -> list[NodePod | None]:
     """Return each member's pod; None where it is gone. A job that ended before any status told its ranks has all."""
     pods = {node.uid: node for node in observed.nodes}
     recorded = [node for node in job.status.nodes if node.rank is not None]
-    if not recorded:
-        return [node for node in observed.nodes if node.phase not in (Phase.PENDING, Phase.STARTING)]
-    return [pods.get(node.uid) for node in recorded]
+    if recorded:
+        return [pods.get(node.uid) for node in recorded]
+    started = [node for node in observed.nodes if node.phase not in (Phase.PENDING, Phase.STARTING)]
+    succeeded = [node for node in started if node.phase is Phase.SUCCEEDED]
+    enough = job.spec.elasticity.spares and len(succeeded) >= job.spec.wanted_nodes
+    return [*succeeded] if enough else [*started]
+
+
+def spares(job: TorchrunJob, observed: Observed) -> tuple[NodePod, ...]:
+    """Return the nodes that the status knows as spares and that have not taken part since."""
+    recorded = {node.uid for node in job.status.nodes if node.spare}
+    rendezvous = observed.rendezvous
+    members = {address for address, _ in rendezvous.members} if rendezvous is not None else set()
+    return tuple(n for n in observed.nodes if n.uid in recorded and n.address not in members)

@@ -30,11 +30,20 @@ from torchrun_operator.core.accounting import (
     new_losses,
     new_worker_failures,
 )
-from torchrun_operator.core.completion import Completion, completion
+from torchrun_operator.core.completion import Completion, completion, spares
 from torchrun_operator.core.decision import Decision, Deletion, Event
 from torchrun_operator.core.failures import HUNG, WORKERS_FAILED, describe_failure, logs_to_read, newest
 from torchrun_operator.core.hang import MISSING, Hang, deadlines, hung_round, is_stuck, new_hang, stuck
-from torchrun_operator.core.membership import Target, leavers, patience_ends, replace_at, resized, services_due, size
+from torchrun_operator.core.membership import (
+    Target,
+    is_full,
+    leavers,
+    patience_ends,
+    replace_at,
+    resized,
+    services_due,
+    size,
+)
 from torchrun_operator.core.observed import Cause, NodePod, Observed, Pace, Phase, RendezvousPod
 from torchrun_operator.core.report import Situation, report
 
@@ -70,6 +79,8 @@ def _ended(job: TorchrunJob, observed: Observed, now: datetime) -> Decision:
     tells = host is not None and host.phase is Phase.RUNNING  # also where it has not answered this operator yet
     patient = waiting and tells and any(n.phase is Phase.RUNNING for n in running)
     doomed = [n for n in running if not patient or n.phase is not Phase.RUNNING]
+    if not failed:
+        doomed += [n for n in spares(job, observed) if n.phase is Phase.FAILED]  # nothing went wrong, it came too late
     deletions = [_deletion(n, "the job has ended") for n in doomed]
     if not patient:
         deletions += _rendezvous_deletion(observed, "the job has ended")
@@ -94,6 +105,8 @@ class _Count:
     """The restarts after this pass, and what is new in them."""
 
     losses: tuple[Loss, ...]
+    spares: tuple[Loss, ...]
+    """Spares that were lost, which count nothing."""
     workers: WorkerFailures
     hang: Hang | None
     restarts: Restarts
@@ -167,7 +180,10 @@ def _pods(job: TorchrunJob, observed: Observed, count: _Count, end: Completion, 
         # The rendezvous first: it is what tells an operator that begins here that all have to start again.
         return _Pods(deletions=(*_rendezvous_deletion(observed, why), *present))
     if end.finishing:
-        return _Pods()
+        # Their agents could only fail, once those that have finished close the rendezvous.
+        why = "the job is about to end, and nobody can be replaced any more"
+        idle = [Deletion(n.name, n.uid, why) for n in spares(job, observed) if n.live]
+        return _Pods(deletions=tuple(idle))
     host = observed.rendezvous_pod
     if host is not None and host.phase is Phase.LOST:
         # Agents whose store has gone without a word hang for a minute before they end.
@@ -193,8 +209,10 @@ def _kept_out(job: TorchrunJob, observed: Observed) -> bool:
 def _count(job: TorchrunJob, observed: Observed, now: datetime) -> _Count:
     status, rendezvous = job.status, observed.rendezvous
     recorded = status.rendezvous or RendezvousStatus()
-    losses = new_losses(status.nodes, observed, job.spec.wanted_nodes, recorded)
-    losses += stuck(job, observed, losses)
+    full = is_full(observed, job.spec.wanted_nodes)
+    found = new_losses(status.nodes, observed, job.spec.node_pods, recorded, full=full)
+    found += stuck(job, observed, found)
+    losses = tuple(loss for loss in found if not loss.spare)
     hang = new_hang(job, observed, recorded) if not losses else None
     workers = new_worker_failures(
         recorded, rendezvous, now, lost_now=bool(losses), last_loss=_last_loss(status.membership, status.last_failure)
@@ -219,8 +237,9 @@ def _count(job: TorchrunJob, observed: Observed, now: datetime) -> _Count:
         bookkeeping = RendezvousStatus(
             instance=rendezvous.instance, unrequested=workers.handled, since=since, hung_round=hung
         )
+    spares = tuple(loss for loss in found if loss.spare)
     failure = newest(job, observed, losses, workers, hang, now) if fresh else None
-    return _Count(losses, workers, hang, restarts, bookkeeping, fresh, failure)
+    return _Count(losses, spares, workers, hang, restarts, bookkeeping, fresh, failure)
 
 
 def _last_loss(membership: Membership | None, failure: Failure | None) -> datetime | None:
@@ -235,13 +254,13 @@ def _last_loss(membership: Membership | None, failure: Failure | None) -> dateti
 
 
 def _replace(job: TorchrunJob, observed: Observed, count: _Count, now: datetime) -> _Pods:
-    wanted = job.spec.wanted_nodes
-    lost = {loss.index: loss for loss in count.losses}
+    wanted = job.spec.node_pods
+    lost = {loss.index: loss for loss in (*count.losses, *count.spares)}
     deletions: list[Deletion] = []
     held: dict[int, datetime] = {}
     for node in observed.nodes:
         if node.index >= wanted and node.live:
-            deletions.append(_deletion(node, f"spec.replicas asks for {wanted} nodes"))
+            deletions.append(_deletion(node, _surplus(job)))
         elif node.phase is Phase.LOST:
             deletions.append(_deletion(node, node.trouble))
         elif is_stuck(node, observed):
@@ -265,6 +284,11 @@ def _replace(job: TorchrunJob, observed: Observed, count: _Count, now: datetime)
     )
 
 
+def _surplus(job: TorchrunJob) -> str:
+    spares = job.spec.elasticity.spares
+    return f"spec.replicas asks for {job.spec.wanted_nodes} nodes" + (f", beside {spares} spares" if spares else "")
+
+
 def _target(
     job: TorchrunJob,
     observed: Observed,
@@ -280,10 +304,10 @@ def _target(
     limits = deadlines(job.spec.progress_deadline_seconds, rendezvous.pace if rendezvous is not None else Pace())
     return Target(
         generation=job.metadata.generation,
-        size=size(observed, wanted, job.spec.min_nodes, now, held),
+        size=size(observed, wanted, job.spec.min_nodes, now, held, job.spec.elasticity.spares),
         minimum=job.spec.min_nodes,
         last_call_seconds=float(job.spec.rendezvous.last_call_seconds),
-        leavers=leavers(observed, wanted),
+        leavers=leavers(observed, wanted, job.spec.elasticity.spares),
         close=close,
         end_round=(rendezvous.instance, hung) if rendezvous is not None and hung is not None else None,
         progress_deadline_seconds=limits.step,
@@ -337,6 +361,10 @@ def _events(job: TorchrunJob, count: _Count, deletions: list[Deletion]) -> list[
     events = [
         Event("NodeLost", f"Node {loss.index} (pod {loss.pod}) {loss.what}; cause: {loss.cause}", warning=True)
         for loss in count.losses
+    ]
+    events += [
+        Event("SpareLost", f"Spare node {loss.index} (pod {loss.pod}) {loss.what}; training goes on", warning=True)
+        for loss in count.spares
     ]
     if count.workers.count and count.failure is not None:
         words = describe_failure(count.failure)

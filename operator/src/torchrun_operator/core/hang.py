@@ -72,7 +72,7 @@ def new_hang(job: TorchrunJob, observed: Observed, recorded: RendezvousStatus) -
     overdue = rendezvous.pace.overdue
     if overdue is None or overdue.round != rendezvous.round or hung_round(rendezvous, recorded) == overdue.round:
         return None
-    if not {address for address, _ in rendezvous.members}.isdisjoint(leavers(observed, job.spec.wanted_nodes)):
+    if not {address for address, _ in rendezvous.members}.isdisjoint(leavers(observed, job.spec.wanted_nodes, job.spec.elasticity.spares)):
         return None
     limits = deadlines(job.spec.progress_deadline_seconds, rendezvous.pace)
     limit = limits.start if overdue.starting else limits.step
@@ -98,7 +98,7 @@ def stuck(job: TorchrunJob, observed: Observed, known: Iterable[Loss]) -> tuple[
     return tuple(
         Loss(node.index, node.name, Cause.INFRASTRUCTURE, MISSING)
         for node in observed.nodes
-        if is_stuck(node, observed) and node.index < job.spec.wanted_nodes and node.uid not in counted
+        if is_stuck(node, observed) and node.index < job.spec.node_pods and node.uid not in counted
     )
 
 

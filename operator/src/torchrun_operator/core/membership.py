@@ -42,19 +42,21 @@ class Target:
     """How long it may take to report two steps."""
 
 
-def leavers(observed: Observed, wanted: int) -> tuple[str, ...]:
+def leavers(observed: Observed, wanted: int, spares: int = 0) -> tuple[str, ...]:
     """Return the addresses that must not be members: of dead, terminating and surplus pods, and of pods long gone.
 
-    An address that belongs to no pod may be a new pod's that Kubernetes has not told of yet: as long as a pod that can
-    be running has no address, strangers are left alone.
+    In a job with spares the rendezvous host chooses who trains; members beyond the wanted number have to leave the
+    round, and come back as spares once they are no longer named here. An address that belongs to no pod may be a new
+    pod's that Kubernetes has not told of yet: as long as a pod that can be running has no address, strangers are left
+    alone.
     """
-    staying = {node.address for node in observed.nodes if _stays(node, wanted) and node.address}
-    going = {node.address for node in observed.nodes if not _stays(node, wanted) and node.address}
+    staying = {node.address for node in observed.nodes if _stays(node, wanted + spares) and node.address}
+    going = {node.address for node in observed.nodes if not _stays(node, wanted + spares) and node.address}
     nameless = any(node.live and not node.address and not _unplaced(node) for node in observed.nodes)
     if observed.rendezvous is not None and not nameless:
         present = {address for address, _ in observed.rendezvous.members} | set(observed.rendezvous.waiting)
         going |= present | set(observed.rendezvous.missing)
-    return tuple(sorted(going - staying))
+    return tuple(sorted((going - staying) | _too_many(observed, staying, wanted)))
 
 
 def _unplaced(node: NodePod) -> bool:
@@ -64,15 +66,28 @@ def _unplaced(node: NodePod) -> bool:
     return not node.scheduled and bool(node.waiting_reason)
 
 
-def size(observed: Observed, wanted: int, minimum: int, now: datetime, held: frozenset[int] = frozenset()) -> int:
-    """Return how many nodes the next round should have: the wanted ones, less those that are not on their way.
+def _too_many(observed: Observed, staying: set[str], wanted: int) -> set[str]:
+    """The members with the highest ranks, as long as there are more than wanted."""
+    rendezvous = observed.rendezvous
+    if rendezvous is None or not rendezvous.complete:
+        return set()
+    members = sorted((rank, address) for address, rank in rendezvous.members if address in staying)
+    return {address for _, address in members[wanted:]}
+
+
+def size(
+    observed: Observed, wanted: int, minimum: int, now: datetime, held: frozenset[int] = frozenset(), spares: int = 0
+) -> int:
+    """Return how many nodes the next round should have: the wanted ones, less those that are not on their way and for
+    which no spare stands in.
 
     A node that starts is worth waiting for: the others restart their workers meanwhile, which takes as long. One that
     finds no machine, cannot pull its image, gives no sign of life or is held back after a failure is not; it joins a
     later round.
     """
     late = {node.index for node in observed.nodes if absence(observed, node, now)} | held
-    return max(minimum, wanted - sum(1 for index in late if index < wanted))
+    there = wanted + spares - sum(1 for index in late if index < wanted + spares)
+    return max(minimum, min(wanted, there))
 
 
 def absence(observed: Observed, node: NodePod, now: datetime) -> str:
@@ -99,15 +114,15 @@ def _patience_ends(observed: Observed, node: NodePod) -> datetime | None:
     return node.created_at + patience
 
 
-def patience_ends(observed: Observed, wanted: int, now: datetime) -> list[datetime]:
+def patience_ends(observed: Observed, node_pods: int, now: datetime) -> list[datetime]:
     """Return when to look again at nodes that do not run yet: from then on nobody waits for them."""
-    ends = [_patience_ends(observed, node) for node in observed.nodes if node.index < wanted]
+    ends = [_patience_ends(observed, node) for node in observed.nodes if node.index < node_pods]
     return [end for end in ends if end is not None and end > now]
 
 
-def _stays(node: NodePod, wanted: int) -> bool:
+def _stays(node: NodePod, node_pods: int) -> bool:
     # A node that has succeeded has left by itself; evicting it would restart those that are about to succeed.
-    return node.phase is Phase.SUCCEEDED or (node.live and node.index < wanted)
+    return node.phase is Phase.SUCCEEDED or (node.live and node.index < node_pods)
 
 
 def services_due(observed: Observed) -> datetime | None:
@@ -124,13 +139,20 @@ def services_due(observed: Observed) -> datetime | None:
     return min((pod.started_at + _AGENT_START for pod in pods if pod.started_at is not None), default=None)
 
 
-def training(observed: Observed, wanted: int) -> tuple[NodePod, ...]:
+def training(observed: Observed, node_pods: int) -> tuple[NodePod, ...]:
     """Return the live nodes that are members of a complete round: those that train."""
     rendezvous = observed.rendezvous
     if rendezvous is None or not rendezvous.complete:
         return ()
     members = {address for address, _ in rendezvous.members}
-    return tuple(n for n in observed.nodes if n.phase is Phase.RUNNING and n.index < wanted and n.address in members)
+    running = (node for node in observed.nodes if node.phase is Phase.RUNNING and node.index < node_pods)
+    return tuple(node for node in running if node.address in members)
+
+
+def is_full(observed: Observed, wanted: int) -> bool:
+    """Tell whether a complete round has all the nodes that are wanted: then those not in it are spares."""
+    rendezvous = observed.rendezvous
+    return rendezvous is not None and rendezvous.complete and len(rendezvous.members) >= wanted
 
 
 def rank_of(observed: Observed, node: NodePod) -> int | None:

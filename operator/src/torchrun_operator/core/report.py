@@ -17,7 +17,7 @@ from torchrun_operator.api.names import node_selector
 from torchrun_operator.core.accounting import Loss, WorkerFailures
 from torchrun_operator.core.failures import HUNG, describe_failure
 from torchrun_operator.core.hang import Hang, hung_round
-from torchrun_operator.core.membership import FATAL_WAITS, absence, rank_of, resized, size, training
+from torchrun_operator.core.membership import FATAL_WAITS, absence, is_full, rank_of, resized, size, training
 from torchrun_operator.core.observed import Cause, NodePod, Observed, Phase, RendezvousPod
 from torchrun_operator.core.straggler import straggler
 
@@ -73,8 +73,8 @@ def report(job: api.TorchrunJob, observed: Observed, situation: Situation, now: 
         observed_generation=job.metadata.generation,
         state=_state(conditions, observed),
         conditions=conditions,
-        replicas=len(live),
-        ready_replicas=sum(1 for node in live if node.phase is Phase.RUNNING),
+        replicas=min(job.spec.wanted_nodes, len(live)),
+        ready_replicas=min(job.spec.wanted_nodes, sum(1 for node in live if node.phase is Phase.RUNNING)),
         selector=node_selector(job.metadata.name),
         membership=membership,
         restarts=restarts,
@@ -124,17 +124,28 @@ def _membership(job: api.TorchrunJob, observed: Observed, situation: Situation, 
     if rendezvous is None and _only_unheard(observed):
         active = min(old.nodes, sum(1 for node in observed.nodes if node.phase is Phase.RUNNING))
     else:
-        active = len(training(observed, wanted))
+        active = len(training(observed, 0 if situation.suspended else job.spec.node_pods))
     progress = rendezvous.progress if rendezvous is not None else None
     return api.Membership(
         round=rendezvous.round if rendezvous is not None else old.round,
         nodes=active,
         world_size=_world_size(job, active, progress.world_size if progress else None),
         desired_nodes=wanted,
+        spares=_ready_spares(job, observed),
         summary=f"{active}/{job.spec.min_nodes}:{job.spec.max_nodes}",
         instance=rendezvous.instance if rendezvous is not None else old.instance,
         last_change=_last_change(job, observed, situation, old, now),
     )
+
+
+def _ready_spares(job: api.TorchrunJob, observed: Observed) -> int | None:
+    """The nodes beyond a full round whose agents wait for the next."""
+    if not job.spec.elasticity.spares:
+        return None
+    if observed.rendezvous is None or not is_full(observed, job.spec.wanted_nodes):
+        return 0
+    waiting = frozenset(observed.rendezvous.waiting)
+    return sum(1 for node in observed.nodes if node.phase is Phase.RUNNING and node.address in waiting)
 
 
 def _only_unheard(observed: Observed) -> bool:
@@ -201,17 +212,20 @@ def _nodes(job: api.TorchrunJob, observed: Observed, situation: Situation) -> tu
     if situation.suspended:
         return ()
     recorded = {node.index: node for node in job.status.nodes}
-    entries = {node.index: _node(node, recorded.get(node.index), observed, situation) for node in observed.nodes}
+    entries = {node.index: _node(job, node, recorded.get(node.index), observed, situation) for node in observed.nodes}
     for index, node in recorded.items():
-        if index not in entries and index < job.spec.wanted_nodes:
+        if index not in entries and index < job.spec.node_pods and not node.spare:
             rank = node.rank if _may_be_member(node, observed) else None
             entries[index] = node.model_copy(update={"phase": Phase.LOST, "rank": rank})
     return tuple(entries[index] for index in sorted(entries))
 
 
-def _node(node: NodePod, recorded: api.NodeStatus | None, observed: Observed, situation: Situation) -> api.NodeStatus:
+def _node(
+    job: api.TorchrunJob, node: NodePod, recorded: api.NodeStatus | None, observed: Observed, situation: Situation
+) -> api.NodeStatus:
     rank = rank_of(observed, node)
-    if rank is None and recorded is not None and recorded.uid == node.uid:
+    known = recorded is not None and recorded.uid == node.uid
+    if recorded is not None and known and rank is None:
         # Between rounds, and when it has succeeded, a node keeps the rank it had.
         rank = recorded.rank if node.phase is Phase.SUCCEEDED or _may_be_member(recorded, observed) else None
     return api.NodeStatus(
@@ -222,6 +236,7 @@ def _node(node: NodePod, recorded: api.NodeStatus | None, observed: Observed, si
         phase=Phase.TERMINATING if node.live and _going(node, recorded, observed, situation) else node.phase,
         address=node.address,
         rank=rank,
+        spare=_is_spare(job, observed, rank, known=known and recorded is not None and bool(recorded.spare)) or None,
     )
 
 
@@ -229,6 +244,14 @@ def _going(node: NodePod, recorded: api.NodeStatus | None, observed: Observed, s
     """Whether its deletion was decided: now, or before while nothing is heard of the rendezvous that was the reason."""
     before = recorded is not None and recorded.uid == node.uid and recorded.phase == Phase.TERMINATING
     return node.uid in situation.deleted or (before and observed.rendezvous is None)
+
+
+def _is_spare(job: api.TorchrunJob, observed: Observed, rank: int | None, *, known: bool) -> bool:
+    """Whether a node is beyond what is wanted, or was when there last was a complete round."""
+    if not job.spec.elasticity.spares or rank is not None:
+        return False
+    complete = observed.rendezvous is not None and observed.rendezvous.complete
+    return is_full(observed, job.spec.wanted_nodes) if complete else known
 
 
 def _may_be_member(node: api.NodeStatus, observed: Observed) -> bool:
@@ -277,11 +300,14 @@ def _suspended(observed: Observed, situation: Situation) -> _Verdict:
 
 
 def _scheduled(job: api.TorchrunJob, observed: Observed, situation: Situation) -> _Verdict:
-    wanted = 0 if situation.suspended else job.spec.wanted_nodes
-    nodes = [node for node in observed.nodes if node.index < wanted]
+    wanted, pods = (0, 0) if situation.suspended else (job.spec.wanted_nodes, job.spec.node_pods)
+    nodes = [node for node in observed.nodes if node.index < pods]
     placed = sum(1 for node in nodes if node.scheduled)
     if wanted and placed >= wanted:
-        return _Verdict(ConditionType.SCHEDULED, True, Reason.ALL_SCHEDULED, f"all {wanted} node pods have a machine")
+        message = f"all {wanted} node pods have a machine"
+        if pods > wanted:
+            message += f", and {placed - wanted} of {pods - wanted} spares"
+        return _Verdict(ConditionType.SCHEDULED, True, Reason.ALL_SCHEDULED, message)
     unplaced = next((node for node in nodes if not node.scheduled and node.waiting_message), None)
     if unplaced is not None:
         message = f"{placed} of {wanted} node pods have a machine; {unplaced.name}: {unplaced.waiting_message}"
@@ -320,14 +346,17 @@ def _resizing(
         return _Verdict(ConditionType.RESIZING, False, Reason.SETTLED, "no change is under way")
     gone = (Phase.LOST, Phase.TERMINATING, Phase.FAILED)
     present = {node.index for node in observed.nodes if node.phase not in gone}
-    lost = [node.pod for node in job.status.nodes if node.phase in gone and node.index not in present]
+    lost = [
+        node.pod for node in job.status.nodes if node.phase in gone and node.index not in present and not node.spare
+    ]
     lost += [loss.pod for loss in situation.losses if loss.pod not in lost]
     have, wanted = membership.nodes, membership.desired_nodes
-    leaving = any(node.live and node.index >= wanted for node in observed.nodes)
+    leaving = any(node.live and node.index >= job.spec.node_pods for node in observed.nodes)
     finishing = not lost and any(node.phase is Phase.SUCCEEDED for node in observed.nodes)
     if (have == wanted and not leaving) or finishing:
         return _Verdict(ConditionType.RESIZING, False, Reason.SETTLED, "no change is under way")
-    if not leaving and have and have >= size(observed, wanted, job.spec.min_nodes, now):
+    enough = size(observed, wanted, job.spec.min_nodes, now, spares=job.spec.elasticity.spares)
+    if not leaving and have and have >= enough:
         absent = [(node.name, absence(observed, node, now)) for node in observed.nodes if node.index < wanted]
         words = "; ".join([f"{name}: {why}" for name, why in absent if why][:3])
         message = f"{have} of {wanted} wanted nodes train, the others join as soon as they can: {words}"
@@ -335,7 +364,7 @@ def _resizing(
     if lost:
         message = f"{have} of {wanted} nodes train; lost: {', '.join(sorted(lost)[:5])}"
         return _Verdict(ConditionType.RESIZING, True, Reason.NODE_LOST, message)
-    if observed.rendezvous is not None and not observed.rendezvous.complete and len(observed.nodes) == wanted:
+    if observed.rendezvous is not None and not observed.rendezvous.complete and len(observed.nodes) >= wanted:
         message = f"workers restart; {len(observed.rendezvous.members)} of {wanted} nodes have joined the next round"
         hung = hung_round(observed.rendezvous, job.status.rendezvous)
         if hung is not None and observed.rendezvous.round <= hung + 1:

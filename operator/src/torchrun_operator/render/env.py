@@ -6,9 +6,13 @@ command stays `torchrun train.py` in any image.
 
 from typing import Any
 
-from torchrun_operator.api.names import PORT_HTTP, rendezvous_name
+from torchrun_operator.api.names import PORT_HTTP, WORKER_PYTHON, rendezvous_name
 from torchrun_operator.api.v1alpha1 import TorchrunJob
 
+PROGRAM_DIRECTORY = "/torchrun-operator"
+"""Where pods find the operator's programs."""
+WARM_PYTHON = f"{PROGRAM_DIRECTORY}/python"
+"""What torchrun starts instead of Python in the nodes of a job that starts warm."""
 NNODES_NOBODY_REACHES = 1_048_576
 """An agent that counts MAX members completes the round by itself; only the rendezvous host may do that."""
 RESTARTS_WITHOUT_END = 1_000_000
@@ -63,6 +67,10 @@ def _plain(job: TorchrunJob, index: int) -> dict[str, str]:
         "TORCHRUN_NODE_INDEX": str(index),
         "TORCHRUN_PROGRESS_URL": f"http://{host}:{PORT_HTTP}/v1/progress",
     }
+    if spec.elasticity.warm_start:
+        env[WORKER_PYTHON] = WARM_PYTHON
+        if spec.elasticity.preload:
+            env["TORCHRUN_PRELOAD"] = ",".join(spec.elasticity.preload)
     if spec.snapshots is not None:
         env["TORCHRUN_SNAPSHOT_PATH"] = spec.snapshots.mount_path
     return env

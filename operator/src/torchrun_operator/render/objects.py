@@ -1,6 +1,7 @@
 """What a job owns besides its pods: services, the configuration maps, the snapshot claim."""
 
 import copy
+from dataclasses import dataclass
 from typing import Any
 
 from torchrun_operator.api.names import (
@@ -22,7 +23,17 @@ from torchrun_operator.api.names import (
 )
 from torchrun_operator.api.v1alpha1 import TorchrunJob
 
-HOST_PROGRAM = "host.py"
+HOST_PROGRAM, WARM_PROGRAM = "host.py", "warm.py"
+
+
+@dataclass(frozen=True)
+class Programs:
+    """The operator's programs that run in a job's pods, as source text."""
+
+    host: str
+    """Of the rendezvous pod."""
+    warm: str
+    """Of the node pods of a job that starts warm."""
 
 
 def owned_metadata(job: TorchrunJob, name: str, **labels: str) -> dict[str, Any]:
@@ -49,9 +60,9 @@ def file_key(position: int) -> str:
     return f"file-{position}"
 
 
-def prerequisites(job: TorchrunJob, host_source: str, operator_namespace: str | None) -> list[dict[str, Any]]:
+def prerequisites(job: TorchrunJob, programs: Programs, operator_namespace: str | None) -> list[dict[str, Any]]:
     """Return what has to be there before the job's pods: what they mount, and who may reach them."""
-    found = [_network_policy(job, operator_namespace), _rendezvous_program(job, host_source)]
+    found = [_network_policy(job, operator_namespace), _programs(job, programs)]
     if job.spec.files:
         found.append(_files(job))
     if job.spec.snapshots is not None and job.spec.snapshots.volume_claim_template is not None:
@@ -121,12 +132,15 @@ def _network_policy(job: TorchrunJob, operator_namespace: str | None) -> dict[st
     }
 
 
-def _rendezvous_program(job: TorchrunJob, host_source: str) -> dict[str, Any]:
+def _programs(job: TorchrunJob, programs: Programs) -> dict[str, Any]:
+    data = {HOST_PROGRAM: programs.host}
+    if job.spec.elasticity.warm_start:
+        data[WARM_PROGRAM] = programs.warm
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": owned_metadata(job, rendezvous_name(job.metadata.name)),
-        "data": {HOST_PROGRAM: host_source},
+        "data": data,
     }
 
 

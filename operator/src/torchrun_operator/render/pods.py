@@ -1,6 +1,7 @@
 """The job's pods: one per node, made from the user's template, and the one that hosts the rendezvous."""
 
 import copy
+from pathlib import PurePosixPath
 from typing import Any
 
 from torchrun_operator.api.names import (
@@ -18,14 +19,15 @@ from torchrun_operator.api.names import (
     service_name,
     snapshots_name,
 )
+from torchrun_operator.api.torchrun import program_of
 from torchrun_operator.api.v1alpha1 import TorchrunJob
-from torchrun_operator.render.env import trainer_env
-from torchrun_operator.render.objects import file_key, owned_metadata
+from torchrun_operator.render.env import PROGRAM_DIRECTORY, WARM_PYTHON, trainer_env
+from torchrun_operator.render.objects import WARM_PROGRAM, file_key, owned_metadata
 
 _FILES_VOLUME = "torchrun-files"
 _SNAPSHOTS_VOLUME = "torchrun-snapshots"
 _PROGRAM_VOLUME = "torchrun-operator"
-_PROGRAM_DIRECTORY = "/torchrun-operator"
+_EXECUTABLE = 0o555
 _RENDEZVOUS_RESOURCES = {
     "requests": {"cpu": "50m", "memory": "512Mi"},
     # Never reached: a quota on limits refuses pods without any.
@@ -64,6 +66,7 @@ def node_pod(job: TorchrunJob, index: int) -> dict[str, Any]:
         reference = {"configMapRef": {"name": job.spec.nccl.config_map_ref.name}}
         trainer["envFrom"] = [reference, *(trainer.get("envFrom") or [])]
     _mount(job, spec, trainer)
+    _load_early(job, trainer)
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
 
 
@@ -80,10 +83,30 @@ def _mount(job: TorchrunJob, spec: dict[str, Any], trainer: dict[str, Any]) -> N
         claim = job.spec.snapshots.claim_name or snapshots_name(job.metadata.name)
         volumes.append({"name": _SNAPSHOTS_VOLUME, "persistentVolumeClaim": {"claimName": claim}})
         mounts.append({"name": _SNAPSHOTS_VOLUME, "mountPath": job.spec.snapshots.mount_path})
+    if job.spec.elasticity.warm_start:
+        volumes.append(_warm_volume(job))
+        mounts.append({"name": _PROGRAM_VOLUME, "mountPath": PROGRAM_DIRECTORY, "readOnly": True})
     if volumes:
         spec["volumes"] = volumes
     if mounts:
         trainer["volumeMounts"] = mounts
+
+
+def _warm_volume(job: TorchrunJob) -> dict[str, Any]:
+    items = [{"key": WARM_PROGRAM, "path": PurePosixPath(WARM_PYTHON).name, "mode": _EXECUTABLE}]
+    return {"name": _PROGRAM_VOLUME, "configMap": {"name": rendezvous_name(job.metadata.name), "items": items}}
+
+
+def _load_early(job: TorchrunJob, trainer: dict[str, Any]) -> None:
+    """Have torch loaded when the first workers start, which in a spare is when it takes over.
+
+    Only beside torchrun itself: a shell line may install packages first. A hook of the user's stays.
+    """
+    program = program_of([*(trainer.get("command") or []), *(trainer.get("args") or [])])
+    lifecycle = trainer.get("lifecycle") or {}
+    if job.spec.elasticity.warm_start and program and "postStart" not in lifecycle:
+        command = ["python3", WARM_PYTHON, "--start", program]
+        trainer["lifecycle"] = {**lifecycle, "postStart": {"exec": {"command": command}}}
 
 
 def rendezvous_pod(job: TorchrunJob, token_digest: str) -> dict[str, Any]:
@@ -101,7 +124,7 @@ def rendezvous_pod(job: TorchrunJob, token_digest: str) -> dict[str, Any]:
     container = {
         "name": "rendezvous",
         "image": trainer["image"],
-        "command": ["python3", f"{_PROGRAM_DIRECTORY}/host.py"],
+        "command": ["python3", f"{PROGRAM_DIRECTORY}/host.py"],
         "env": [
             {"name": "RDZV_ID", "value": job.metadata.uid},
             {"name": "RDZV_PORT", "value": str(job.spec.rendezvous.port)},
@@ -114,7 +137,7 @@ def rendezvous_pod(job: TorchrunJob, token_digest: str) -> dict[str, Any]:
         ],
         "readinessProbe": {"httpGet": {"path": "/healthz", "port": "http"}, "periodSeconds": 1, "failureThreshold": 5},
         "resources": copy.deepcopy(_RENDEZVOUS_RESOURCES),
-        "volumeMounts": [{"name": _PROGRAM_VOLUME, "mountPath": _PROGRAM_DIRECTORY, "readOnly": True}],
+        "volumeMounts": [{"name": _PROGRAM_VOLUME, "mountPath": PROGRAM_DIRECTORY, "readOnly": True}],
     }
     for field in ("imagePullPolicy", "securityContext"):
         if field in trainer:

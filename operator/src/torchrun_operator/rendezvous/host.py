@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 UTC = timezone.utc  # noqa: UP017 - datetime.UTC needs Python 3.11, the job's image may have 3.10
 ESTABLISHED = "01"
 TICK_SECONDS = 0.1
-HURRY_SECONDS = 0.002  # while nodes that must not join could be seen waiting by members of a fresh round
+HURRY_SECONDS = 0.002  # while a node that comes could be seen waiting by members of a fresh round
 STALE_SECONDS = 15.0  # without a good tick for so long, /healthz says so
 FATAL_SECONDS = 60.0  # after so many the process ends: a store in its place can only be better
 GONE_SECONDS = 1.0  # agents never connect again; the kernel's list of connections may leave one out now and then
@@ -199,6 +199,7 @@ class Memory:
     """What the state in the store does not say. Times in seconds since the epoch."""
 
     running: Running | None = None
+    former: frozenset[str] = frozenset()  # addresses of the last complete round: they come before spares
     seen: Mapping[Node, Seen] = field(default_factory=dict)
     clock: float = 0.0  # seconds in which the host was awake and heard somebody: silence is measured by it
     interval: float = HEARTBEAT_SECONDS
@@ -265,7 +266,9 @@ def step(view: View, target: Target | None, now: float, memory: Memory, senses: 
     awaited = _awaited(view, target, now, memory)
     missing = tuple(sorted(address for address, at in awaited.items() if now - at > MISSING_SECONDS))
     memory = replace(memory, aside=aside, awaited=awaited, missing=missing)
-    return Step(view, memory, tuple(events), repair, hurry=view.complete and bool(aside))
+    completed = memory.completed_at
+    fresh = completed is not None and 0 <= now - completed < 2 * SIGHT_SECONDS
+    return Step(view, memory, tuple(events), repair, hurry=view.complete and (fresh or bool(aside)))
 
 
 def _listen(view: View, now: float, memory: Memory, senses: Senses) -> Memory:
@@ -392,7 +395,8 @@ def _conclude(memory: Memory, now: float, events: list[Event]) -> Memory:
     if running is None or running.still:
         return memory
     asked = running.requested or not running.first_left
-    memory = replace(memory, running=None, forming_since=now, enough_since=None, growth_since=None)
+    former = frozenset(_addresses(running.members))
+    memory = replace(memory, running=None, former=former, forming_since=now, enough_since=None, growth_since=None)
     events.append({"event": "round-ended", "round": running.round, "requested": asked})
     if asked:
         return replace(memory, requested=memory.requested + 1)
@@ -542,7 +546,7 @@ def _form(
     last_call = min(target.last_call, AWAY_LAST_CALL) if senses.away and memory.rounds else target.last_call
     if len(nodes) < target.size and now - since < last_call:
         return view, memory
-    chosen = sorted(nodes)[: target.size]
+    chosen = sorted(sorted(nodes, key=lambda n: (n.address not in memory.former, n))[: target.size])
     surplus = nodes - set(chosen)
     members = {n: rank for rank, n in enumerate(chosen)}
     view = replace(view.without(surplus), complete=True, participants=members, waiting=frozenset())
@@ -682,6 +686,7 @@ def describe(view: View, memory: Memory, target: Target | None) -> dict[str, obj
         "finished": view.finished,
         "members": [{"address": address, "rank": rank} for rank, address in members],
         "waiting": sorted(waiting - leavers),
+        "silent": sorted({n.address for n in _silent(memory)} - leavers),
         "missing": list(memory.missing),
         "roundsEnded": {"requested": memory.requested, "unrequested": memory.unrequested},
         "lastUnrequested": {"round": last[0], "addresses": list(last[1]), "time": _rfc3339(last[2])} if last else None,

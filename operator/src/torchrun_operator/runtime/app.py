@@ -14,6 +14,7 @@ import aiohttp
 
 from torchrun_operator.cluster.kubernetes import connect
 from torchrun_operator.cluster.port import Manifest
+from torchrun_operator.render.objects import Programs
 from torchrun_operator.rendezvous.client import host_source, open_socket
 from torchrun_operator.runtime.handlers import Seen, watch
 from torchrun_operator.runtime.health import Liveness, Readiness, health_app, serving
@@ -23,6 +24,7 @@ from torchrun_operator.runtime.queue import WorkQueue
 from torchrun_operator.runtime.reconciler import Reconciler
 from torchrun_operator.runtime.work import resync, work
 from torchrun_operator.settings import Settings
+from torchrun_operator.warmstart import program_source
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +54,7 @@ async def run(settings: Settings) -> int:
             links,
             metrics,
             lambda: datetime.now(UTC),
-            host_source(),
+            Programs(host=host_source(), warm=program_source()),
             operator_namespace=settings.namespace,
             resync_seconds=settings.resync_seconds,
             progress_interval=settings.progress_interval,

@@ -27,7 +27,7 @@ from torchrun_operator.core.observed import Observed, Phase
 from torchrun_operator.core.report import unaccepted
 from torchrun_operator.core.transitions import transitions
 from torchrun_operator.core.words import Words, of_log
-from torchrun_operator.render.objects import prerequisites, services
+from torchrun_operator.render.objects import Programs, prerequisites, services
 from torchrun_operator.render.pods import node_pod, rendezvous_pod
 from torchrun_operator.runtime.links import Key, Links, name_of
 from torchrun_operator.runtime.metrics import Metrics
@@ -92,20 +92,18 @@ class Reconciler:
         links: Links,
         metrics: Metrics,
         clock: Callable[[], datetime],
-        host_source: str,
+        programs: Programs,
         *,
         operator_namespace: str | None = None,
         resync_seconds: float = 300.0,
         progress_interval: float = 5.0,
     ) -> None:
-        """Clock tells the time in UTC; host_source is the program of the rendezvous pods; operator_namespace is where
-        the operator reaches them from.
-        """
+        """Clock tells the time in UTC; operator_namespace is where the operator reaches rendezvous pods from."""
         self._cluster = cluster
         self._links = links
         self._metrics = metrics
         self._clock = clock
-        self._host_source = host_source
+        self._programs = programs
         self._operator_namespace = operator_namespace
         self._resync_seconds = resync_seconds
         self._progress_interval = progress_interval
@@ -270,7 +268,7 @@ class Reconciler:
 
     async def _create(self, job: api.TorchrunJob, decision: Decision, memory: _Memory) -> None:
         """Make what is missing side by side, what pods mount first."""
-        due = [*(prerequisites(job, self._host_source, self._operator_namespace) if decision.apply_objects else ())]
+        due = [*(prerequisites(job, self._programs, self._operator_namespace) if decision.apply_objects else ())]
         due += services(job) if decision.apply_services else ()
         pods = [node_pod(job, index) for index in decision.create_nodes]
         if decision.create_rendezvous:

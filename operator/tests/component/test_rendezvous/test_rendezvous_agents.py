@@ -1,6 +1,7 @@
 """Real torchrun agents with a real rendezvous host."""
 
 import logging
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ import pytest
 
 from rendezvous_agents import ALL_REDUCE, ALONE, Job, address
 from rendezvous_host import Host, wait_for
+from torchrun_operator.warmstart import program_source
 
 _log = logging.getLogger(__name__)
 pytestmark = [pytest.mark.torch, pytest.mark.timeout(900)]
@@ -201,3 +203,62 @@ def test_a_member_that_does_not_come_to_the_next_round_is_told_of(job: Job, host
     job.formed(0, 2)
     assert host.state()["missing"] == []
     assert job.end() == {0: 0, 2: 0}
+
+
+def test_a_spare_waits_unseen_and_takes_the_place_of_a_lost_node(job: Job, host: Host) -> None:
+    job.script = ALL_REDUCE
+    host.want(2, 2)
+    job.start(1, 2)
+    job.formed(1, 2)
+    job.start(0)  # it comes while the members look at the new round, and its address is the lowest
+    wait_for(lambda: host.state()["waiting"] == [address(0)], "the spare waits")
+    settled = len(host.events("round-completed"))
+    wait_for(lambda: len(host.events("round-settled")) == settled, "the round has settled")
+    assert job.addresses() == [address(1), address(2)]
+    assert _ended(host) == {"requested": settled - 1, "unrequested": 0}
+
+    job.kill(1)
+    host.want(2, 2, (address(1),))
+    job.formed(0, 2)
+    assert {line.world for line in job.lines()} == {2}
+
+    job.start(1)  # the replacement is the next spare
+    host.want(2, 2)
+    wait_for(lambda: host.state()["waiting"] == [address(1)], "the replacement waits")
+    job.kill(1)
+    host.want(2, 2, (address(1),))
+    wait_for(lambda: host.state()["waiting"] == [], "the spare is gone")
+    wait_for(lambda: len(host.events("round-settled")) == settled + 1, "the round has settled")
+    assert len(host.events("round-completed")) == settled + 1
+    assert job.end() == {0: 0, 2: 0}
+
+
+# Each life of the worker notes whether it had torch from the beginning.
+NOTES = """
+import os, sys, time
+
+out, until = sys.argv[1:]
+with open(out, "a") as lines:
+    lines.write(f"{time.time()} {int('torch' in sys.modules)} {os.environ['WORLD_SIZE']} {os.getpid()}\\n")
+import torch
+assert torch.ones(2).sum() == 2
+while not os.path.exists(until):
+    time.sleep(0.05)
+"""
+
+
+def test_workers_of_torchrun_start_warm(job: Job, host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "python"
+    program.write_text(program_source())
+    program.chmod(0o755)
+    monkeypatch.setenv("PYTHON_EXEC", str(program))
+    monkeypatch.setenv("POD_NAME", tmp_path.name)
+    job.script = NOTES
+    host.want(1, 1)
+    job.start(0)
+    for life in (1, 2, 3):
+        wait_for(lambda life=life: len(job.lines()) == life, f"life {life} of the worker")  # type: ignore[misc]
+        if life < 3:
+            os.kill(job.lines()[-1].rank, signal.SIGKILL)  # the worker itself, not what torchrun watches
+    assert [line.step for line in job.lines()] == [1, 1, 1]
+    assert job.end() == {0: 0}

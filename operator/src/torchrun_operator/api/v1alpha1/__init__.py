@@ -3,6 +3,7 @@
 from torchrun_operator.api.v1alpha1.job import ObjectMeta, TorchrunJob, job_of, spec_of, status_of
 from torchrun_operator.api.v1alpha1.spec import (
     ConfigMapReference,
+    Elasticity,
     File,
     Nccl,
     Rendezvous,
@@ -26,6 +27,7 @@ from torchrun_operator.api.v1alpha1.status import (
 
 __all__ = [
     "ConfigMapReference",
+    "Elasticity",
     "Failure",
     "File",
     "JobState",

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from torchrun_operator.api.base import Model
-from torchrun_operator.api.names import PORT_STORE, TRAINER_CONTAINER
+from torchrun_operator.api.names import MAX_SPARES, MODULE_PATTERN, PORT_STORE, TRAINER_CONTAINER
 from torchrun_operator.api.nnodes import NodeRange, parse_nnodes, parse_nproc_per_node
 
 
@@ -135,6 +135,36 @@ class Snapshots(Model):
     ] = None
 
 
+class Elasticity(Model):
+    """How the job gets over the loss of nodes."""
+
+    spares: Annotated[
+        int,
+        Field(
+            description="Nodes kept beyond the wanted ones: they wait at the rendezvous with torchrun loaded, and one "
+            "takes the place of a lost node at once; its replacement becomes the next spare. It may be changed at any "
+            "time. Example: 1.",
+            ge=0,
+            le=MAX_SPARES,
+        ),
+    ] = 0
+    warm_start: Annotated[
+        bool,
+        Field(
+            description="Whether each node keeps a process that has torch loaded and forks its workers from there, so "
+            "that they begin seconds sooner after a loss. A change takes effect in the pods that are made after it."
+        ),
+    ] = False
+    preload: Annotated[
+        tuple[Annotated[str, Field(max_length=128, pattern=MODULE_PATTERN)], ...],
+        Field(
+            description="Python modules to load beside torch where warmStart is true; loading them must neither start "
+            "threads or processes nor touch a GPU. Example: [numpy, torchvision].",
+            max_length=32,
+        ),
+    ] = ()
+
+
 class TorchrunJobSpec(Model):
     """What the user wants."""
 
@@ -183,6 +213,7 @@ class TorchrunJobSpec(Model):
     rendezvous: Annotated[Rendezvous, Field(description="How the nodes find each other and form a world.")] = (
         Rendezvous()
     )
+    elasticity: Annotated[Elasticity, Field(description="How the job gets over the loss of nodes.")] = Elasticity()
     nccl: Annotated[Nccl, Field(description="Settings of the collective communication library, for every node.")] = (
         Nccl()
     )
@@ -239,6 +270,11 @@ class TorchrunJobSpec(Model):
     def wanted_nodes(self) -> int:
         """The nodes that the user wants now."""
         return self.max_nodes if self.replicas is None else self.replicas
+
+    @property
+    def node_pods(self) -> int:
+        """The nodes that there are to be now: the wanted ones and the spares. No index is a spare's: who is, shows."""
+        return self.wanted_nodes + self.elasticity.spares
 
     @property
     def containers(self) -> list[dict[str, Any]]:

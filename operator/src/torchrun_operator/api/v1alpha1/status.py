@@ -45,6 +45,9 @@ class Membership(TolerantModel):
     nodes: Annotated[Count, Field(description="Nodes that train now.")] = 0
     world_size: Annotated[Count, Field(description="Worker processes that train now.")] = 0
     desired_nodes: Annotated[Count, Field(description="Nodes wanted now.")] = 0
+    spares: Annotated[
+        int | None, Field(description="Spare nodes that wait, ready to take over; unset in a job without.", ge=0)
+    ] = None
     summary: Annotated[str, Field(description="Nodes that train, of MIN:MAX. Example: 3/2:4.", max_length=64)] = ""
     instance: Annotated[
         str | None, Field(description="The rendezvous host process that the round belongs to.", max_length=128)
@@ -135,6 +138,9 @@ class NodeStatus(TolerantModel):
     phase: Annotated[str | None, Field(description="Phase of the pod.", max_length=32)] = None
     address: Annotated[str | None, Field(description="Address of the pod.", max_length=64)] = None
     rank: Annotated[int | None, Field(description="Group rank in the present round.", ge=0)] = None
+    spare: Annotated[
+        bool | None, Field(description="True: the present round is full without it, and it waits to take over.")
+    ] = None
 
 
 class TorchrunJobStatus(TolerantModel):
@@ -147,8 +153,8 @@ class TorchrunJobStatus(TolerantModel):
     conditions: Annotated[
         tuple[Condition, ...], Field(description="The state in detail; read these in programs.", max_length=32)
     ] = ()
-    replicas: Annotated[Count, Field(description="Node pods that exist and have not finished.")] = 0
-    ready_replicas: Annotated[Count, Field(description="Node pods that are ready.")] = 0
+    replicas: Annotated[Count, Field(description="Node pods that exist and have not finished, spares not counted.")] = 0
+    ready_replicas: Annotated[Count, Field(description="Node pods that are ready, spares not counted.")] = 0
     selector: Annotated[
         str | None, Field(description="Label selector of the node pods, for autoscalers.", max_length=1024)
     ] = None

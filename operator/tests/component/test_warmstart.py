@@ -1,0 +1,345 @@
+"""The program that stands in for Python: workers forked from a server are what `python -u script` would have been."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from torchrun_operator.warmstart import program_source
+
+# Says how often it was loaded, and by whom. The others that the server loads come with it.
+TORCH = """
+import os
+loaded_by, threads = os.getpid(), 4
+def set_num_threads(number): global threads; threads = number
+"""
+ABOUT = """
+import atexit, json, os, signal, sys
+import torch
+about = {
+    "argv": sys.argv, "name": __name__, "file": globals().get("__file__"), "path": sys.path[0],
+    "directory": os.getcwd(), "warm": torch.loaded_by != os.getpid(), "threads": torch.threads,
+    "rank": os.environ.get("RANK"), "python_exec": os.environ.get("PYTHON_EXEC"),
+    "alone": os.getpgid(0) == os.getpid() or None, "main": sys.modules["__main__"].__dict__ is globals(),
+    "cpus": len(os.sched_getaffinity(0)), "orig": sys.orig_argv[1:],
+    "default": signal.getsignal(signal.SIGTERM) == signal.SIG_DFL,
+}
+print(json.dumps(about), flush=True)
+atexit.register(print, "the end", flush=True)
+"""
+
+T = TypeVar("T")
+
+
+def wait_for(condition: Callable[[], T | None], what: str, seconds: float = 60) -> T:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if result := condition():
+            return result
+        time.sleep(0.01)
+    pytest.fail(f"not within {seconds} s: {what}")
+
+
+def servers(watched: int) -> list[int]:
+    """Return the processes that serve warm starts as long as that process lives."""
+    found = []
+    for directory in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (directory / "cmdline").read_bytes().split(b"\0")[:-1]
+        except OSError:
+            continue
+        if words[-1:] == [str(watched).encode()] and b"--serve" in words:
+            found.append(int(directory.name))
+    return found
+
+
+@dataclass
+class Node:
+    """A node's container: a directory with the program, and an environment with a torch of the tests' own."""
+
+    directory: Path
+    environment: dict[str, str]
+
+    @property
+    def program(self) -> Path:
+        return self.directory / "python"
+
+    def script(self, text: str, name: str = "train.py") -> str:
+        (self.directory / name).write_text(text)
+        return name
+
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        """Start a worker as torchrun does."""
+        return subprocess.Popen(
+            [str(self.program), "-u", *arguments],
+            cwd=self.directory,
+            env={**self.environment, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, *arguments: str, **environment: str) -> tuple[int, str, str]:
+        """Run a worker to its end: exit code, output, and its errors without what the program says of itself."""
+        worker = self.start(*arguments, **environment)
+        out, err = worker.communicate(timeout=60)
+        own = [
+            line for line in err.splitlines(keepends=True) if not line.startswith("torchrun-operator: workers start")
+        ]
+        return worker.returncode, out, "".join(own)
+
+    def about(self, *arguments: str, **environment: str) -> dict[str, Any]:
+        code, out, err = self.run(*arguments, **environment)
+        assert (code, err) == (0, "")
+        lines = out.splitlines()
+        assert lines[1:] == ["the end"]
+        result: dict[str, Any] = json.loads(lines[0])
+        return result
+
+    def modules(self, **texts: str) -> None:
+        for name, text in texts.items():
+            path = self.directory / "site" / f"{name.replace('__', '/')}.py"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "POD_NAME": tmp_path.name}
+    made = Node(tmp_path, {**environment, "PYTHON_EXEC": str(tmp_path / "python")})
+    made.program.write_text(program_source())
+    made.program.chmod(0o755)
+    made.modules(torch____init__=TORCH, torch__distributed="", torch__nn__parallel="", torch___dynamo="")
+    (tmp_path / "site/torch/__init__.py").write_text(TORCH)
+    for package in ("site/torch/nn",):
+        (tmp_path / package / "__init__.py").write_text("")
+    yield made
+    for server in servers(os.getpid()):
+        os.kill(server, signal.SIGKILL)
+    wait_for(lambda: not servers(os.getpid()), "the servers have ended")
+
+
+def test_a_worker_is_what_python_would_have_made_of_the_script(node: Node) -> None:
+    script = node.script(ABOUT)
+    arguments = [script, "--lr", "0.1", "ä"]
+    plain = subprocess.run(
+        [sys.executable, "-u", *arguments],
+        cwd=node.directory,
+        env={**node.environment, "RANK": "3"},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        start_new_session=True,
+    )
+    expected = json.loads(plain.stdout.splitlines()[0])
+    assert expected["warm"] is False
+    expected |= {"warm": True, "python_exec": None}
+    assert node.about(*arguments, RANK="3") == expected
+    assert node.about(*arguments, RANK="3") == expected
+    assert len(servers(os.getpid())) == 1
+
+
+def test_a_module_is_run_as_python_does(node: Node) -> None:
+    node.script(ABOUT, "training.py")
+    about = node.about("-m", "training", "x")
+    assert about["argv"] == [str(node.directory / "training.py"), "x"]
+    assert (about["name"], about["path"], about["main"], about["warm"]) == ("__main__", str(node.directory), True, True)
+    assert node.run("-m", "missing")[::2] == (1, f"{sys.executable}: No module named missing\n")
+
+
+def test_the_number_of_threads_is_the_workers_own(node: Node) -> None:
+    script = node.script(ABOUT)
+    assert [node.about(script, OMP_NUM_THREADS=count)["threads"] for count in ("4", "1", "2")] == [4, 1, 2]
+
+
+def test_another_environment_has_another_server(node: Node) -> None:
+    script = node.script("import os, torch; print(torch.loaded_by, os.environ['PATH'])")
+    outputs = [node.run(script, PATH=f"{os.environ['PATH']}:{extra}")[1].split() for extra in ("/a", "/b", "/a")]
+    assert outputs[0] == outputs[2] != outputs[1]
+    assert [words[1][-2:] for words in outputs] == ["/a", "/b", "/a"]
+
+
+@pytest.mark.parametrize(
+    ("script", "code"),
+    [("import sys; sys.exit(3)", 3), ("import os; os._exit(4)", 4), ("import os; os.kill(os.getpid(), 11)", -11)],
+)
+def test_it_ends_as_the_worker_ends(node: Node, script: str, code: int) -> None:
+    assert node.run(node.script(script)) == (code, "", "")
+
+
+@pytest.mark.parametrize(
+    "text", ["def f():\n    raise ValueError('bad loss')\nf()\n", "x = (", "import sys; sys.exit('no')"]
+)
+def test_a_traceback_shows_the_script_alone(node: Node, text: str) -> None:
+    script = node.script(text)
+    plain = subprocess.run(
+        [sys.executable, "-u", script], cwd=node.directory, stderr=subprocess.PIPE, text=True, check=False
+    )
+    assert node.run(script) == (1, "", plain.stderr)
+
+
+def test_random_numbers_differ_between_workers(node: Node) -> None:
+    script = node.script("import random, numpy; print(random.random(), numpy.random.rand())")
+    drawn = [node.run(script, TORCHRUN_PRELOAD="numpy,random")[1].split() for _ in range(2)]
+    assert drawn[0][0] != drawn[1][0]
+    assert drawn[0][1] != drawn[1][1]
+
+
+WAITS = """
+import os, signal, sys, time
+def leave(number, frame): print("got", number, flush=True); sys.exit(7)
+signal.signal(signal.SIGTERM, leave)
+child = os.fork()
+if child == 0:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+os.write(1, f"{os.getpid() if child else 'child'}\\n".encode())  # at once, for two processes write
+while True: time.sleep(0.01)
+"""
+
+
+def gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def test_signals_reach_the_worker_and_what_it_has_started(node: Node) -> None:
+    worker = node.start(node.script(WAITS))
+    assert worker.stdout is not None
+    first = sorted([worker.stdout.readline().strip(), worker.stdout.readline().strip()])
+    assert first[1] == "child", worker.communicate(timeout=60)
+    os.killpg(worker.pid, signal.SIGTERM)
+    assert worker.communicate(timeout=60)[0] == "got 15\n"
+    assert worker.returncode == 7
+    wait_for(lambda: gone(int(first[0])), "the worker has ended")
+
+
+def test_who_kills_the_stand_in_kills_the_worker(node: Node) -> None:
+    worker = node.start(node.script(WAITS))
+    assert worker.stdout is not None
+    pid = next(int(line) for line in (worker.stdout.readline(), worker.stdout.readline()) if line.strip().isdigit())
+    worker.kill()
+    worker.communicate(timeout=60)  # also the worker's child has closed its output
+    wait_for(lambda: gone(pid), "the worker has ended")
+    assert node.about(node.script(ABOUT))["warm"] is True
+
+
+def test_a_worker_does_not_outlive_the_server(node: Node) -> None:
+    worker = node.start(node.script(WAITS.replace("child = os.fork()", "child = 1")))
+    assert worker.stdout is not None
+    pid = int(worker.stdout.readline())
+    for server in servers(os.getpid()):
+        os.kill(server, signal.SIGKILL)
+    err = worker.communicate(timeout=60)[1]
+    assert worker.returncode == -signal.SIGKILL
+    assert "the server of warm starts has ended" in err
+    wait_for(lambda: gone(pid), "the worker has ended")
+    assert node.about(node.script(ABOUT))["warm"] is True
+
+
+UNFIT = {
+    "there are threads": "import threading, time; threading.Thread(target=time.sleep, args=(99,), daemon=True).start()",
+    "there are processes": "from subprocess import *; cat = Popen('cat', stdin=PIPE, stdout=DEVNULL, stderr=DEVNULL)",
+}
+
+
+@pytest.mark.parametrize("why", UNFIT)
+def test_what_must_not_be_forked_is_not(node: Node, why: str) -> None:
+    (node.directory / "site/torch/__init__.py").write_text(TORCH + UNFIT[why])
+    script = node.script("import os, torch; print(torch.loaded_by == os.getpid(), flush=True); os._exit(0)")
+    for _ in range(2):
+        code, out, err = node.run(script)
+        assert (code, out) == (0, "True\n")
+        assert f"this worker starts cold: {why}" in err
+
+
+def test_without_torch_workers_start_cold_and_say_why(node: Node) -> None:
+    (node.directory / "site/torch/__init__.py").write_text("raise ImportError('no torch here')")
+    code, out, err = node.run(node.script("print('trained')"))
+    assert (code, out) == (0, "trained\n")
+    assert "this worker starts cold: torch cannot be loaded: ImportError('no torch here')" in err
+
+
+@pytest.mark.parametrize("arguments", [("nothing.py",), ("-c", "print(1)"), ()])
+def test_what_torchrun_does_not_start_so_is_python_s_own_business(node: Node, arguments: tuple[str, ...]) -> None:
+    plain = subprocess.run(
+        [sys.executable, "-u", *arguments],
+        cwd=node.directory,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    code, out, err = node.run(*arguments)
+    assert (code, out) == (plain.returncode, plain.stdout)
+    assert err.startswith("torchrun-operator: this worker starts cold: ")
+    assert err.partition("\n")[2] == plain.stderr
+
+
+def test_the_hook_leaves_a_server_that_loads_torch_before_any_worker(node: Node) -> None:
+    command = ["python3", str(node.program), "--start", sys.executable]
+    hook = subprocess.run(command, cwd=node.directory, env=node.environment, check=False)
+    assert hook.returncode == 0
+    (server,) = wait_for(lambda: servers(1), "the server is there")
+    try:
+        script = node.script("import torch; print(torch.loaded_by)")
+        assert node.run(script)[1].split() == [str(server)]
+        assert servers(os.getpid()) == []
+    finally:
+        os.kill(server, signal.SIGKILL)
+
+
+def test_a_hook_that_finds_no_python_does_not_end_the_container(node: Node) -> None:
+    command = [sys.executable, str(node.program), "--start", "no-such-program"]
+    assert subprocess.run(command, env=node.environment, check=False).returncode == 0
+
+
+AGENT = """
+import subprocess, sys
+print(subprocess.run(sys.argv[1:], check=True, stdout=subprocess.PIPE, text=True).stdout, end="", flush=True)
+input()
+"""
+
+
+def start_agent(node: Node, script: str, **environment: str) -> subprocess.Popen[str]:
+    """Start a process that runs one worker and then waits for a line."""
+    return subprocess.Popen(
+        [sys.executable, "-c", AGENT, str(node.program), "-u", script],
+        cwd=node.directory,
+        env={**node.environment, **environment},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_module_that_cannot_be_loaded_is_told_of_in_the_agents_log_and_left_out(node: Node) -> None:
+    script = node.script("import json, torch, os; print(torch.loaded_by != os.getpid())")
+    with start_agent(node, script, TORCHRUN_PRELOAD="missing,json") as agent:
+        assert agent.stderr is not None
+        told = agent.stderr.readline(), agent.stderr.readline()
+        out, _ = agent.communicate("\n")
+    assert out == "True\n"
+    assert told[0].startswith("torchrun-operator: cannot load missing for warm starts: ModuleNotFoundError(")
+    assert "torch.nn.parallel, torch._dynamo, json loaded in " in told[1]
+
+
+def test_the_server_ends_with_the_agent(node: Node) -> None:
+    script = node.script("import torch; print(torch.loaded_by)")
+    with start_agent(node, script) as agent:
+        assert agent.stdout is not None
+        server = int(agent.stdout.readline())
+        assert servers(agent.pid) == [server]
+        agent.communicate("\n")
+    wait_for(lambda: gone(server), "the server has ended")
