@@ -367,6 +367,20 @@ CASES = {
         running(A, B, C),
         also={"clock": 100.0},
     ),
+    "the first that is heard again gives the others time": Case(
+        SETTLED,
+        target(3),
+        remembered(
+            running(A, B, C),
+            clock=100.0,
+            looked_at=NOW - 0.1,
+            heard_at=NOW - 20,
+            seen={A: Seen(NOW - 20, 95.0), B: Seen(NOW, 95.0), C: Seen(NOW, 92.0)},
+        ),
+        SETTLED,
+        running(A, B, C),
+        also={"seen": {A: Seen(NOW, 100.0, at=NOW), B: Seen(NOW, 100.0), C: Seen(NOW, 100.0)}},
+    ),
     "a stall of the host is no silence of the nodes": Case(
         SETTLED,
         target(3),

@@ -275,13 +275,16 @@ def _listen(view: View, now: float, memory: Memory, senses: Senses) -> Memory:
     """Take note of who was heard, and of who is connected."""
     running, heard_at = memory.running, memory.heard_at
     passed = min(max(0.0, now - memory.looked_at), STALL_SECONDS)
-    clock = memory.clock + (passed if now - heard_at < QUIET_BEATS * senses.interval else 0.0)
+    quiet = now - heard_at >= QUIET_BEATS * senses.interval
+    clock = memory.clock + (0.0 if quiet else passed)
     seen = {n: known for n, known in memory.seen.items() if running and n in running.still}
     for node, beat in view.heartbeats.items():
         known = memory.seen.get(node, Seen(math.nan, clock))
         if known.beat != beat:
             known, heard_at = known._replace(beat=beat, heard=clock, at=now), now
         seen[node] = known
+    if quiet and heard_at == now:  # the first that is heard again: the others have all their time from now on
+        seen = {node: known._replace(heard=clock) for node, known in seen.items()}
     if senses.peers is not None:
         seen = {node: _connected(node, known, senses.peers, now) for node, known in seen.items()}
     if running and view.complete:
