@@ -105,10 +105,10 @@ CASES = {
         decision(
             create_nodes=(0,),
             target=target("10.0.1.1"),
-            deletions=(Deletion("digits-1", "pod-1-1", "exited with code 137 (Error)", 0),),
+            deletions=(Deletion("digits-1", "pod-1-1", "exited with code 137 (SIGKILL)", 0),),
             events=(
                 lost(0, "was deleted", "infrastructure"),
-                lost(1, "exited with code 137 (Error)", "infrastructure"),
+                lost(1, "exited with code 137 (SIGKILL)", "infrastructure"),
             ),
             losses={Cause.INFRASTRUCTURE: 2},
         ),
