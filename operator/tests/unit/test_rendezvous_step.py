@@ -761,6 +761,7 @@ def test_the_document_of_a_round_that_ends() -> None:
         "finished": 0,
         "members": [{"address": A.address, "rank": 0}, {"address": C.address, "rank": 2}],
         "waiting": [B.address, "10.0.0.9"],
+        "silent": [],
         "missing": [],
         "roundsEnded": {"requested": 3, "unrequested": 2},
         "lastUnrequested": {"round": 2, "addresses": [C.address], "time": "1970-01-01T00:00:01.500Z"},

@@ -72,7 +72,9 @@ def new_hang(job: TorchrunJob, observed: Observed, recorded: RendezvousStatus) -
     overdue = rendezvous.pace.overdue
     if overdue is None or overdue.round != rendezvous.round or hung_round(rendezvous, recorded) == overdue.round:
         return None
-    if not {address for address, _ in rendezvous.members}.isdisjoint(leavers(observed, job.spec.wanted_nodes, job.spec.elasticity.spares)):
+    if not {address for address, _ in rendezvous.members}.isdisjoint(
+        leavers(observed, job.spec.wanted_nodes, job.spec.elasticity.spares)
+    ):
         return None
     limits = deadlines(job.spec.progress_deadline_seconds, rendezvous.pace)
     limit = limits.start if overdue.starting else limits.step
