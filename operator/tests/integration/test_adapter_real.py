@@ -139,11 +139,11 @@ async def test_objects_are_made_once_and_kept_as_they_should_be(torchrunjobs: An
                 await cluster.apply(manifest)
             versions.append([version(torchrunjobs, path_of(manifest)) for manifest in manifests])
         assert versions[1] == versions[2]
-        program = manifests[2]
+        program = next(manifest for manifest in manifests if manifest["kind"] == "ConfigMap")
         torchrunjobs.request("PATCH", path_of(program), {"data": {"host.py": "changed", "more": "x"}})
         await cluster.apply(program)
         found = torchrunjobs.request("GET", path_of(program))[1]
-        assert found["data"]["host.py"] == PROGRAMS
+        assert found["data"]["host.py"] == PROGRAMS.host
 
 
 async def test_an_object_of_somebody_else_is_not_touched(torchrunjobs: Any) -> None:
@@ -214,6 +214,7 @@ async def test_a_job_is_reconciled(torchrunjobs: Any) -> None:
             await reconciler.reconcile(key)
             assert version(torchrunjobs, f"{JOBS}/{name}") == written
         torchrunjobs.request("PATCH", f"{JOBS}/{name}", {"spec": {"suspend": True}})
+        cluster.saw_job(key, torchrunjobs.request("GET", f"{JOBS}/{name}")[1])  # as the watch tells
         await reconciler.reconcile(key)
         await pods_shown(cluster, name, 0)
         events = torchrunjobs.request(
