@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,11 +14,10 @@ from bench.recovery import bars, facts, results
 from bench.recovery.faults import FAULTS, Fault
 from bench.recovery.runner import Record, Runner
 from bench.recovery.systems import Pods, System, all_systems, shared_objects
-from localcluster import cluster as local
-from localcluster.paths import Layout, node_name
-from support import chart
-from support.clusters import ROOT, Cluster, UnusableError, local_cluster
+from localcluster.paths import node_name
+from support.clusters import ROOT, Cluster, UnusableError
 from support.kubectl import Kubectl
+from support.machines import cluster_of
 
 _NAMESPACE = "bench-recovery"
 _MACHINES = 5
@@ -38,22 +36,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, default=ROOT / ".work" / "recovery.json", help="where the figures go")
     parser.add_argument("--resume", action="store_true", help="keep what the file holds, and do what is missing")
     return parser.parse_args()
-
-
-@contextmanager
-def _cluster() -> Iterator[Cluster]:
-    """Have the local cluster with enough machines, and the operator on the last of them, while the block runs."""
-    machines = len(local.nodes(Layout.of(os.environ))) or local.DEFAULT_NODES
-    try:
-        cluster = local_cluster(_MACHINES)
-        try:
-            chart.install(cluster, {r"nodeSelector.kubernetes\.io/hostname": node_name(_MACHINES)})
-            yield cluster
-        finally:
-            chart.install(cluster)
-    finally:
-        if machines != _MACHINES:
-            local_cluster(machines)
 
 
 @contextmanager
@@ -98,7 +80,7 @@ def _compare(
 def _run(options: argparse.Namespace) -> bool:
     """Do all that is asked for; return whether every bar was met."""
     chosen = [fault for fault in FAULTS if fault.name in options.faults]
-    with _cluster() as cluster, _namespace(cluster) as kubectl:
+    with cluster_of(_MACHINES) as cluster, _namespace(cluster) as kubectl:
         systems = all_systems(kubectl, Pods(cluster.trainer_image, spared=node_name(_MACHINES)))
         document = results.document(FAULTS, systems, facts.machine(), facts.versions(kubectl), options.limit)
         document["started"] = datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,22 +1,20 @@
 """The faults: what happens to a job that trains, and how the cluster is put right again."""
 
-import json
 import os
-import signal
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 from bench.recovery.systems import MAX, MIN
 from bench.recovery.watched import Victim, Watched
 from localcluster import cluster
-from localcluster.locks import exclusive
 from localcluster.node import Node
 from localcluster.paths import Layout
 from support import chart
+from support.faulting import container_processes, evict, send
 from support.kubectl import Kubectl, Object, Stream
+from support.machines import changed
 from support.waiting import wait_for
 
 _OPERATOR = f"deployment/{chart.RELEASE}"
@@ -52,36 +50,13 @@ class Fault:
     """Nodes that are to train in the end."""
 
 
-def _container_processes(container: str) -> list[int]:
-    """Return the processes of a container, by the name of their control group."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            try:
-                if container in (entry / "cgroup").read_text():
-                    found.append(int(entry.name))
-            except OSError:
-                continue  # it has ended
-    return found
-
-
 def _killing(scene: Scene, victim: Victim, container: str) -> Act:
     """Kill all processes of a container from outside, as no grace and no API server would."""
     pod = scene.kubectl.get("pod", victim.pod)
-    statuses: list[Object] = pod["status"]["containerStatuses"] if pod else []
-    full_name = next(status["containerID"] for status in statuses if status["name"] == container)
-    processes = _container_processes(full_name.partition("://")[2])
+    processes = container_processes(pod, container) if pod else []
     if not processes:
         raise LookupError(f"the container {container} of {victim.pod} has no process")
-
-    def act() -> None:
-        for process in processes:
-            try:
-                os.kill(process, signal.SIGKILL)
-            except ProcessLookupError:
-                continue  # killed with another
-
-    return act
+    return lambda: send(processes)
 
 
 def _kill_worker(scene: Scene) -> Act:
@@ -108,15 +83,11 @@ def _delete(scene: Scene) -> Act:
 
 def _drain(scene: Scene) -> Act:
     victim = scene.job.worker()
-    namespace = scene.kubectl.namespace
-    metadata = {"name": victim.pod, "namespace": namespace}
-    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": metadata}
-    path = f"/api/v1/namespaces/{namespace}/pods/{victim.pod}/eviction"
 
     def act() -> None:
         scene.undo.callback(_run, scene, "uncordon", victim.machine)
         scene.kubectl.run("cordon", victim.machine)
-        scene.kubectl.run("create", f"--raw={path}", "--filename=-", stdin=json.dumps(eviction))
+        evict(scene.kubectl, victim.pod)
 
     return act
 
@@ -125,8 +96,8 @@ def _stop_machine(scene: Scene) -> Act:
     node = _machine(scene, scene.job.worker())
 
     def act() -> None:
-        scene.undo.callback(_changed, node, lambda: cluster.start_node(node))
-        _changed(node, node.stop)
+        scene.undo.callback(changed, node, lambda: cluster.start_node(node))
+        changed(node, node.stop)
 
     return act
 
@@ -135,8 +106,8 @@ def _partition(scene: Scene) -> Act:
     node = _machine(scene, scene.job.worker())
 
     def act() -> None:
-        scene.undo.callback(_changed, node, node.heal)
-        _changed(node, node.partition)
+        scene.undo.callback(changed, node, node.heal)
+        changed(node, node.partition)
 
     return act
 
@@ -145,22 +116,17 @@ def _machine(scene: Scene, victim: Victim) -> Node:
     """Return a victim's machine, and note from now on when it is not ready."""
     seen: list[float] = []
 
-    def changed(found: Object) -> None:
+    def noted(found: Object) -> None:
         ready = [c["status"] for c in found["status"].get("conditions") or [] if c["type"] == "Ready"]
         if ready != ["True"]:
             seen.append(time.time())
 
-    stream: Stream = scene.kubectl.watch("nodes", f"kubernetes.io/hostname={victim.machine}", changed)
+    stream: Stream = scene.kubectl.watch("nodes", f"kubernetes.io/hostname={victim.machine}", noted)
     ready = ("wait", "--for=condition=Ready", f"node/{victim.machine}", f"--timeout={_SECONDS:.0f}s")
     scene.undo.callback(_run, scene, *ready)
     scene.undo.callback(stream.stop)
     scene.not_ready = lambda: seen[0] if seen else None
     return cluster.find_node(Layout.of(os.environ), victim.machine)
-
-
-def _changed(node: Node, change: Callable[[], None]) -> None:
-    with exclusive(node.layout.lock, "it changes the cluster"):
-        change()
 
 
 def _scale(nodes: int) -> Callable[[Scene], Act]:

@@ -1,0 +1,51 @@
+"""What the benchmarks and chaos do to pods, from outside as well: signals to their processes, and evictions."""
+
+import json
+import os
+import signal
+from collections.abc import Iterable
+from pathlib import Path
+
+from support.kubectl import Kubectl, Object
+
+
+def container_processes(pod: Object, container: str) -> list[int]:
+    """Return the processes of a pod's container as the host numbers them; none where it does not run."""
+    statuses: list[Object] = pod["status"].get("containerStatuses") or []
+    full_name = next((status.get("containerID") or "" for status in statuses if status["name"] == container), "")
+    identifier = full_name.partition("://")[2]
+    found = []
+    for entry in Path("/proc").iterdir() if identifier else ():
+        if entry.name.isdecimal():
+            try:
+                if identifier in (entry / "cgroup").read_text():
+                    found.append(int(entry.name))
+            except OSError:
+                continue  # it has ended
+    return found
+
+
+def number_inside(process: int) -> int | None:
+    """Return the number that a process has in its own container; None where it has ended."""
+    try:
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[-1]) for line in lines if line.startswith("NSpid:")), None)
+
+
+def send(processes: Iterable[int], number: int = signal.SIGKILL) -> None:
+    """Send a signal to processes, at once, as no grace and no API server would."""
+    for process in processes:
+        try:
+            os.kill(process, number)
+        except ProcessLookupError:
+            continue  # ended with another
+
+
+def evict(kubectl: Kubectl, pod: str) -> None:
+    """Evict a pod as `kubectl drain` does. Raises KubectlError."""
+    metadata = {"name": pod, "namespace": kubectl.namespace}
+    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": metadata}
+    path = f"/api/v1/namespaces/{kubectl.namespace}/pods/{pod}/eviction"
+    kubectl.run("create", f"--raw={path}", "--filename=-", stdin=json.dumps(eviction))
