@@ -105,6 +105,10 @@ bench-recovery: $(ENV) ## Measure how fast training goes on after each kind of f
 chaos: $(ENV) ## Kill the operator 20 times while 10 jobs start, then check that each has exactly what it should
 	PYTHONPATH=e2e $(RUN) -m support.withcluster $(CURDIR)/$(RUN) -m chaos.operator_restarts
 
+.PHONY: chaos-membership
+chaos-membership: $(ENV) ## Do 200 random faults and scalings to one elastic job, and judge it: ARGS="--faults 20 --seed 1"
+	PYTHONPATH=e2e $(RUN) -m chaos.membership --json .work/chaos-membership/report.json $(ARGS)
+
 .PHONY: image
 image: ## Build both images: REGISTRY=…, TAG=…, ENGINE=docker|podman|buildah, PUSH=1 to push them
 	@[[ -n "$(ENGINE)" ]] || { echo "no docker, podman or buildah on PATH: install one" >&2; exit 1; }

@@ -1,0 +1,76 @@
+"""How long nothing was trained though it could have been. Pure.
+
+The clock runs from step to step. It stands still while
+
+- fewer than MIN nodes can run: pods that are bound to machines without power or network, and not yet known to be, are
+  taken from those wanted; or the rendezvous host lies on such a machine. Once the API server calls the machine not
+  ready, everybody can know, and the clock runs;
+- a fault has just happened: for ALLOWANCE_SECONDS after each that touches what trains, in which workers start again. A
+  fault that comes meanwhile gives as much time once more.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from chaos.membership.plan import HARMLESS
+from chaos.membership.records import MIN, Fault, Sample, Step, Violation
+
+LIMIT_SECONDS = 60.0
+ALLOWANCE_SECONDS = 15.0
+_WORTH_MENTIONING_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Pause:
+    """No step from one time to another."""
+
+    began: float
+    ended: float
+    counted: float
+    """Seconds in which the clock ran."""
+
+
+def prevented(sample: Sample) -> bool:
+    """Whether fewer than MIN nodes could run, whatever the operator did."""
+    unknown = sample.cut - sample.unready
+    bound = [pod for pod in sample.nodes if pod.index is not None and pod.index < sample.wanted]
+    lost = sum(1 for pod in bound if pod.machine in unknown)
+    return sample.wanted - lost < MIN or (sample.host is not None and sample.host.machine in unknown)
+
+
+def pauses_of(steps: Sequence[Step], samples: Sequence[Sample], faults: Iterable[Fault], until: float) -> list[Pause]:
+    """Return the times without a step, from the first step to `until`."""
+    still = [(before.time, after.time) for before, after in pairwise(samples) if prevented(before)]
+    for fault in faults:
+        if fault.kind not in HARMLESS:
+            still += [(at, at + ALLOWANCE_SECONDS) for at in {fault.time, fault.until}]
+    merged = _merged(still)
+    times = [*sorted(step.time for step in steps), until]
+    found = []
+    for began, ended in pairwise(times):
+        if ended - began >= _WORTH_MENTIONING_SECONDS:
+            stood = sum(max(0.0, min(ended, b) - max(began, a)) for a, b in merged)
+            found.append(Pause(began, ended, ended - began - stood))
+    return found
+
+
+def _merged(spans: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    merged: list[tuple[float, float]] = []
+    for began, ended in sorted(spans):
+        if merged and began <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], ended))
+        else:
+            merged.append((began, ended))
+    return merged
+
+
+def never_stuck(pauses: Iterable[Pause]) -> list[Violation]:
+    """No minute passes without a step while the job can train."""
+    return [
+        Violation(
+            pause.began, "stuck", f"no step for {pause.ended - pause.began:.0f} s, {pause.counted:.0f} s unexcused"
+        )
+        for pause in pauses
+        if pause.counted > LIMIT_SECONDS
+    ]

@@ -1,0 +1,245 @@
+"""The job under fire: made, looked at, and deleted, with all that is known of it."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from chaos.membership.records import MAX, MIN, Journal, Pod, Sample
+from localcluster.paths import Layout
+from support import chart
+from support.clusters import Cluster
+from support.kubectl import Kubectl, Object
+from support.podlogs import PodLogs
+from support.progress import TRAINER
+from support.waiting import wait_for
+
+NAMESPACE = "chaos-membership"
+JOB = "job"
+FINISH = "FINISH"
+_CLAIM = "volume"
+_SCRIPT = Path(__file__).parent / "train.py"
+_SELECTOR = f"torchrun.dev/job-name={JOB}"
+_KINDS = "pods,services,configmaps,networkpolicies"
+_RESTARTS = 1000
+_GONE_SECONDS = 120.0
+_ALIVE = frozenset({"Pending", "Starting", "Running"})
+
+
+def job(image: str, spared: str, replicas: int, run: str) -> Object:
+    """Return the job; its nodes run anywhere but on the operator's machine."""
+    elsewhere = {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "NotIn", "values": [spared]}]}
+    affinity = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [elsewhere]}}}
+    container: dict[str, Any] = {
+        "name": TRAINER,
+        "image": image,
+        "imagePullPolicy": "IfNotPresent",
+        "command": ["torchrun", "/workspace/train.py", f"/snapshots/{run}"],
+        "env": [{"name": "OMP_NUM_THREADS", "value": "1"}],
+        "resources": {"requests": {"cpu": "20m", "memory": "256Mi"}},
+    }
+    return {
+        "apiVersion": "torchrun.dev/v1alpha1",
+        "kind": "TorchrunJob",
+        "metadata": {"name": JOB},
+        "spec": {
+            "nnodes": f"{MIN}:{MAX}",
+            "replicas": replicas,
+            "maxRestarts": _RESTARTS,
+            "files": [{"path": "/workspace/train.py", "content": _SCRIPT.read_text()}],
+            "snapshots": {"claimName": _CLAIM},
+            "template": {
+                "spec": {
+                    "automountServiceAccountToken": False,
+                    "terminationGracePeriodSeconds": 45,
+                    "affinity": affinity,
+                    "containers": [container],
+                }
+            },
+        },
+    }
+
+
+class Scene:
+    """The job and its namespace."""
+
+    def __init__(self, cluster: Cluster, spared: str, replicas: int) -> None:
+        self.kubectl: Kubectl = cluster.kubectl.within(NAMESPACE)
+        self.spared = spared
+        """The operator's machine, to which nothing happens."""
+        self.wanted = replicas
+        self.cut: set[str] = set()
+        self.samples: list[Sample] = []
+        self.pods: list[Object] = []
+        """The job's pods as they were when it was last looked at."""
+        self._cluster = cluster
+        self._run = f"run-{time.time_ns()}"
+        self._logs: list[PodLogs] = []
+        self._directory = Path()
+
+    def create(self) -> None:
+        """Make the namespace, the volume and the job."""
+        cluster = self._cluster.kubectl
+        cluster.run("delete", "namespace", NAMESPACE, "--ignore-not-found", f"--timeout={_GONE_SECONDS:.0f}s")
+        cluster.run("create", "namespace", NAMESPACE)
+        claim = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}
+        self.kubectl.apply(
+            {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": _CLAIM}, "spec": claim}
+        )
+        self._directory = wait_for("the volume", self._volume, 60.0) / self._run
+        self._directory.mkdir()
+        self._directory.chmod(0o777)
+        self.journal = Journal(self._directory)
+        self.kubectl.apply(job(self._cluster.trainer_image, self.spared, self.wanted, self._run))
+
+    def keep_logs(self, directory: Path) -> None:
+        """Have the logs of the operator and of the rendezvous hosts in files from now on."""
+        operator = self.kubectl.within(chart.NAMESPACE), f"app.kubernetes.io/instance={chart.RELEASE}", "operator"
+        host = self.kubectl, f"{_SELECTOR},torchrun.dev/role=rendezvous", "rendezvous"
+        directory.mkdir(parents=True, exist_ok=True)
+        for kubectl, selector, container in (operator, host):
+            path = directory / f"{container}.log"
+            path.unlink(missing_ok=True)
+            self._logs.append(PodLogs(kubectl, selector, container, _writer(path)))
+
+    def _volume(self) -> Path | None:
+        claim = self.kubectl.get("persistentvolumeclaim", _CLAIM) or {}
+        name = claim.get("spec", {}).get("volumeName")
+        volume = self._cluster.kubectl.get("persistentvolume", name) if name else None
+        path = Layout.of(os.environ).volumes / Path(volume["spec"]["hostPath"]["path"]).name if volume else None
+        return path if path is not None and path.is_dir() and path.stat().st_mode & 0o002 else None
+
+    def finish(self) -> None:
+        """Have the training end soon."""
+        (self._directory / FINISH).touch()
+
+    def look(self) -> Sample:
+        """Take a sample, and read what the workers have written."""
+        at = time.time()
+        found = self.kubectl.run("get", "pods,torchrunjobs,nodes", "--output=json")
+        operators = self.kubectl.within(chart.NAMESPACE).run(
+            "get", "pods", f"--selector=app.kubernetes.io/instance={chart.RELEASE}", "--output=json"
+        )
+        self.journal.follow()
+        sample, self.pods = sample_of(at, _items(found), _items(operators), self.wanted, self.cut)
+        self.samples.append(sample)
+        return sample
+
+    def delete(self) -> list[str]:
+        """Delete the job; return what of it is left after a while, its processes included."""
+        self.kubectl.run("delete", "torchrunjob", JOB, "--ignore-not-found", "--wait=false")
+        left: list[str] = []
+
+        def gone() -> bool:
+            listed = self.kubectl.run("get", f"torchrunjobs,{_KINDS}", f"--selector={_SELECTOR}", "--output=name")
+            left[:] = [*listed.split(), *self._processes()]
+            return not left
+
+        try:
+            wait_for("nothing to be left", gone, _GONE_SECONDS)
+        except AssertionError:
+            return left
+        return []
+
+    def _processes(self) -> Iterable[str]:
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                words = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:
+                continue  # it has ended
+            if self._run in words:
+                yield f"process {path.parent.name}: {words[:80]}"
+
+    def close(self) -> None:
+        """Delete the namespace with all that is in it."""
+        for logs in self._logs:
+            logs.stop()
+        self.kubectl.run("delete", "pods", "--all", "--force", "--grace-period=0", "--ignore-not-found")
+        self._cluster.kubectl.run("delete", "namespace", NAMESPACE, f"--timeout={_GONE_SECONDS:.0f}s")
+
+
+def _writer(path: Path) -> Callable[[str, str, str], None]:
+    def write(pod: str, _: str, text: str) -> None:
+        with path.open("a") as file:
+            file.write(f"{time.time():.3f} {pod} {text}\n")
+
+    return write
+
+
+def _items(text: str) -> list[Object]:
+    items: list[Object] = json.loads(text)["items"]
+    return items
+
+
+def sample_of(
+    at: float, objects: Iterable[Object], operators: Iterable[Object], wanted: int, cut: Iterable[str]
+) -> tuple[Sample, list[Object]]:
+    """Return a sample of what the API server said, and the job's pods."""
+    of_kind: dict[str, list[Object]] = {}
+    for each in objects:
+        of_kind.setdefault(each["kind"], []).append(each)
+    pods = [pod for pod in of_kind.get("Pod", []) if pod["metadata"].get("labels", {}).get("torchrun.dev/job-name")]
+    known = [pod_of(pod) for pod in pods]
+    status: Object = {}
+    generation = 0
+    for found in of_kind.get("TorchrunJob", []):
+        status, generation = found.get("status") or {}, found["metadata"]["generation"]
+    nodes = tuple(pod for pod in known if pod.index is not None)
+    recorded = frozenset(n.get("uid", "") for n in status.get("nodes") or [] if n.get("phase") in _ALIVE)
+    membership = status.get("membership") or {}
+    ready = any(_condition(pod, "Ready") for pod in operators if not pod["metadata"].get("deletionTimestamp"))
+    return Sample(
+        time=at,
+        wanted=wanted,
+        nodes=nodes,
+        host=next((pod for pod in known if pod.index is None), None),
+        state=status.get("state", ""),
+        members=membership.get("nodes", 0) if membership.get("desiredNodes") == wanted else 0,
+        restarts=dict(status.get("restarts") or {}),
+        recorded=recorded,
+        current=ready and status.get("observedGeneration") == generation,
+        cut=frozenset(cut),
+        unready=frozenset(n["metadata"]["name"] for n in of_kind.get("Node", []) if not _condition(n, "Ready")),
+    ), pods
+
+
+def pod_of(pod: Object) -> Pod:
+    """Return what counts of a pod."""
+    index = pod["metadata"]["labels"].get("torchrun.dev/node-index")
+    return Pod(
+        name=pod["metadata"]["name"],
+        uid=pod["metadata"]["uid"],
+        index=None if index is None else int(index),
+        machine=pod["spec"].get("nodeName", ""),
+        phase=(pod.get("status") or {}).get("phase", ""),
+        terminating=bool(pod["metadata"].get("deletionTimestamp")),
+    )
+
+
+def _condition(thing: Object, kind: str) -> bool:
+    conditions = (thing.get("status") or {}).get("conditions") or []
+    return any(condition["type"] == kind and condition["status"] == "True" for condition in conditions)
+
+
+def has_settled(sample: Sample, journal: Journal, quiet_since: float) -> bool:
+    """Whether the job trains at its size for a while since then, and its status says so."""
+    running = [pod for pod in sample.nodes if pod.phase == "Running" and not pod.terminating]
+    steps = [step for step in journal.steps[-200:] if step.master == journal.steps[-1].master]
+    return (
+        bool(steps)
+        and sample.current
+        and not sample.cut
+        and sample.state == "Running"
+        and sample.members == sample.wanted == len(running) == len(sample.nodes)
+        and sample.recorded == {pod.uid for pod in running}
+        and steps[-1].world == sample.wanted
+        and sample.time - steps[-1].time < _STALE_SECONDS
+        and sample.time - max(steps[0].time, quiet_since) >= _SETTLE_SECONDS
+    )
+
+
+_STALE_SECONDS = 2.0
+_SETTLE_SECONDS = 5.0
+"""Longer than the operator waits for news that explains a failure of workers."""

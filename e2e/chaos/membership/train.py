@@ -1,0 +1,89 @@
+"""What trains in every node: a small model, a snapshot each second, and a journal on the volume that all nodes share.
+
+Each process has a file of its own: a log ends with its pod and cannot be read on a machine without network.
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+_BEGAN = time.time()
+_RANK = int(os.environ["RANK"])
+_WORLD = int(os.environ["WORLD_SIZE"])
+_MASTER = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+_DIRECTORY = Path(sys.argv[1])
+_JOURNAL = os.open(
+    _DIRECTORY / f"{os.uname().nodename}-{time.time_ns()}.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644
+)
+
+
+def _say(event: str, **values: object) -> None:
+    line = {"event": event, "time": time.time(), "master": _MASTER, **values}
+    os.write(_JOURNAL, f"{json.dumps(line)}\n".encode())
+
+
+_say(
+    "start",
+    pod=os.uname().nodename,
+    process=os.getpid(),
+    rank=_RANK,
+    world=_WORLD,
+    run=os.environ["TORCHELASTIC_RUN_ID"],
+    restart=int(os.environ["TORCHELASTIC_RESTART_COUNT"]),
+)
+
+import torch  # noqa: E402
+import torch.distributed as dist  # noqa: E402
+from torch.nn.parallel import DistributedDataParallel  # noqa: E402
+
+from torchrun_trainer import Run, defer_compiler  # noqa: E402
+
+_STEP_SECONDS = 0.1
+_SNAPSHOT_EVERY = 10
+_LAST_STEPS = 50
+"""Steps still to do once the file FINISH is there."""
+_ENDLESS = 10**9
+
+
+def main() -> None:
+    """Train until the file FINISH is there, then a little more, to the regular end."""
+    defer_compiler()
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    torch.manual_seed(0)
+    model = DistributedDataParallel(torch.nn.Linear(64, 64))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    run = Run(_DIRECTORY / "snapshots", snapshot_every=_SNAPSHOT_EVERY, model=model, optimizer=optimizer)
+    resumed = run.step
+
+    def train(step: int) -> None:
+        began = time.monotonic()
+        if _RANK == 0 and step > resumed and step % _SNAPSHOT_EVERY == 0:
+            _say("snapshot", step=step)  # the library has just saved it
+        optimizer.zero_grad()
+        model(torch.ones(8, 64)).square().mean().backward()
+        optimizer.step()
+        time.sleep(max(0.0, _STEP_SECONDS - (time.monotonic() - began)))
+        if _RANK == 0:
+            _say("step", done=step + 1, resumed=resumed, world=_WORLD)
+
+    for step in run.steps(_ENDLESS):
+        if _told_to_finish():
+            break
+        train(step)
+    for step in run.steps(run.step + _LAST_STEPS):
+        train(step)
+    _say("end", step=run.step)
+
+
+def _told_to_finish() -> bool:
+    """Whether rank 0 has seen the file; the same on all ranks."""
+    told = torch.tensor([int(_RANK == 0 and (_DIRECTORY / "FINISH").exists())])
+    dist.broadcast(told, src=0)
+    return bool(told.item())
+
+
+if __name__ == "__main__":
+    main()
