@@ -61,14 +61,11 @@ class Run:
     def evidence(self) -> Evidence:
         """Do everything; return what was recorded."""
         self._began = time.time()
-        if self._settle(_START_SECONDS):
-            self._rampage(planned(self._options.seed))
-            self._put_all_right()
-            if not self._settle(_SETTLE_SECONDS):
-                self._violated("settle", "the job does not train at its size after the last fault")
-            self._finish()
-        else:
-            self._violated("start", f"the job does not train within {_START_SECONDS:.0f} s")
+        try:
+            self._all()
+        except KeyboardInterrupt:
+            self._violated("interrupted", "what follows is about the time before")
+            self._faults.put_right(float("inf"))
         journal, samples = self._scene.journal, self._scene.samples
         journal.follow()
         ended = journal.steps[-1].time if journal.steps else time.time()
@@ -90,6 +87,16 @@ class Run:
             asked=self._options.faults,
             further=self._wrong,
         )
+
+    def _all(self) -> None:
+        if not self._settle(_START_SECONDS):
+            self._violated("start", f"the job does not train within {_START_SECONDS:.0f} s")
+            return
+        self._rampage(planned(self._options.seed))
+        self._put_all_right()
+        if not self._settle(_SETTLE_SECONDS):
+            self._violated("settle", "the job does not train at its size after the last fault")
+        self._finish()
 
     def _rampage(self, plans: Iterator[Planned]) -> None:
         latest = time.time() + 60 * self._options.minutes

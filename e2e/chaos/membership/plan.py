@@ -95,8 +95,8 @@ def planned(seed: int) -> Iterator[Planned]:
         spacing = chance.random()
         yield Planned(
             kind=kind,
-            settled=spacing >= 0.7,
-            pause=chance.uniform(0.0, 0.8) if not 0.4 <= spacing < 0.7 else chance.uniform(0.8, 8.0),
+            settled=spacing >= 0.85,
+            pause=chance.uniform(0.0, 0.8) if not 0.45 <= spacing < 0.85 else chance.uniform(0.8, 8.0),
             victim=chance.random(),
             nodes=chance.randint(MIN, MAX),
             seconds=chance.uniform(3.0, 45.0),
