@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from chaos.membership.accounts import adds_up, expected
-from chaos.membership.pauses import ALLOWANCE_SECONDS, LIMIT_SECONDS, Pause, never_stuck, pauses_of, prevented
+from chaos.membership.pauses import LIMIT_SECONDS, Pause, allowance_of, never_stuck, pauses_of, prevented
 from chaos.membership.plan import Kind, planned
 from chaos.membership.records import (
     MAX,
@@ -209,23 +209,28 @@ _TWO = [Step(0.0, A, 1, 0, 2), Step(100.0, B, 2, 1, 2)]
     ("samples", "faults", "counted"),
     [
         ([], [], 100.0),
-        ([], [fault(Kind.KILL_NODE, 0.0)], 100.0 - ALLOWANCE_SECONDS),
+        ([], [fault(Kind.KILL_NODE, 0.0)], 100.0 - 15.0),
         ([], [fault(Kind.CORDON, 0.0), fault(Kind.KILL_OPERATOR, 0.0)], 100.0),
-        ([], [fault(Kind.KILL_NODE, 0.0), fault(Kind.KILL_NODE, 5.0)], 95.0 - ALLOWANCE_SECONDS),
-        ([], [fault(Kind.PARTITION, 0.0, until=50.0)], 100.0 - 2 * ALLOWANCE_SECONDS),
+        ([], [fault(Kind.KILL_NODE, 0.0), fault(Kind.KILL_NODE, 5.0)], 95.0 - 15.0),
+        ([], [fault(Kind.PARTITION, 0.0, until=50.0)], 100.0 - 2 * 15.0),
         ([sample(10, away=3, **_CUT), sample(40), sample(50)], [], 70.0),
-        ([sample(10, away=3, **_CUT), sample(40)], [fault(Kind.STOP_MACHINE, 30.0)], 70.0 - ALLOWANCE_SECONDS + 10.0),
+        ([sample(10, away=3, **_CUT), sample(40)], [fault(Kind.STOP_MACHINE, 30.0)], 70.0 - 15.0 + 10.0),
         ([], [fault(Kind.KILL_NODE, 95.0)], 95.0),
     ],
 )
 def test_the_clock_stands_still_while_nothing_can_train(
     samples: list[Sample], faults: list[Fault], counted: float
 ) -> None:
-    assert pauses_of(_TWO, samples, faults, 100.0) == [Pause(0.0, 100.0, counted)]
+    assert pauses_of(_TWO, samples, faults, 100.0, 15.0) == [Pause(0.0, 100.0, counted)]
+
+
+@pytest.mark.parametrize(("start", "allowance"), [(8.0, 15.0), (40.0, 40.0)])
+def test_the_allowance_is_what_a_start_takes_here(start: float, allowance: float) -> None:
+    assert allowance_of(start) == allowance
 
 
 def test_a_job_that_never_trains_again_is_stuck() -> None:
-    found = pauses_of(steps(0, 0, 3), [], [], 100.0)
+    found = pauses_of(steps(0, 0, 3), [], [], 100.0, 15.0)
     assert found == [Pause(2.0, 100.0, 98.0)]
     assert rules(never_stuck(found)) == [(2.0, "stuck")]
     assert never_stuck([Pause(0.0, 100.0, LIMIT_SECONDS)]) == []

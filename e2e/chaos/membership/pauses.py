@@ -5,8 +5,9 @@ The clock runs from step to step. It stands still while
 - fewer than MIN nodes can run: pods that are bound to machines without power or network, and not yet known to be, are
   taken from those wanted; or the rendezvous host lies on such a machine. Once the API server calls the machine not
   ready, everybody can know, and the clock runs;
-- a fault has just happened: for ALLOWANCE_SECONDS after each that touches what trains, in which workers start again. A
-  fault that comes meanwhile gives as much time once more.
+- a fault has just happened: for the allowance after each that touches what trains, in which workers start again: as
+  long as this very job took for its first step, at least LEAST_ALLOWANCE_SECONDS. A fault that comes meanwhile gives as
+  much time once more.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,7 +18,7 @@ from chaos.membership.plan import HARMLESS
 from chaos.membership.records import MIN, Fault, Sample, Step, Violation
 
 LIMIT_SECONDS = 60.0
-ALLOWANCE_SECONDS = 15.0
+LEAST_ALLOWANCE_SECONDS = 15.0
 _WORTH_MENTIONING_SECONDS = 2.0
 
 
@@ -39,12 +40,19 @@ def prevented(sample: Sample) -> bool:
     return sample.wanted - lost < MIN or (sample.host is not None and sample.host.machine in unknown)
 
 
-def pauses_of(steps: Sequence[Step], samples: Sequence[Sample], faults: Iterable[Fault], until: float) -> list[Pause]:
+def allowance_of(start_seconds: float) -> float:
+    """Return for how many seconds the clock stands still after a fault, given those from the job to its first step."""
+    return max(LEAST_ALLOWANCE_SECONDS, start_seconds)
+
+
+def pauses_of(
+    steps: Sequence[Step], samples: Sequence[Sample], faults: Iterable[Fault], until: float, allowance: float
+) -> list[Pause]:
     """Return the times without a step, from the first step to `until`."""
     still = [(before.time, after.time) for before, after in pairwise(samples) if prevented(before)]
     for fault in faults:
         if fault.kind not in HARMLESS:
-            still += [(at, at + ALLOWANCE_SECONDS) for at in {fault.time, fault.until}]
+            still += [(at, at + allowance) for at in {fault.time, fault.until}]
     merged = _merged(still)
     times = [*sorted(step.time for step in steps), until]
     found = []

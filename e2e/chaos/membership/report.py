@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from chaos.membership.accounts import adds_up, counted, expected, within
-from chaos.membership.pauses import ALLOWANCE_SECONDS, LIMIT_SECONDS, Pause, never_stuck, pauses_of
+from chaos.membership.pauses import LIMIT_SECONDS, Pause, allowance_of, never_stuck, pauses_of
 from chaos.membership.records import Fault, Group, Sample, Snapshot, Start, Step, Violation
 from chaos.membership.worlds import (
     World,
@@ -28,6 +28,7 @@ class Evidence:
 
     seed: int
     began: float
+    """When the job was made."""
     ended: float
     starts: Sequence[Start]
     steps: Sequence[Step]
@@ -46,7 +47,8 @@ def judged(evidence: Evidence) -> dict[str, Any]:
     """Return the report: figures, and every violation with what was going on then."""
     worlds = worlds_of(evidence.steps)
     changes = changes_of(worlds, evidence.faults)
-    pauses = pauses_of(evidence.steps, evidence.samples, evidence.faults, evidence.ended)
+    allowance = allowance_of(evidence.steps[0].time - evidence.began) if evidence.steps else 0.0
+    pauses = pauses_of(evidence.steps, evidence.samples, evidence.faults, evidence.ended, allowance)
     violations = [
         *evidence.further,
         *one_master_at_a_time(worlds),
@@ -76,7 +78,7 @@ def judged(evidence: Evidence) -> dict[str, Any]:
         "longestPause": None if longest is None else _pause(longest, evidence),
         "longestUnexcusedPause": None if clock is None else _pause(clock, evidence),
         "stuckLimitSeconds": LIMIT_SECONDS,
-        "allowanceSeconds": ALLOWANCE_SECONDS,
+        "allowanceSeconds": round(allowance, 1),
         "restarts": {
             cause: {"counted": count, "fewest": low, "most": high}
             for cause, (count, low, high) in within(evidence.restarts, evidence.groups).items()
