@@ -71,6 +71,10 @@ FATES: dict[str, tuple[NodePod | None, Counted]] = {
         failed(1, 0, "Terminated"),
         ("exited with code 0 (Terminated)", Cause.INFRASTRUCTURE),
     ),
+    "its machine was started again": (
+        failed(1, 255, "Unknown"),
+        ("exited with code 255 (Unknown)", Cause.INFRASTRUCTURE),
+    ),
     "its machine refuses it": (
         failed(1, -1, "UnexpectedAdmissionError", "no GPU left"),
         ("failed: UnexpectedAdmissionError: no GPU left", Cause.INFRASTRUCTURE),
@@ -133,7 +137,8 @@ STORE: dict[str, tuple[NodePod, RendezvousStatus, Rendezvous | None, Cause]] = {
     "there has been no host yet": (failed(1), RendezvousStatus(), None, Cause.INFRASTRUCTURE),
     "there has been no host yet, but the code is not the agent's": (failed(1, 2), RendezvousStatus(), None, Cause.CODE),
     "ended soon after a new host was seen": (old(failed(1), 29), HOST, make_rendezvous(), Cause.INFRASTRUCTURE),
-    "ended long after": (old(failed(1), 31), HOST, make_rendezvous(), Cause.CODE),
+    "ended after it had waited for a silent store": (old(failed(1), 66), HOST, make_rendezvous(), Cause.INFRASTRUCTURE),
+    "ended long after": (old(failed(1), 91), HOST, make_rendezvous(), Cause.CODE),
     "made after the new host": (
         old(failed(1, created_at=HOST_SINCE), 5),
         HOST,

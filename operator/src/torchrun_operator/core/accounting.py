@@ -17,12 +17,15 @@ _LIVE = frozenset({Phase.PENDING, Phase.STARTING, Phase.RUNNING})
 _KILLED = frozenset({128 + 9, 128 + 15})
 """Exit codes of SIGKILL and SIGTERM: somebody or something outside ended the container."""
 _MACHINE_REASONS = frozenset(
-    {"NodeLost", "NodeShutdown", "Terminated", "Shutdown", "NodeAffinity", "UnexpectedAdmissionError"}
+    {"NodeLost", "NodeShutdown", "Terminated", "Shutdown", "NodeAffinity", "UnexpectedAdmissionError", "Unknown"}
 )
+"""Unknown is what containerd says of a container that it finds dead after the machine has started again."""
 _MACHINE_DISRUPTIONS = frozenset({"DeletionByPodGC"})
 """Reasons of the condition DisruptionTarget that speak of a machine that is gone."""
-_STORE_BLIP = timedelta(seconds=30)
-"""Agents end within a second or two of the store's death, but Kubernetes may tell of it later."""
+_STORE_BLIP = timedelta(seconds=90)
+"""Agents end within a second or two of the store's death where its connections are closed. Where its pod went without
+a word they wait for an answer first (read_timeout, 60 s by default) and then for their workers.
+"""
 _SAME_CAUSE = timedelta(seconds=10)
 """Workers that fail this close to a node's loss failed because of it."""
 SETTLE = timedelta(seconds=3)
