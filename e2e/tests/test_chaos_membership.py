@@ -236,8 +236,8 @@ def test_a_job_that_never_trains_again_is_stuck() -> None:
     assert never_stuck([Pause(0.0, 100.0, LIMIT_SECONDS)]) == []
 
 
-def group(*faults: Fault, ended: int = 0, **after: int) -> Group:
-    return Group(faults, {}, after, ended)
+def group(*faults: Fault, ended: int = 0, settled: bool = True, **after: int) -> Group:
+    return Group(faults, {}, after, ended, settled)
 
 
 _HIT: dict[str, Any] = {"hits": ("u1",), "recorded": ("u1",), "before": 4, "after": 4}
@@ -258,6 +258,7 @@ _NONE = {"code": (0, 0), "infrastructure": (0, 0), "preemption": (0, 0), "resize
         (group(fault(Kind.CORDON)), {}),
         (group(fault(Kind.KILL_HOST), ended=4), {"infrastructure": (0, 4)}),
         (group(fault(Kind.STOP_MACHINE, **_HIT), ended=2), {"infrastructure": (0, 2)}),
+        (group(fault(Kind.KILL_NODE, **_HIT), ended=1, settled=False), {"infrastructure": (0, 1)}),
         (group(fault(Kind.KILL_NODE, **_HIT), fault(Kind.EVICT, **_HIT), ended=1),
          {"infrastructure": (0, 1), "preemption": (0, 1)}),
         (group(fault(Kind.KILL_NODE, **_HIT), fault(Kind.KILL_WORKER), ended=1),

@@ -66,10 +66,9 @@ class Run:
         except KeyboardInterrupt:
             self._violated("interrupted", "what follows is about the time before")
             self._faults.put_right(float("inf"))
-        journal, samples = self._scene.journal, self._scene.samples
-        journal.follow()
-        ended = journal.steps[-1].time if journal.steps else time.time()
-        restarts = samples[-1].restarts
+        journal, last = self._scene.journal, self._scene.look()
+        self._close_group(last, settled=False)
+        ended = journal.steps[-1].time if last.state == "Complete" and journal.steps else last.time
         left = self._scene.delete()
         if left:
             self._violated("left", ", ".join(left))
@@ -80,10 +79,10 @@ class Run:
             starts=journal.starts,
             steps=journal.steps,
             snapshots=journal.snapshots,
-            samples=samples,
+            samples=self._scene.samples,
             faults=self._done,
             groups=self._groups,
-            restarts=restarts,
+            restarts=last.restarts,
             asked=self._options.faults,
             further=self._wrong,
         )
@@ -139,13 +138,13 @@ class Run:
             self._faults.put_right(time.time())
             quiet = max((max(fault.time, fault.until) for fault in self._done[-20:]), default=0.0)
             if has_settled(sample, self._scene.journal, min(quiet, time.time())):
-                self._close_group(sample)
+                self._close_group(sample, settled=True)
                 return True
             if time.time() > deadline:
                 return False
             time.sleep(_EVERY_SECONDS)
 
-    def _close_group(self, sample: Sample) -> None:
+    def _close_group(self, sample: Sample, *, settled: bool) -> None:
         before, self._settled = self._settled, sample
         grouped = sum(len(group.faults) for group in self._groups)
         faults = tuple(self._done[grouped:])
@@ -153,7 +152,7 @@ class Run:
             seen = {pod.uid for at in self._scene.samples if at.time >= before.time for pod in at.nodes}
             seen |= {uid for fault in faults for uid in fault.hits}
             ended = seen - {pod.uid for pod in sample.nodes}
-            self._groups.append(Group(faults, before.restarts, sample.restarts, len(ended)))
+            self._groups.append(Group(faults, before.restarts, sample.restarts, len(ended), settled))
 
     def _look(self) -> Sample:
         sample = self._scene.look()

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from chaos.membership.plan import OF_HOST, OF_MACHINES, OF_PODS, OF_WORKERS, Kind
-from chaos.membership.records import CAUSES, MAX, Group, Violation
+from chaos.membership.records import CAUSES, Group, Violation
 
 Bounds = dict[str, tuple[int, int]]
 
@@ -20,7 +20,7 @@ def expected(group: Group) -> Bounds:
     scalings = sum(1 for fault in group.faults if fault.kind == Kind.SCALE and fault.before != fault.after)
     workers = sum(kinds[kind] for kind in OF_WORKERS)
     wide = any(kinds[kind] for kind in (*OF_HOST, *OF_MACHINES))
-    if len(group.faults) == 1 and not wide:
+    if len(group.faults) == 1 and group.settled and not wide:
         pods = int(any(kinds[kind] for kind in OF_PODS - {Kind.EVICT}))
         exact = {
             "code": workers,
@@ -29,8 +29,8 @@ def expected(group: Group) -> Bounds:
             "resize": scalings,
         }
         return {cause: (exact[cause], exact[cause]) for cause in CAUSES}
-    smallest = min(min(fault.before, fault.after) for fault in group.faults)
-    sure = 0 if smallest < MAX and scalings else len(_recorded_hits(group))
+    certain = group.settled and not scalings
+    sure = len(_recorded_hits(group)) if certain else 0
     return {
         "code": (0, workers),
         "infrastructure": (max(0, sure - kinds[Kind.EVICT]), max(group.ended, sure)),

@@ -172,6 +172,8 @@ class Group:
     after: Mapping[str, int]
     ended: int
     """Node pods that ended meanwhile."""
+    settled: bool = True
+    """Whether the job did settle afterwards."""
 
 
 @dataclass(frozen=True)
