@@ -306,6 +306,17 @@ CHANGES = {
         Restarts(code=3),
         now=at(2),
     ),
+    "a node that was killed is replaced at once, also where the pass that counted it got no further": Case(
+        after(restarted(training_job(), 3), seen(*instead(THREE, failed(1, 137)), rendezvous=ALL)),
+        seen(*instead(THREE, failed(1, 137)), rendezvous=ALL),
+        decision(
+            target=target("10.0.1.1"),
+            deletions=(Deletion("digits-1", "pod-1-1", "exited with code 137 (SIGKILL)", 0),),
+        ),
+        "Resizing",
+        ("Valid", "AllScheduled", "Training", "NodeLost"),
+        Restarts(code=3, infrastructure=1),
+    ),
 }
 
 CASES = {**STARTS, **LOSSES, **CHANGES}

@@ -124,6 +124,15 @@ def _loss(node: NodeStatus, pods: Mapping[str, NodePod], observed: Observed, rec
     return None
 
 
+def failed_by_code(
+    pod: NodePod, recorded: Iterable[NodeStatus], rendezvous: Rendezvous | None, rendezvous_status: RendezvousStatus
+) -> bool:
+    """Tell whether the code made a failed pod fail, whether its loss is being counted now or was before."""
+    unknown = NodeStatus(index=pod.index, pod=pod.name, uid=pod.uid)
+    node = next((node for node in recorded if node.uid == pod.uid), unknown)
+    return _cause_of_failure(node, pod, rendezvous, rendezvous_status) is Cause.CODE
+
+
 def _cause_of_failure(
     node: NodeStatus, pod: NodePod, rendezvous: Rendezvous | None, recorded: RendezvousStatus
 ) -> Cause:

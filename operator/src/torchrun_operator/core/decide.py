@@ -27,6 +27,7 @@ from torchrun_operator.core.accounting import (
     WorkerFailures,
     code_failures,
     describe,
+    failed_by_code,
     new_losses,
     new_worker_failures,
 )
@@ -255,7 +256,6 @@ def _last_loss(membership: Membership | None, failure: Failure | None) -> dateti
 
 def _replace(job: TorchrunJob, observed: Observed, count: _Count, now: datetime) -> _Pods:
     wanted = job.spec.node_pods
-    lost = {loss.index: loss for loss in (*count.losses, *count.spares)}
     deletions: list[Deletion] = []
     held: dict[int, datetime] = {}
     for node in observed.nodes:
@@ -266,8 +266,7 @@ def _replace(job: TorchrunJob, observed: Observed, count: _Count, now: datetime)
         elif is_stuck(node, observed):
             deletions.append(Deletion(node.name, node.uid, MISSING, _STUCK_GRACE_SECONDS))
         elif node.phase is Phase.FAILED:
-            loss = lost.get(node.index)
-            by_code = loss.cause is Cause.CODE if loss else count.restarts.code > 0
+            by_code = failed_by_code(node, job.status.nodes, observed.rendezvous, count.bookkeeping)
             at = replace_at(node, count.restarts.code, failed_by_code=by_code)
             if at is not None and at > now:
                 held[node.index] = at
