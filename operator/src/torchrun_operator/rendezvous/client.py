@@ -243,10 +243,8 @@ class RendezvousLink:
         while True:
             try:
                 await self._converse()
-            except ExceptionGroup as group:
-                error = _innermost(group)
-            except Exception as single:
-                error = single
+            except Exception as failure:
+                error = failure
             if self.connected:
                 pause = first
             if not isinstance(error, (aiohttp.ClientError, OSError, RendezvousError)):
@@ -262,9 +260,17 @@ class RendezvousLink:
         # Version 0 is before every document's: what is answered at once says whether the host has restarted.
         self._accept(await self._get(after=0, seconds=0.0))
         self._push.set()
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._poll_forever())
-            group.create_task(self._push_forever())
+        # Not a TaskGroup: one that fails leaves its task marked as being cancelled, and then, up to Python 3.11.2,
+        # asyncio.timeout (aiohttp connects with it) raises CancelledError, which would end this link for good.
+        tasks = [asyncio.create_task(self._poll_forever()), asyncio.create_task(self._push_forever())]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        for task in done:
+            task.result()
 
     async def _poll_forever(self) -> None:
         while True:
@@ -331,9 +337,3 @@ class RendezvousLink:
         self.connected, self.unauthorized = connected, unauthorized
         if changed:
             self._on_change()
-
-
-def _innermost(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

@@ -322,6 +322,41 @@ async def test_the_link_believes_no_host(answer: str) -> None:
     await runner.cleanup()
 
 
+async def test_a_link_that_has_failed_can_time_out() -> None:
+    """A conversation that ends must not leave its task half cancelled: up to Python 3.11.2, asyncio.timeout, which
+    aiohttp uses for connecting, then raises CancelledError in place of TimeoutError, and the link is gone for good.
+    """
+    counts: list[int] = []
+
+    async def respond(_request: web.Request) -> web.Response:
+        task = link._task
+        counts.append(task.cancelling())
+        if len(counts) % 2:
+            return web.Response(body=_STATE)
+        raise web.HTTPInternalServerError
+
+    application = web.Application()
+    application.router.add_route("*", "/{path:.*}", respond)
+    runner = web.AppRunner(application)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    async with aiohttp.ClientSession() as session:
+        link = RendezvousLink(session, f"http://127.0.0.1:{runner.addresses[0][1]}", TOKEN)
+        await until(lambda: len(counts) >= 5)
+        assert set(counts) == {0}
+        await link.aclose()
+    await runner.cleanup()
+
+
+_STATE = json.dumps(
+    {
+        "instance": "aa", "version": 1, "round": 0, "complete": False, "closed": False, "finished": 0,
+        "members": [], "waiting": [], "roundsEnded": {"requested": 0, "unrequested": 0}, "lastUnrequested": None,
+        "completedAt": None, "target": None, "progress": None,
+    }
+).encode()  # fmt: skip
+
+
 def _hostile() -> dict[str, Callable[[Any, str], object]]:
     """What a pod of the job could do to the state in the store, by name."""
     code = base64.b64encode(b"cos\nsystem\n(S'touch executed'\ntR.").decode()
