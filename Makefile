@@ -63,7 +63,11 @@ verify: $(ENV) ## Check that the generated files are up to date
 
 .PHONY: test-unit
 test-unit: $(ENV) ## Run the tests that need no cluster
-	$(PYTEST) operator/tests trainer/tests e2e/tests -m "not integration and not cluster" --ignore $(CHART_TESTS)
+	$(PYTEST) operator/tests trainer/tests e2e/tests -m "not integration and not cluster and not slow" --ignore $(CHART_TESTS)
+
+.PHONY: test-slow
+test-slow: $(ENV) ## Run what make test leaves out: real agents without an operator, with the newest torch, and what they say
+	$(PYTEST) operator/tests trainer/tests -m slow
 
 .PHONY: test-torch-versions
 test-torch-versions: $(ENV) $(TORCH_VERSIONS:%=$(CACHE)/torch/%/.ready) ## Run real agents with the oldest, a middle and the newest torch (6 GB)

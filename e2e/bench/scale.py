@@ -10,11 +10,15 @@ import json
 import statistics
 import sys
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
 from support.api import Api
 from support.kwok import SELECTOR, TOLERATION, fake_nodes, playing
+from torchrun_operator.api.names import LABEL_ROLE, ROLE_NODE
+from torchrun_operator.api.v1alpha1 import job_of
+from torchrun_operator.render.pods import node_pod
 
 _NODES = 50
 _NAMESPACE = "bench-scale"
@@ -35,10 +39,21 @@ _POD_SPEC: dict[str, Any] = {
 }
 
 
-def plain_pod(number: int) -> dict[str, Any]:
-    """Return a pod as the operator would make it, less the wiring."""
-    metadata = {"name": f"plain-{number}", "namespace": _NAMESPACE, "labels": {"bench": "plain"}}
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {**_POD_SPEC, "restartPolicy": "Never"}}
+def plain_pods(jobs: int, nodes: int) -> list[dict[str, Any]]:
+    """Return the pods that the operator makes of these jobs, with names and labels that it does not look after."""
+    pods = []
+    for number in range(jobs):
+        manifest = job(number, nodes)
+        manifest["metadata"] |= {"uid": str(uuid.UUID(int=number)), "generation": 1, "resourceVersion": "1"}
+        made = job_of(manifest)
+        for index in range(nodes):
+            pod = node_pod(made, index)
+            metadata = pod["metadata"]
+            del metadata["ownerReferences"]  # nobody of that uid is there: the garbage collector would delete the pod
+            metadata["name"] = f"plain-{metadata['name']}"
+            metadata["labels"] = {f"bench.{label}": value for label, value in metadata["labels"].items()}
+            pods.append(pod)
+    return pods
 
 
 def job(number: int, nodes: int) -> dict[str, Any]:
@@ -75,14 +90,14 @@ async def gone(api: Api) -> None:
             await asyncio.sleep(_POLL_SECONDS)
 
 
-async def measure_plain(api: Api, pods: int) -> float:
+async def measure_plain(api: Api, pods: list[dict[str, Any]]) -> float:
     """Return the seconds from the first POST until every pod runs."""
     started = time.monotonic()
     path = f"api/v1/namespaces/{_NAMESPACE}/pods"
-    await asyncio.gather(*[api.call("POST", path, plain_pod(number)) for number in range(pods)])
-    await running(api, "bench=plain", pods)
+    await asyncio.gather(*[api.call("POST", path, pod) for pod in pods])
+    await running(api, f"bench.{LABEL_ROLE}={ROLE_NODE}", len(pods))
     seconds = time.monotonic() - started
-    await api.call("DELETE", f"{path}?labelSelector=bench=plain&gracePeriodSeconds=0")
+    await api.call("DELETE", f"{path}?gracePeriodSeconds=0")
     await gone(api)
     return seconds
 
@@ -92,7 +107,7 @@ async def measure_jobs(api: Api, jobs: int, nodes: int) -> float:
     started = time.monotonic()
     path = f"apis/torchrun.dev/v1alpha1/namespaces/{_NAMESPACE}/torchrunjobs"
     await asyncio.gather(*[api.call("POST", path, job(number, nodes)) for number in range(jobs)])
-    await running(api, "torchrun.dev/role=node", jobs * nodes)
+    await running(api, f"{LABEL_ROLE}={ROLE_NODE}", jobs * nodes)
     seconds = time.monotonic() - started
     await api.call("DELETE", path)
     await gone(api)
@@ -105,7 +120,7 @@ async def run(jobs: int, nodes: int, repetitions: int) -> dict[str, Any]:
     ours: list[float] = []
     async with Api.connected() as api, fake_nodes(api, _NODES), api.namespace(_NAMESPACE):
         for repetition in range(repetitions + 1):
-            pair = await measure_plain(api, jobs * nodes), await measure_jobs(api, jobs, nodes)
+            pair = await measure_plain(api, plain_pods(jobs, nodes)), await measure_jobs(api, jobs, nodes)
             if repetition == 0:
                 continue  # the first pair warms caches on both sides
             plain.append(pair[0])

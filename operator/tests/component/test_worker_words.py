@@ -13,7 +13,7 @@ import pytest
 
 from torchrun_operator.core.words import of_log, of_termination
 
-pytestmark = [pytest.mark.torch, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.torch, pytest.mark.slow, pytest.mark.timeout(300)]
 
 SCRIPT = """
 import os, sys, time

@@ -218,8 +218,10 @@ def test_a_spare_waits_unseen_and_takes_the_place_of_a_lost_node(job: Job, host:
     assert _ended(host) == {"requested": settled - 1, "unrequested": 0}
 
     job.kill(1)
+    killed = time.time()
     host.want(2, 2, (address(1),))
     job.formed(0, 2)
+    job.step_after(killed, 2)
     assert {line.world for line in job.lines()} == {2}
 
     job.start(1)  # the replacement is the next spare

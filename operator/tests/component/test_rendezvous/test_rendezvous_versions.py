@@ -16,7 +16,7 @@ from rendezvous_agents import ALL_REDUCE, Job, address
 from rendezvous_host import Host, Operator, running_host, wait_for
 
 _log = logging.getLogger(__name__)
-pytestmark = [pytest.mark.torch, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.torch, pytest.mark.slow, pytest.mark.timeout(900)]
 PYTHONS = os.environ.get("TORCH_PYTHONS", sys.executable).split(os.pathsep)
 
 
