@@ -277,6 +277,7 @@ def test_a_bad_job_disturbs_no_other(cluster: Cluster, kubectl: Kubectl) -> None
         kubectl.run("create", "serviceaccount", "absent")
         template = job("no-image", image, "1", steps=20)["spec"]["template"]
         kubectl.patch(_KIND, "no-image", {"spec": {"suspend": True}})
+        wait_state(kubectl, "no-image", "Suspended")
         kubectl.patch(_KIND, "no-image", {"spec": {"suspend": False, "template": template}})
         for name in ("no-image", "refused"):
             found = wait_state(kubectl, name, "Complete")

@@ -38,8 +38,6 @@ _REFUSED_RETRY_SECONDS = 15.0
 _CONCURRENT_WRITES = 20
 _FIRST_STATUS_SECONDS = 2.0
 _DETAIL_SECONDS = 2.0
-_START_REST_SECONDS = 1.0
-"""While pods start, most of what is heard of them changes nothing: there is nothing to do before agents meet."""
 _UNSTARTED = frozenset({Phase.PENDING, Phase.STARTING})
 _LIVE = _UNSTARTED | {Phase.RUNNING}
 _LOG_LINES = 1000
@@ -144,9 +142,7 @@ class Reconciler:
             self._links.tell(key, decision.target)
         await self._tell(raw, decision.events)
         retry = await self._act(key, job, decision, memory)
-        starting = decision.status.state in (api.JobState.PENDING, api.JobState.STARTING)
-        rest = _START_REST_SECONDS if starting else 0.0
-        return Outcome(look_again_seconds=_soonest(decision.look_again_seconds, delay, retry), rest_seconds=rest)
+        return Outcome(look_again_seconds=_soonest(decision.look_again_seconds, delay, retry))
 
     def _memory(self, key: Key, raw: Manifest) -> _Memory:
         memory = self._memories.get(key)
