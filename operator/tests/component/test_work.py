@@ -9,9 +9,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from memory_cluster import MemoryCluster
-from torchrun_operator.cluster.port import ClusterError, ConflictError
+from torchrun_operator.cluster.port import ClusterError, ConflictError, Key
 from torchrun_operator.runtime.health import Liveness, Readiness
-from torchrun_operator.runtime.links import Key
 from torchrun_operator.runtime.metrics import Metrics
 from torchrun_operator.runtime.queue import WorkQueue
 from torchrun_operator.runtime.reconciler import Outcome

@@ -11,11 +11,10 @@ from typing import Any
 from builders import NOW, job_manifest
 from memory_cluster import MemoryCluster, Stored
 from torchrun_operator.api.names import LABEL_NODE_INDEX, LABEL_ROLE, ROLE_NODE, ROLE_RENDEZVOUS
-from torchrun_operator.cluster.port import ClusterError, ConflictError
+from torchrun_operator.cluster.port import ClusterError, ConflictError, Key
 from torchrun_operator.core.membership import Target
 from torchrun_operator.core.observed import Overdue, Pace, Rendezvous
 from torchrun_operator.render.objects import Programs
-from torchrun_operator.runtime.links import Key
 from torchrun_operator.runtime.metrics import Metrics
 from torchrun_operator.runtime.reconciler import Outcome, Reconciler
 

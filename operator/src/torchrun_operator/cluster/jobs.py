@@ -4,9 +4,7 @@ It may be a moment behind. That is safe because a status is written only over th
 that saw an old one is refused, and what it saw is forgotten.
 """
 
-from torchrun_operator.cluster.port import Manifest
-
-Key = tuple[str, str]
+from torchrun_operator.cluster.port import Key, Manifest
 
 
 class JobCache:

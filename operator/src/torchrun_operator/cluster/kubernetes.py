@@ -14,7 +14,7 @@ from kubernetes.aio import client, config
 from torchrun_operator.api.names import FIELD_MANAGER, GROUP, PLURAL, VERSION
 from torchrun_operator.cluster.jobs import JobCache
 from torchrun_operator.cluster.mirror import MachineMirror, PodMirror
-from torchrun_operator.cluster.port import ClusterError, ConflictError, Manifest, NameTakenError, RefusedError
+from torchrun_operator.cluster.port import ClusterError, ConflictError, Key, Manifest, NameTakenError, RefusedError
 
 _APPLY = "application/apply-patch+yaml"
 _JSON = "application/json"
@@ -40,7 +40,7 @@ LatencyObserver = Callable[[str, str, int, float], None]
 
 
 async def connect(
-    observe: LatencyObserver, wake: Callable[[tuple[str, str]], None], namespaces: Sequence[str] = ()
+    observe: LatencyObserver, wake: Callable[[Key], None], namespaces: Sequence[str] = ()
 ) -> "KubernetesCluster":
     """Connect with the service account of the pod this runs in, or else with the kubeconfig of the environment.
 
@@ -64,7 +64,7 @@ class KubernetesCluster:
         self,
         api: Any,  # noqa: ANN401 - the client is untyped
         observe: LatencyObserver,
-        wake: Callable[[tuple[str, str]], None],
+        wake: Callable[[Key], None],
         namespaces: Sequence[str] = (),
     ) -> None:
         self._api = api
@@ -97,14 +97,14 @@ class KubernetesCluster:
             self.saw_job((namespace, name), known)
         return known
 
-    def saw_job(self, key: tuple[str, str], job: Manifest | None) -> None:
+    def saw_job(self, key: Key, job: Manifest | None) -> None:
         """Take note of what a watch told of a job; None: it has been deleted."""
         if job is None:
             self._jobs.forget(key)
         else:
             self._jobs.put(key, job)
 
-    async def list_jobs(self) -> Sequence[tuple[str, str]]:
+    async def list_jobs(self) -> Sequence[Key]:
         """See Cluster.list_jobs. Each job is read anew afterwards: what the watch may have missed is made good."""
         paths = [_jobs(namespace) for namespace in self._namespaces] or [f"apis/{GROUP}/{VERSION}/{PLURAL}"]
         answers = await asyncio.gather(*[self._request("GET", "torchrunjobs", path) for path in paths])

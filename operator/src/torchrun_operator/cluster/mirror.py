@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mappi
 from typing import Any, Protocol
 
 from torchrun_operator.api.names import LABEL_JOB_NAME
-from torchrun_operator.cluster.port import ClusterError, Manifest
+from torchrun_operator.cluster.port import ClusterError, Key, Manifest
 
 logger = logging.getLogger(__name__)
 
@@ -119,11 +119,11 @@ class _Mirror(ABC):
 class PodMirror(_Mirror):
     """The pods that carry a job's label, in one namespace or in all."""
 
-    def __init__(self, api: Api, path: str, wake: Callable[[tuple[str, str]], None]) -> None:
+    def __init__(self, api: Api, path: str, wake: Callable[[Key], None]) -> None:
         """Path is the collection's; wake is told (namespace, job) of each pod that changes."""
         super().__init__(api, path, "pods", {"labelSelector": LABEL_JOB_NAME})
         self._wake = wake
-        self._pods: dict[tuple[str, str], dict[str, Manifest]] = {}
+        self._pods: dict[Key, dict[str, Manifest]] = {}
 
     async def pods(self, namespace: str, job: str) -> Sequence[Manifest]:
         """Return the job's pods as they were last seen; waits until they have been listed once."""
@@ -135,7 +135,7 @@ class PodMirror(_Mirror):
         pod before of that name, whose place it has taken. What the watch has told of is newer, and stays.
         """
         if int(pod["metadata"]["resourceVersion"]) > self._version:
-            self._pods.setdefault(_key(pod), {})[pod["metadata"]["name"]] = _trimmed(pod)
+            self._keep(pod)
 
     def wake_jobs_on(self, machine: str) -> None:
         """Wake the jobs that have pods on that machine."""
@@ -146,14 +146,13 @@ class PodMirror(_Mirror):
     def _replace(self, things: Iterable[Mapping[str, Any]]) -> None:
         before, self._pods = self._pods, {}
         for pod in things:
-            self._pods.setdefault(_key(pod), {})[pod["metadata"]["name"]] = _trimmed(pod)
+            self._keep(pod)
         for key in {*before, *self._pods}:
             self._wake(key)
 
     def _put(self, thing: Mapping[str, Any]) -> None:
-        key = _key(thing)
-        self._pods.setdefault(key, {})[thing["metadata"]["name"]] = _trimmed(thing)
-        self._wake(key)
+        self._keep(thing)
+        self._wake(_key(thing))
 
     def _remove(self, thing: Mapping[str, Any]) -> None:
         key = _key(thing)
@@ -162,6 +161,9 @@ class PodMirror(_Mirror):
         if not pods:
             self._pods.pop(key, None)
         self._wake(key)
+
+    def _keep(self, pod: Mapping[str, Any]) -> None:
+        self._pods.setdefault(_key(pod), {})[pod["metadata"]["name"]] = _trimmed(pod)
 
 
 class MachineMirror(_Mirror):
@@ -235,7 +237,7 @@ def _event(line: bytes) -> tuple[str, Mapping[str, Any]]:
         raise ClusterError(0, "BadEvent", f"{error}: {line[:200]!r}") from error
 
 
-def _key(pod: Mapping[str, Any]) -> tuple[str, str]:
+def _key(pod: Mapping[str, Any]) -> Key:
     return pod["metadata"]["namespace"], pod["metadata"]["labels"][LABEL_JOB_NAME]
 
 

@@ -6,6 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 Manifest = Mapping[str, Any]
+Key = tuple[str, str]
+"""Namespace and name of a job."""
 
 
 class ClusterError(Exception):
@@ -37,7 +39,7 @@ class Cluster(Protocol):
         """Return the TorchrunJob, perhaps as it was a moment ago, or None where there is none."""
         ...
 
-    async def list_jobs(self) -> Sequence[tuple[str, str]]:
+    async def list_jobs(self) -> Sequence[Key]:
         """Return (namespace, name) of every TorchrunJob that is watched."""
         ...
 

@@ -183,14 +183,14 @@ def _pods(job: TorchrunJob, observed: Observed, count: _Count, end: Completion, 
     if end.finishing:
         # Their agents could only fail, once those that have finished close the rendezvous.
         why = "the job is about to end, and nobody can be replaced any more"
-        idle = [Deletion(n.name, n.uid, why) for n in spares(job, observed) if n.live]
+        idle = [_deletion(n, why) for n in spares(job, observed) if n.live]
         return _Pods(deletions=tuple(idle))
     host = observed.rendezvous_pod
     if host is not None and host.phase is Phase.LOST:
         # Agents whose store has gone without a word hang for a minute before they end.
         why = f"the rendezvous host is lost: {host.trouble}"
-        present = [Deletion(n.name, n.uid, why, _ORPHAN_GRACE_SECONDS) for n in _running(observed)]
-        return _Pods(deletions=tuple(present))
+        running = [n for n in observed.nodes if n.phase is Phase.RUNNING]
+        return _Pods(deletions=tuple(Deletion(n.name, n.uid, why, _ORPHAN_GRACE_SECONDS) for n in running))
     pods = _replace(job, observed, count, now)
     if end.rendezvous_spent or _terminating(observed.rendezvous_pod):
         return replace(pods, create=())  # new agents would join the old rendezvous and end with it
@@ -325,10 +325,6 @@ def _present(observed: Observed) -> list[NodePod]:
     return [node for node in observed.nodes if node.phase is not Phase.TERMINATING]
 
 
-def _running(observed: Observed) -> list[NodePod]:
-    return [node for node in observed.nodes if node.phase is Phase.RUNNING]
-
-
 def _terminating(pod: RendezvousPod | None) -> bool:
     return pod is not None and pod.phase is Phase.TERMINATING
 
@@ -369,8 +365,7 @@ def _events(job: TorchrunJob, count: _Count, deletions: list[Deletion]) -> list[
         words = describe_failure(count.failure)
         events.append(Event("WorkersFailed", f"Workers failed and restart in place; {words}", warning=True))
     if count.hang is not None:
-        message = f"Workers hang: {count.hang}; their stacks are in the pods' logs"
-        events.append(Event(Reason.PROGRESS_DEADLINE_EXCEEDED, message, warning=True))
+        events.append(Event(Reason.PROGRESS_DEADLINE_EXCEEDED, f"Workers hang: {count.hang.told}", warning=True))
     events += [
         Event("NodeRemoved", f"Pod {d.name} is removed: {d.why}")
         for d in deletions

@@ -30,8 +30,7 @@ def newest(
     if workers.count:
         return _of_workers(job, observed, workers, now)
     if hang is not None:
-        message = f"workers hang: {hang}; their stacks are in the pods' logs"
-        return Failure(time=now, cause=Cause.CODE, reason=HUNG, message=message)
+        return Failure(time=now, cause=Cause.CODE, reason=HUNG, message=f"workers hang: {hang.told}")
     loss = next((loss for loss in losses if loss.cause is Cause.CODE), next(iter(losses), None))
     return _of_loss(job, observed, loss, now) if loss is not None else None
 

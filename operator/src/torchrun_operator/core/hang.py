@@ -46,6 +46,11 @@ class Hang:
         after = f"after step {self.step}" if self.step is not None else "and the round began then"
         return f"no step since {rfc3339(self.since)}, {after}; {self.seconds:g} s are allowed"
 
+    @property
+    def told(self) -> str:
+        """The same, and where to look further."""
+        return f"{self}; their stacks are in the pods' logs"
+
 
 def deadlines(progress_deadline_seconds: int | None, pace: Pace) -> Deadlines:
     """Return how long to wait.
@@ -96,7 +101,8 @@ def stuck(job: TorchrunJob, observed: Observed, known: Iterable[Loss]) -> tuple[
     torchrun gives workers 30 s to stop before it kills them: who needs longer has an agent or a machine that hangs.
     """
     counted = {node.uid for node in job.status.nodes if node.phase == Phase.TERMINATING}
-    counted |= {node.uid for node in observed.nodes if node.name in {loss.pod for loss in known}}
+    lost = {loss.pod for loss in known}
+    counted |= {node.uid for node in observed.nodes if node.name in lost}
     return tuple(
         Loss(node.index, node.name, Cause.INFRASTRUCTURE, MISSING)
         for node in observed.nodes

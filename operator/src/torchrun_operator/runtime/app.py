@@ -13,12 +13,12 @@ from importlib.metadata import version
 import aiohttp
 
 from torchrun_operator.cluster.kubernetes import connect
-from torchrun_operator.cluster.port import Manifest
+from torchrun_operator.cluster.port import Key, Manifest
 from torchrun_operator.render.objects import Programs
 from torchrun_operator.rendezvous.client import host_source, open_socket
 from torchrun_operator.runtime.handlers import Seen, watch
 from torchrun_operator.runtime.health import Liveness, Readiness, health_app, serving
-from torchrun_operator.runtime.links import Key, RendezvousLinks
+from torchrun_operator.runtime.links import RendezvousLinks
 from torchrun_operator.runtime.metrics import Metrics
 from torchrun_operator.runtime.queue import WorkQueue
 from torchrun_operator.runtime.reconciler import Reconciler

@@ -8,7 +8,7 @@ from typing import Any
 import kopf
 
 from torchrun_operator.api.names import GROUP, PLURAL, VERSION
-from torchrun_operator.runtime.links import Key
+from torchrun_operator.cluster.port import Key
 
 Seen = Callable[[Key, Mapping[str, Any] | None], None]
 """Told of a job that was added or has changed, with its newest version; None: it was deleted."""

@@ -8,13 +8,11 @@ from typing import Protocol
 import aiohttp
 
 from torchrun_operator.api.names import PORT_HTTP
+from torchrun_operator.cluster.port import Key
 from torchrun_operator.core.membership import Target
 from torchrun_operator.core.observed import Overdue, Pace, Progress, Rendezvous
 from torchrun_operator.rendezvous import client
 from torchrun_operator.runtime.metrics import Metrics
-
-Key = tuple[str, str]
-"""Namespace and name of a job."""
 
 
 def name_of(key: Key) -> str:

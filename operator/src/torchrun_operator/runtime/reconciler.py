@@ -18,7 +18,7 @@ from torchrun_operator.api.base import rfc3339
 from torchrun_operator.api.conditions import Reason, has_ended
 from torchrun_operator.api.names import API_VERSION, KIND, MANAGED_BY, TRAINER_CONTAINER, rendezvous_name
 from torchrun_operator.api.validation import problems, readable
-from torchrun_operator.cluster.port import Cluster, ClusterError, Manifest, NameTakenError, RefusedError
+from torchrun_operator.cluster.port import Cluster, ClusterError, Key, Manifest, NameTakenError, RefusedError
 from torchrun_operator.core.decide import decide
 from torchrun_operator.core.decision import Decision, Event
 from torchrun_operator.core.machines import names
@@ -29,7 +29,7 @@ from torchrun_operator.core.transitions import transitions
 from torchrun_operator.core.words import Words, of_log
 from torchrun_operator.render.objects import Programs, prerequisites, services
 from torchrun_operator.render.pods import node_pod, rendezvous_pod
-from torchrun_operator.runtime.links import Key, Links, name_of
+from torchrun_operator.runtime.links import Links, name_of
 from torchrun_operator.runtime.metrics import Metrics
 
 logger = logging.getLogger(__name__)

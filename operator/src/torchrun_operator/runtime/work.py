@@ -6,9 +6,8 @@ import random
 import time
 from typing import Protocol
 
-from torchrun_operator.cluster.port import Cluster, ClusterError, ConflictError
+from torchrun_operator.cluster.port import Cluster, ClusterError, ConflictError, Key
 from torchrun_operator.runtime.health import Liveness, Readiness
-from torchrun_operator.runtime.links import Key
 from torchrun_operator.runtime.logs import job_context
 from torchrun_operator.runtime.metrics import Metrics
 from torchrun_operator.runtime.queue import QueueClosed, WorkQueue
