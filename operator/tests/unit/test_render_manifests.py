@@ -66,6 +66,8 @@ FULL: dict[str, Any] = {
         },
     },
 }
+REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
+PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
 PROGRAMS = Programs(host="print('host')\n", warm="print('warm')\n")
 MINIMAL, WHOLE = make_job(), job_of(job_manifest(**copy.deepcopy(FULL)))
 WARM = make_job(elasticity={"spares": 1, "warmStart": True, "preload": ["numpy", "torchvision"]})
@@ -193,6 +195,40 @@ def test_the_rendezvous_pod_knows_no_secret() -> None:
     assert text.count(DIGEST) == 2
     assert "tokens" not in text
     assert "nvidia" not in json.dumps(rendezvous_pod(WHOLE, DIGEST)["spec"]["containers"])
+
+
+def _of_labels(*keys: str) -> dict[str, Any]:
+    return {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": dict.fromkeys(keys, "x")}}
+
+
+_LABELS = {"queue": "x", "run": "x", "tier": "x"}
+_EXPRESSION = {"labelSelector": {"matchExpressions": [{"key": "run", "operator": "Exists"}]}}
+
+
+@pytest.mark.parametrize(
+    ("rules", "kept"),
+    [
+        ({}, {"queue", "run", "tier"}),
+        ({"affinity": None}, {"queue", "run", "tier"}),
+        ({"affinity": {"podAffinity": {REQUIRED: [_of_labels("run")]}}}, {"queue", "run", "tier"}),
+        ({"affinity": {"podAntiAffinity": {REQUIRED: [_of_labels("run"), _of_labels("tier")]}}}, {"queue"}),
+        ({"affinity": {"podAntiAffinity": {REQUIRED: [{"topologyKey": "zone", **_EXPRESSION}]}}}, {"queue", "tier"}),
+        (
+            {"affinity": {"podAntiAffinity": {PREFERRED: [{"weight": 1, "podAffinityTerm": _of_labels("run")}]}}},
+            {"queue", "tier"},
+        ),
+        ({"topologySpreadConstraints": [{"matchLabelKeys": ["tier"], **_of_labels("run")}]}, {"queue"}),
+        ({"topologySpreadConstraints": [{"topologyKey": "zone"}]}, {"queue", "run", "tier"}),
+    ],
+)
+def test_what_keeps_nodes_apart_does_not_keep_them_off_the_rendezvous_pods_machine(
+    rules: dict[str, Any], kept: set[str]
+) -> None:
+    manifest = job_manifest()
+    manifest["spec"]["template"]["metadata"] = {"labels": _LABELS}
+    manifest["spec"]["template"]["spec"] |= rules
+    labels = rendezvous_pod(job_of(manifest), DIGEST)["metadata"]["labels"]
+    assert {key for key in labels if key in _LABELS} == kept
 
 
 @pytest.mark.parametrize(

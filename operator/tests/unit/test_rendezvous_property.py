@@ -35,12 +35,15 @@ class World:
     formed: dict[int, dict[Node, int]] = field(default_factory=dict)
     processes: int = 0
     lost: set[int] = field(default_factory=set)
+    mute: dict[int, float] = field(default_factory=dict)
+    """Since when a machine has acknowledged nothing."""
     away: bool = False
 
     def start(self, index: int) -> None:
         """Another process at the address; the one before, if any, is gone without a word."""
         self.processes += 1
         self.lost.discard(index)
+        self.mute.pop(index, None)
         self.agents[index] = Agent(Node(f"10.0.0.{index}", self.processes, 0))
 
     def die(self, index: int) -> None:
@@ -51,15 +54,23 @@ class World:
         """Its machine is gone, and no connection is closed."""
         if self.agents.pop(index, None) is not None:
             self.lost.add(index)
+            self.mute.setdefault(index, self.now)
 
     def freeze(self, index: int) -> None:
-        """It does nothing for a while, or nothing of it gets through."""
+        """It does nothing for a while."""
         if index in self.agents:
             self.agents[index].frozen = True
+
+    def cut(self, index: int) -> None:
+        """Nothing of it gets through, nor of its machine."""
+        if index in self.agents:
+            self.agents[index].frozen = True
+            self.mute.setdefault(index, self.now)
 
     def thaw(self, index: int) -> None:
         if index in self.agents:
             self.agents[index].frozen = False
+            self.mute.pop(index, None)
 
     def awake(self, index: int) -> Agent | None:
         agent = self.agents.get(index)
@@ -113,8 +124,11 @@ class World:
     def tick(self) -> None:
         self.now += 0.1
         before = self.memory.rounds
-        peers = frozenset(f"10.0.0.{i}" for i in {*self.agents, *self.lost})
-        result = step(self.view, self.target, self.now, self.memory, Senses(peers, True, self.away))
+        connected = {*self.agents, *self.lost}
+        peers = frozenset(f"10.0.0.{i}" for i in connected)
+        unanswered = {f"10.0.0.{i}": self.now - self.mute.get(i, self.now) for i in connected}
+        senses = Senses(peers, unanswered, away=self.away)
+        result = step(self.view, self.target, self.now, self.memory, senses)
         self.view, self.memory = result.view, result.memory
         if self.memory.rounds > before:
             self.check_completed()
@@ -166,7 +180,8 @@ class World:
 INDEX = st.integers(0, ADDRESSES - 1)
 EVENTS = st.one_of(
     st.tuples(
-        st.sampled_from(["start", "die", "lose", "freeze", "thaw", "sync", "sync", "poll", "leave", "beat"]), INDEX
+        st.sampled_from(["start", "die", "lose", "freeze", "cut", "thaw", "sync", "sync", "poll", "leave", "beat"]),
+        INDEX,
     ),
     st.tuples(st.just("tick"), st.integers(1, 3)),
     st.tuples(st.just("wait"), st.integers(1, 6)),
@@ -221,7 +236,7 @@ def test_whatever_happens_rounds_are_right_and_training_comes_back(
 @given(
     st.lists(
         st.one_of(
-            st.tuples(st.sampled_from(["start", "die", "lose", "freeze", "thaw", "leave"]), INDEX),
+            st.tuples(st.sampled_from(["start", "die", "lose", "freeze", "cut", "thaw", "leave"]), INDEX),
             st.tuples(st.just("live"), st.integers(1, 12)),
         ),
         max_size=12,

@@ -64,6 +64,12 @@ def wired(missing: float | None = None) -> dict[str, object]:
     return {**life(), "seen": seen}
 
 
+def reachable(**unanswered: float) -> dict[str, object]:
+    """Memory of A, B and C, all heard just now, whose machines last acknowledged something so many seconds ago."""
+    ago = {A: unanswered.get("a", 0.0), B: unanswered.get("b", 0.0), C: unanswered.get("c", 0.0)}
+    return {**life(), "seen": {n: Seen(NOW, 100.0, reached=100.0 - seconds) for n, seconds in ago.items()}}
+
+
 ONLY_AB = Senses(peers=frozenset({A.address, B.address}))
 FORMED = View(round=4, complete=True, participants=ABC, heartbeats=beats(A, B, C, at=NOW - 10))
 SETTLED = View(round=5, heartbeats=beats(A, B, C))
@@ -350,6 +356,50 @@ CASES = {
         running(A, B, C),
         also={"clock": 100.0},
     ),
+    "a member's machine has acknowledged nothing for four seconds: it is off, or cut off": Case(
+        SETTLED,
+        target(3),
+        remembered(running(A, B, C), **reachable(c=4.0)),
+        replace(SETTLED, waiting=frozenset({KICK})),
+        KICKED,
+        ("evicted", "round-kicked"),
+        also={"evictions": {"silent": 1}},
+    ),
+    "for a shorter time packets may have been lost": Case(
+        SETTLED,
+        target(3),
+        remembered(running(A, B, C), **reachable(c=3.9)),
+        SETTLED,
+        running(A, B, C),
+        senses=Senses(unanswered={A.address: 0.25, B.address: 1.25, C.address: 1.5}),
+        also={"seen": reachable(c=3.9)["seen"]},
+    ),
+    "it acknowledges something": Case(
+        SETTLED,
+        target(3),
+        remembered(running(A, B, C), **reachable(c=3.9)),
+        SETTLED,
+        running(A, B, C),
+        senses=Senses(unanswered={C.address: 0.5}),
+        also={"seen": reachable(c=0.5)["seen"]},
+    ),
+    "nothing from most of the machines: it is rather the host's own network": Case(
+        SETTLED,
+        target(3),
+        remembered(running(A, B, C), **reachable(b=10.0, c=10.0)),
+        SETTLED,
+        running(A, B, C),
+        also={"evictions": {}},
+    ),
+    "a machine is judged from when it was first seen connected": Case(
+        SETTLED,
+        target(3),
+        remembered(running(A, B, C), **life()),
+        SETTLED,
+        running(A, B, C),
+        senses=Senses(unanswered={A.address: 0.0, B.address: 0.0, C.address: 30.0}),
+        also={"seen": reachable()["seen"]},
+    ),
     "time goes on while somebody is heard": Case(
         SETTLED,
         target(3),
@@ -478,6 +528,15 @@ CASES = {
         replace(running(A, B, C, still=frozenset({B, C})), kicked=True, requested=True, unpublished=10.0),
         ("evicted", "round-kicked"),
         repair=4,
+        senses=Senses(published=False),
+    ),
+    "a machine is lost while members wait for rank 0's address": Case(
+        FORMED,
+        target(3),
+        remembered(replace(running(A, B, C), unpublished=1.0), **{**reachable(c=4.0), "looked_at": NOW - 0.5}),
+        replace(FORMED, participants={A: 0, B: 1}, waiting=frozenset({KICK})),
+        replace(KICKED, unpublished=1.5),
+        ("evicted", "round-kicked"),
         senses=Senses(published=False),
     ),
     "a node is heard again while the others meet without it: it is to leave its workers": Case(

@@ -112,13 +112,19 @@ def _load_early(job: TorchrunJob, trainer: dict[str, Any]) -> None:
 def rendezvous_pod(job: TorchrunJob, token_digest: str) -> dict[str, Any]:
     """Return the pod that hosts the store: the job's own image (same torch, same wire format), no accelerator.
 
-    It carries the template's labels and annotations: queues, meshes and bills have to know whose it is.
+    It carries the template's labels and annotations: queues, meshes and bills have to know whose it is. Not the labels
+    by which the template keeps its nodes apart: they would keep them off the machine of this pod as well.
     """
     template_spec = job.spec.template["spec"]
     trainer = next(c for c in template_spec["containers"] if c["name"] == TRAINER_CONTAINER)
     metadata = owned_metadata(job, rendezvous_name(job.metadata.name), **{LABEL_ROLE: ROLE_RENDEZVOUS})
     given = job.spec.template.get("metadata") or {}
-    labels = {key: value for key, value in (given.get("labels") or {}).items() if not key.startswith(f"{GROUP}/")}
+    apart = _keeping_apart(template_spec)
+    labels = {
+        key: value
+        for key, value in (given.get("labels") or {}).items()
+        if not key.startswith(f"{GROUP}/") and key not in apart
+    }
     metadata["labels"] = {**labels, **metadata["labels"]}
     metadata["annotations"] = {**(given.get("annotations") or {}), ANNOTATION_TOKEN_DIGEST: token_digest}
     container = {
@@ -152,3 +158,22 @@ def rendezvous_pod(job: TorchrunJob, token_digest: str) -> dict[str, Any]:
         "volumes": [{"name": _PROGRAM_VOLUME, "configMap": {"name": rendezvous_name(job.metadata.name)}}],
     }
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+
+
+def _keeping_apart(pod_spec: dict[str, Any]) -> set[str]:
+    """Return the keys of the labels by which a pod is kept from others: anti-affinity and topology spread."""
+    rules = (pod_spec.get("affinity") or {}).get("podAntiAffinity") or {}
+    terms = [
+        *(rules.get("requiredDuringSchedulingIgnoredDuringExecution") or []),
+        *(
+            preferred.get("podAffinityTerm") or {}
+            for preferred in rules.get("preferredDuringSchedulingIgnoredDuringExecution") or []
+        ),
+        *(pod_spec.get("topologySpreadConstraints") or []),
+    ]
+    keys: set[str] = set()
+    for term in terms:
+        selector = term.get("labelSelector") or {}
+        keys |= set(selector.get("matchLabels") or {}) | set(term.get("matchLabelKeys") or [])
+        keys |= {expression["key"] for expression in selector.get("matchExpressions") or []}
+    return keys

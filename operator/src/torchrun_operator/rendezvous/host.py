@@ -9,7 +9,8 @@ A round, as torchrun's agents see it (the state in the store) and as this progra
      ^                                  │                                              │
      └──(every member left) <── kick: a node that does not exist waits, so agents restart and join again ──┘
 
-Who is alive is judged here only, by connections to the store and by heartbeats: agents are told never to drop anybody.
+Who is alive is judged here only, by connections to the store, by what the kernels at their other ends acknowledge, and
+by heartbeats: agents are told never to drop anybody.
 """
 
 from __future__ import annotations
@@ -58,6 +59,8 @@ HEARTBEAT_SECONDS, OLD_HEARTBEAT_SECONDS = 2.0, 5.0  # old torch, 2.6 for one, d
 SILENT_BEATS = 4  # without so many a node is silent; the first comes after up to two intervals
 VOUCH_BEATS = 2.2  # without so many the host keeps agents from dropping a node by themselves, old torch's after three
 QUIET_BEATS = 2.5  # if nobody was heard for so long, silence says nothing about anybody
+UNREACHABLE_SECONDS = 4.0  # a machine that acknowledges nothing for so long is cut off, or gone
+ANSWER_SECONDS = 1.5  # idle connections are probed every second
 SILENT_MANY_SECONDS = 30.0  # if more than half of the nodes are silent, it is rather the host that does not hear them
 FORGET_SECONDS = 120.0  # a silent agent that could not reach the store for so long has ended
 STALL_SECONDS = 0.5  # a longer time between two looks is the host's own stall, not the nodes'
@@ -159,6 +162,7 @@ class Senses(NamedTuple):
     """What the host notices beside the state in the store."""
 
     peers: frozenset[str] | None = None  # addresses that are connected to the store; None: that cannot be told
+    unanswered: Mapping[str, float] | None = None  # for how many seconds these addresses have acknowledged nothing
     published: bool = True  # rank 0 of the complete round has said where it is
     away: bool = False  # the operator was not heard of lately
     interval: float = HEARTBEAT_SECONDS  # between an agent's heartbeats
@@ -175,6 +179,7 @@ class Seen(NamedTuple):
     connected: bool = False  # its address was seen among the peers of the store
     missing: float | None = None  # since when it is not any more; seconds since the epoch
     at: float = math.inf  # the host's time at the heartbeat; seconds since the epoch
+    reached: float | None = None  # when its machine last acknowledged something, by Memory.clock
 
 
 @dataclass(frozen=True)
@@ -284,9 +289,11 @@ def _listen(view: View, now: float, memory: Memory, senses: Senses) -> Memory:
             known, heard_at = known._replace(beat=beat, heard=clock, at=now), now
         seen[node] = known
     if quiet and heard_at == now:  # the first that is heard again: the others have all their time from now on
-        seen = {node: known._replace(heard=clock) for node, known in seen.items()}
+        seen = {n: s._replace(heard=clock, reached=None if s.reached is None else clock) for n, s in seen.items()}
     if senses.peers is not None:
         seen = {node: _connected(node, known, senses.peers, now) for node, known in seen.items()}
+    if senses.unanswered is not None:
+        seen = {node: _reached(node, known, senses.unanswered, clock) for node, known in seen.items()}
     if running and view.complete:
         running = replace(running, unpublished=0.0 if senses.published else running.unpublished + passed)
     return replace(
@@ -304,6 +311,13 @@ def _connected(node: Node, known: Seen, peers: frozenset[str], now: float) -> Se
     if plain_address(node.address) in peers:
         return known._replace(connected=True, missing=None)
     return known._replace(missing=now) if known.connected and known.missing is None else known
+
+
+def _reached(node: Node, known: Seen, unanswered: Mapping[str, float], clock: float) -> Seen:
+    seconds = unanswered.get(plain_address(node.address))
+    if seconds is None or (known.reached is not None and seconds >= ANSWER_SECONDS):
+        return known
+    return known._replace(reached=clock if known.reached is None else max(known.reached, clock - seconds))
 
 
 def _vouch(view: View, now: float, memory: Memory) -> tuple[View, Memory]:
@@ -336,15 +350,18 @@ def _disconnected(now: float, memory: Memory) -> set[Node]:
 
 
 def _silent(memory: Memory) -> set[Node]:
-    """Return the nodes that send no heartbeats while others do: their machines are gone, or cut off."""
+    """Return the nodes that send nothing while others do: their machines are gone, cut off, or at a standstill."""
     running, silence = memory.running, {n: memory.clock - s.heard for n, s in memory.seen.items()}
-    silent = {n for n, seconds in silence.items() if seconds >= SILENT_BEATS * memory.interval}
+    unreachable = {
+        n for n, s in memory.seen.items() if s.reached is not None and memory.clock - s.reached >= UNREACHABLE_SECONDS
+    }
+    silent = unreachable | {n for n, seconds in silence.items() if seconds >= SILENT_BEATS * memory.interval}
     given_up = silent & memory.evicted
     if 2 * len(silent - given_up) > len(silence) - len(given_up):
         silent = {n for n in silent if n in given_up or silence[n] >= SILENT_MANY_SECONDS}
     if running and running.unpublished:
-        # Members that wait for rank 0's address send no heartbeats meanwhile, so only rank 0 is to be judged.
-        silent -= running.still
+        # Members that wait for rank 0's address send no heartbeats meanwhile, so only rank 0 is to be judged by them.
+        silent -= running.still - unreachable
         if running.unpublished >= MASTER_SECONDS:
             silent |= {n for n in running.still if running.members[n] == 0}
     return silent
@@ -422,6 +439,13 @@ def _reopen(view: View, memory: Memory, events: list[Event]) -> tuple[View, Memo
     return replace(view, closed=False), replace(memory, reopened=memory.reopened + 1)
 
 
+PROBES = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 127),  # the most that Linux takes; as long as FORGET_SECONDS
+)
+LAST_ACKNOWLEDGED = 56  # offset of tcpi_last_ack_recv (milliseconds, 4 bytes) in struct tcp_info of linux/tcp.h
 EVICTIONS = ("not wanted", "replaced", "disconnected", "silent")
 
 
@@ -891,6 +915,7 @@ class Driver(threading.Thread):
         self._ticked_at, self._armed_at = 0.0, -math.inf
         self._looked_at = -math.inf
         self._peers: frozenset[str] | None = None
+        self._unanswered: dict[str, float] | None = None
         self._interval = HEARTBEAT_SECONDS
 
     def run(self) -> None:
@@ -978,10 +1003,11 @@ class Driver(threading.Thread):
         now, running, published = time.monotonic(), self._memory.running, True
         if now - self._looked_at >= TICK_SECONDS:
             self._looked_at, self._peers = now, connected_peers(self._port)
+            self._unanswered = unanswered_seconds(self._port)
         if running and view.complete and view.round == running.round:
             published = store.check([f"{self._prefix}.{running.round}/{key}" for key in ("MASTER_ADDR", "MASTER_PORT")])
         away = self._board.operator_silence() > AWAY_SECONDS
-        return Senses(self._peers, published, away, self._interval)
+        return Senses(self._peers, self._unanswered, published, away, self._interval)
 
     def _finished(self, store: TCPStore) -> int:
         """How many agents of the running round wait in torchrun's exit barrier."""
@@ -1014,6 +1040,44 @@ def connected_peers(port: int, directory: str = "/proc/net") -> frozenset[str] |
     except (OSError, ValueError):
         return None
     return frozenset(addresses)
+
+
+def unanswered_seconds(port: int, directory: str = "/proc/self/fd") -> dict[str, float] | None:
+    """Return for how many seconds each address that is connected to this process's port has acknowledged nothing; None:
+    the kernel does not tell.
+
+    Idle connections are probed from now on, every second and so patiently that it ends none that others would keep.
+    """
+    found: dict[str, float] = {}
+    try:
+        descriptors = [int(entry.name) for entry in Path(directory).iterdir()]
+    except (OSError, ValueError):
+        return None
+    for descriptor in descriptors:
+        try:
+            connection = socket.socket(fileno=descriptor)
+        except OSError:
+            continue  # it is no socket, or was closed just now
+        try:
+            peer, seconds = _unanswered(connection, port)
+            found[peer] = min(seconds, found.get(peer, seconds))
+        except OSError:
+            pass  # it listens, or is none of this port's
+        finally:
+            connection.detach()  # it is the store's
+    return found
+
+
+def _unanswered(connection: socket.socket, port: int) -> tuple[str, float]:
+    """Return who is at the other end, and for how long nothing was acknowledged. Raises OSError for another port's."""
+    if connection.family not in (socket.AF_INET, socket.AF_INET6) or connection.getsockname()[1] != port:
+        raise OSError
+    peer = plain_address(connection.getpeername()[0])
+    if not connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE):
+        for level, option, value in PROBES:
+            connection.setsockopt(level, option, value)
+    info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, LAST_ACKNOWLEDGED + 4)
+    return peer, int.from_bytes(info[LAST_ACKNOWLEDGED:], sys.byteorder) / 1000
 
 
 def _kernel_address(text: str) -> str:

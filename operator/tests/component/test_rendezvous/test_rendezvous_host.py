@@ -22,6 +22,7 @@ from aiohttp import web
 
 from rendezvous_host import TOKEN, Host, Operator, running_host, wait_for
 from torchrun_operator.rendezvous.client import RendezvousLink, RendezvousState, Target, host_source
+from torchrun_operator.rendezvous.host import PROBES, unanswered_seconds
 
 AUTHORIZED = {"Authorization": f"Bearer {TOKEN}"}
 TARGET = {"generation": 1, "size": 3, "min": 2, "lastCallSeconds": 5.0, "leavers": ["10.0.0.1"], "close": False}
@@ -437,3 +438,24 @@ def test_a_state_that_takes_for_ever_to_read_ends_the_process(tmp_path: Path) ->
         store.set(f"torch.rendezvous.{host.rendezvous_id}", base64.b64encode(bomb).decode())
         assert host.process.wait(60) == 1
         assert "in decode" in host.log_path.read_text()
+
+
+def test_the_kernel_tells_for_how_long_the_other_end_has_acknowledged_nothing() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_server(("127.0.0.1", 0)) as other:
+        port = server.getsockname()[1]
+        assert unanswered_seconds(port) == {}
+        with (
+            socket.create_connection(("127.0.0.1", port)),
+            socket.create_connection(("127.0.0.1", other.getsockname()[1])),
+            server.accept()[0] as accepted,
+            other.accept()[0] as unconcerned,
+        ):
+            [(address, seconds)] = (unanswered_seconds(port) or {}).items()
+            assert address == "127.0.0.1"
+            assert 0 <= seconds < 1.5
+            probes = [accepted.getsockopt(level, option) for level, option, _ in PROBES]
+            assert probes == [value for _, _, value in PROBES]
+            assert not unconcerned.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            accepted.sendall(b"still the store's")
+        assert unanswered_seconds(port) == {}
+    assert unanswered_seconds(port, "/nowhere") is None
