@@ -74,6 +74,7 @@ HOST_WITHOUT_IMAGE = replace(
 SITUATIONS: dict[str, tuple[TorchrunJob, Observed]] = {
     "new": (make_job(), Observed()),
     "unschedulable": (after(make_job(), Observed()), seen(*THREE[:2], UNPLACED)),
+    "unheard": (after(make_job(), Observed()), seen(*THREE, rendezvous_pod=replace(HOST, started_at=at(-21)))),
     "short-of-nodes": (
         training_job(*THREE[:2]),
         seen(*THREE[:2], UNPLACED, rendezvous=make_rendezvous(*THREE[:2], completed_at=CREATED)),

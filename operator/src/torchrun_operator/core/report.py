@@ -1,7 +1,7 @@
 """The status that tells of a situation: state, conditions, nodes, membership, progress. Pure."""
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from torchrun_operator.api import v1alpha1 as api
 from torchrun_operator.api.conditions import (
@@ -13,13 +13,16 @@ from torchrun_operator.api.conditions import (
     is_true,
     set_condition,
 )
-from torchrun_operator.api.names import node_selector
+from torchrun_operator.api.names import PORT_HTTP, node_selector, rendezvous_name
 from torchrun_operator.core.accounting import Loss, WorkerFailures
 from torchrun_operator.core.failures import HUNG, describe_failure
 from torchrun_operator.core.hang import Hang, hung_round
 from torchrun_operator.core.membership import FATAL_WAITS, absence, is_full, rank_of, resized, size, training
 from torchrun_operator.core.observed import Cause, NodePod, Observed, Phase, RendezvousPod
 from torchrun_operator.core.straggler import straggler
+
+_UNHEARD = timedelta(seconds=20)
+"""A host that is ready answers at once; one that is busy loading torch may be slow."""
 
 
 @dataclass(frozen=True)
@@ -271,7 +274,7 @@ def _verdicts(
         _accepted(observed),
         _suspended(observed, situation),
         _scheduled(job, observed, situation),
-        _running(job, observed, situation, membership),
+        _running(job, observed, situation, membership, now),
         _resizing(job, observed, situation, membership, now),
         *_straggling(job, observed),
         *_outcome(job, observed, situation),
@@ -316,7 +319,9 @@ def _scheduled(job: api.TorchrunJob, observed: Observed, situation: Situation) -
     return _Verdict(ConditionType.SCHEDULED, False, Reason.WAITING_FOR_PODS, message)
 
 
-def _running(job: api.TorchrunJob, observed: Observed, situation: Situation, membership: api.Membership) -> _Verdict:
+def _running(
+    job: api.TorchrunJob, observed: Observed, situation: Situation, membership: api.Membership, now: datetime
+) -> _Verdict:
     if situation.suspended or situation.complete or situation.exhausted:
         return _Verdict(ConditionType.RUNNING, False, Reason.ENDED, "nothing trains")
     if membership.nodes:
@@ -330,7 +335,10 @@ def _running(job: api.TorchrunJob, observed: Observed, situation: Situation, mem
         message = f"pod {stuck.name} cannot start: {stuck.waiting_reason}: {stuck.waiting_message}"
         return _Verdict(ConditionType.RUNNING, False, Reason.PODS_WAITING, message)
     if observed.rendezvous is None:
-        message = f"the rendezvous pod {job.metadata.name}-rdzv does not answer yet"
+        message = f"the rendezvous pod {rendezvous_name(job.metadata.name)} does not answer yet"
+        host = observed.rendezvous_pod
+        if _only_unheard(observed) and host and host.started_at and now - host.started_at > _UNHEARD:
+            message += f", though it is ready: does a network policy keep the operator from its TCP port {PORT_HTTP}?"
         return _Verdict(ConditionType.RUNNING, False, Reason.STARTING_RENDEZVOUS, message)
     joined = len(observed.rendezvous.members)
     message = f"{joined} nodes have joined round {observed.rendezvous.round}; it needs {job.spec.min_nodes}"
