@@ -1,12 +1,13 @@
 """The recovery benchmark's arithmetic: from lines of logs to figures, table and picture."""
 
 import dataclasses
+import math
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
-from bench.recovery.bars import BARS, judged
+from bench.recovery.bars import BARS, Ratio, judged
 from bench.recovery.bars import told as told_bars
 from bench.recovery.faults import FAULTS
 from bench.recovery.lines import Boot, Line, Step, boots_of, parse, steps_of, trained_for
@@ -15,7 +16,7 @@ from bench.recovery.picture import picture
 from bench.recovery.report import with_figures
 from bench.recovery.results import document, table, told
 from bench.recovery.runner import Runner
-from bench.recovery.systems import JOB_LABEL, MAX, Ours, Plain, Pods, PyTorchJob, all_systems
+from bench.recovery.systems import JOB_LABEL, MAX, Ours, Plain, Pods, PyTorchJob, Warm, all_systems
 from support.waiting import NotInTimeError
 
 FAULT = 100.0
@@ -200,29 +201,57 @@ def test_what_cannot_be_done_is_in_the_table_with_its_reason() -> None:
     [
         (_record("torchrunjob", "kill-worker", 8.0), [(8.0, True)]),
         (_record("torchrunjob", "kill-worker", 8.1), [(8.1, False)]),
-        (_record("torchrunjob", "kill-worker", None), [(None, False)]),
+        (_record("torchrunjob", "kill-worker", None), [(math.inf, False)]),
+        (_record("torchrunjob-warm", "kill-rank-0", 4.0), [(4.0, True)]),
+        (_record("torchrunjob-warm", "kill-rank-0", 4.1), [(4.1, False)]),
         (_record("torchrunjob", "drain", 7.0, steps_lost=0), [(0, True), (1, True)]),
         (_record("torchrunjob", "drain", 7.0, steps_lost=1, rounds=2), [(1, False), (2, False)]),
         (_record("torchrunjob", "stop-machine", 29.0, not_ready_seconds=20.0), [(9.0, False)]),
         (_record("torchrunjob", "stop-machine", 9.0, not_ready_seconds=20.0), [(0.0, True)]),
+        (_record("torchrunjob", "stop-machine", 9.0), [(0.0, True)]),
         (_record("torchrunjob", "kill-store", 9.0, restarts={"code": 1}), [(9.0, True), (1, False)]),
-        (_record("torchrunjob", "kill-store", 9.0), [(9.0, True), (None, False)]),
-        ({"system": "torchrunjob", "fault": "partition", "repetition": 1, "error": "x"}, [(None, False)]),
+        (_record("torchrunjob", "kill-store", 9.0), [(9.0, True), (math.inf, False)]),
+        ({"system": "torchrunjob", "fault": "partition", "repetition": 1, "error": "x"}, [(math.inf, False)]),
         (_record("pytorchjob", "kill-worker", None), []),
     ],
 )
-def test_bars_are_for_the_worst_repetition(record: dict[str, Any], verdicts: list[tuple[float | None, bool]]) -> None:
-    better = {
-        **record,
-        "repetition": 2,
-        "next_step_seconds": 1.0,
-        "full_size_seconds": 1.0,
-        "steps_lost": 0,
-        "rounds": 1,
-    }
-    content = _document(record, {**better, "restarts": {"code": 0}})
-    assert [(worst, met) for _, worst, met in judged(content)] == verdicts
+def test_each_bar_is_met_or_missed(record: dict[str, Any], verdicts: list[tuple[float, bool]]) -> None:
+    content = _document(record)
+    assert [(seen, met) for _, seen, met in judged(content)] == verdicts
     assert told_bars(content).count("missed") == sum(not met for _, met in verdicts)
+
+
+@pytest.mark.parametrize(
+    ("fault", "figures", "seen"),
+    [
+        ("kill-worker", [(9.0, 0), (7.0, 0), (7.5, 0)], [7.5]),
+        ("kill-worker", [(7.0, 0), (None, 0), (9.0, 0)], [9.0]),
+        ("drain", [(9.0, 0), (7.0, 1), (7.0, 0)], [1, 1]),
+    ],
+    ids=["the median", "what is missing counts as long", "planned changes every time"],
+)
+def test_seconds_are_judged_by_the_median(
+    fault: str, figures: list[tuple[float | None, int]], seen: list[float]
+) -> None:
+    content = _document(*(_record("torchrunjob", fault, seconds, steps_lost=lost) for seconds, lost in figures))
+    assert [value for _, value, _ in judged(content)] == seen
+
+
+@pytest.mark.parametrize(
+    ("ours", "peers", "expected"),
+    [
+        (6.0, 30.0, (5.0, True)),
+        (6.0, 29.0, (29 / 6, False)),
+        (6.0, None, (math.inf, True)),
+        (None, 30.0, (0.0, False)),
+        (None, None, (0.0, False)),
+    ],
+)
+def test_the_peer_is_measured_in_the_same_run(
+    ours: float | None, peers: float | None, expected: tuple[float, bool]
+) -> None:
+    content = _document(_record("torchrunjob", "kill-worker", ours), _record("pytorchjob", "kill-worker", peers))
+    assert [(seen, met) for bar, seen, met in judged(content) if isinstance(bar, Ratio)] == [expected]
 
 
 def test_every_bar_is_for_a_fault() -> None:
@@ -270,15 +299,16 @@ class Recorder:
 
 def test_all_systems_get_the_same_pods() -> None:
     made = {}
-    for kind in (Ours, PyTorchJob, Plain):
+    for kind in (Ours, Warm, PyTorchJob, Plain):
         kubectl: Any = Recorder()
         kind(kubectl, Pods("image:1", "node5")).create("job", MAX)
         made[kind] = kubectl.applied
     ours = made[Ours][0]["spec"]["template"]
+    warm = made[Warm][0]["spec"]["template"]
     peer = made[PyTorchJob][0]["spec"]["pytorchReplicaSpecs"]["Worker"]["template"]
     hand = [pod for pod in made[Plain] if pod["kind"] == "Pod"]
     assert [pod["metadata"]["name"] for pod in hand] == ["job-0", "job-1", "job-2"]
-    for template in (ours, peer, *hand):
+    for template in (ours, warm, peer, *hand):
         assert template["metadata"]["labels"] == {JOB_LABEL: "job"}
         assert template["spec"]["affinity"] == ours["spec"]["affinity"]
         (container,) = template["spec"]["containers"]

@@ -21,8 +21,10 @@ from support.machines import cluster_of
 
 _NAMESPACE = "bench-recovery"
 _MACHINES = 5
-"""Three for a job's pods, one to take the place of one, and one for the operator, to which nothing happens."""
-_SYSTEMS = ("torchrunjob", "pytorchjob", "pods")
+"""Three for a job's pods, one for a spare or to take the place of one, and one for the operator, to which nothing
+happens.
+"""
+_SYSTEMS = ("torchrunjob", "torchrunjob-warm", "pytorchjob", "pods")
 
 
 def arguments() -> argparse.Namespace:

@@ -10,7 +10,7 @@ from bench.recovery.results import facts_told, table
 
 _NAME = "recovery"
 _BEGIN, _END = "<!-- figures -->\n", "<!-- /figures -->\n"
-_BARS = "What is asked of TorchrunJobs, in every repetition:"
+_BARS = "What is asked of TorchrunJobs:"
 
 
 def with_figures(page: str, figures: str) -> str:

@@ -75,8 +75,10 @@ class Watched:
 
     def is_whole(self) -> bool:
         """Whether all its pods run, and no other is left."""
+        spares = self._system.spares(self.name)
         pods = self.pods()
-        return len(pods) == self.nodes and all(
+        members = [pod for pod in pods if pod["metadata"]["name"] not in spares]
+        return len(members) == self.nodes and all(
             not pod["metadata"].get("deletionTimestamp") and pod["status"].get("phase") == "Running" for pod in pods
         )
 
@@ -99,9 +101,10 @@ class Watched:
         return _victim(pod), container
 
     def worker(self) -> Victim:
-        """Return a pod that is neither rank 0's nor the store's, nor on their machines."""
+        """Return a pod that trains and is neither rank 0's nor the store's, nor on their machines."""
         spared = {self.rank_zero().machine, self.store()[0].machine}
-        candidates = [victim for victim in self._victims() if victim.machine not in spared]
+        spares = self._system.spares(self.name)
+        candidates = [v for v in self._victims() if v.machine not in spared and v.pod not in spares]
         return max(candidates, key=lambda victim: victim.pod)
 
     def last_step(self) -> Step:
