@@ -70,7 +70,13 @@ def up(layout: Layout, count: int | None = None, *, bare: bool = False) -> None:
     with step("nodes"):
         _start_nodes(layout, chosen, programs, images)
         names = {node.name for node in chosen}
-        wait_until("ready nodes", 90, lambda: names <= {name for name, ready in api.ready_nodes().items() if ready})
+        wait_until(
+            "ready nodes",
+            90,
+            lambda: names <= {name for name, ready in api.ready_nodes().items() if ready},
+            hint=f"see {layout.logs}/NODE.kubelet.log. Where one says `too many open files`, take down other clusters, "
+            "or raise `sysctl fs.inotify.max_user_instances`",
+        )
     load_images(layout, images)
 
 
