@@ -12,7 +12,7 @@ from pathlib import Path
 from localcluster.shell import TOOL_PATH, ClusterError, run, say, stream
 
 GIB = 1024**3
-COLD_DISK = 25 * GIB
+COLD_DISK = 30 * GIB  # for a moment; what stays is half of it
 WARM_DISK = 4 * GIB
 GO_AT_LEAST = (1, 25)
 ALTERNATIVE = "Or use another cluster: set KUBECONFIG to any Kubernetes you have, or make one with kind."
