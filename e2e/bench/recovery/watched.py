@@ -84,7 +84,9 @@ class Watched:
 
     def is_worn(self) -> bool:
         """Whether a container was restarted in place: the kubelet would restart it later each time."""
-        statuses = [status for pod in self.pods() for status in pod["status"].get("containerStatuses") or []]
+        store = self._kubectl.get("pod", self._system.store_home(self.name)[0])
+        pods = [*self.pods(), *([store] if store else [])]
+        statuses = [status for pod in pods for status in pod["status"].get("containerStatuses") or []]
         return any(status["restartCount"] for status in statuses)
 
     def rank_zero(self) -> Victim:

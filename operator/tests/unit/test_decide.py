@@ -41,6 +41,9 @@ from torchrun_operator.core.decide import decide
 from torchrun_operator.core.decision import Deletion, Event
 from torchrun_operator.core.observed import Cause, Exit, Observed, Phase
 
+CRASHED = replace(
+    HOST, phase=Phase.STARTING, ready=False, waiting_reason="CrashLoopBackOff", waiting_message="back-off"
+)
 SILENCE = "machine m1 is not ready: its kubelet is silent"
 
 
@@ -235,6 +238,29 @@ CHANGES = {
         decision(deletions=(Deletion("digits-rdzv", "pod-rdzv", "the operator's key has changed"),)),
         "Running",
         ("Valid", "AllScheduled", "Training"),
+    ),
+    "a host that has failed again would be restarted ever later": Case(
+        training_job(),
+        seen(*THREE, rendezvous_pod=CRASHED),
+        decision(
+            deletions=(Deletion("digits-rdzv", "pod-rdzv", "its kubelet would let it wait longer with each restart"),)
+        ),
+        "Resizing",
+        ("Valid", "AllScheduled", "ReplicasChanged"),
+    ),
+    "it is replaced at most once a minute": Case(
+        training_job(),
+        seen(*THREE, rendezvous_pod=replace(CRASHED, started_at=at(-59))),
+        decision(),
+        "Resizing",
+        ("Valid", "AllScheduled", "ReplicasChanged"),
+    ),
+    "a host that has never served is left for its log": Case(
+        after(make_job(), seen(*THREE)),
+        seen(*THREE, rendezvous_pod=CRASHED),
+        decision(),
+        "Starting",
+        ("Valid", "AllScheduled"),
     ),
     "workers fail": Case(
         training_job(),

@@ -17,7 +17,7 @@ new ----> |  Pending  | <--------> | Suspended |
 """
 
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from torchrun_operator.api.conditions import ConditionType, Reason, has_ended, is_true
 from torchrun_operator.api.names import node_name, rendezvous_name
@@ -53,6 +53,8 @@ _ORPHAN_GRACE_SECONDS = 5
 """Workers may save what they can; their agent hangs, because it wants to tell the store that it leaves."""
 _STOP_GRACE_SECONDS = 60
 """How long the agents of a failed job have to end by themselves, which keeps their logs and exit codes."""
+_CRASH_LOOP = timedelta(minutes=1)
+"""A rendezvous host that fails is replaced at most this often: a new pod starts at once."""
 _STUCK_GRACE_SECONDS = 1
 """An agent that hangs has been told a minute ago; more than 0, so that its kubelet makes sure that it has ended."""
 
@@ -125,7 +127,7 @@ def _active(job: TorchrunJob, observed: Observed, now: datetime) -> Decision:
     pods = _pods(job, observed, count, end, now) if running else _Pods()
     deletions = list(pods.deletions)
     if not (running and end.broken):
-        deletions += _stale_rendezvous(observed, spent=end.rendezvous_spent)
+        deletions += _stale_rendezvous(job, observed, now, spent=end.rendezvous_spent)
     services = services_due(observed) if running else None
     later = [*pods.later, *([count.workers.undecided_until] if count.workers.undecided_until else [])]
     later += [services] if services is not None and services > now else []
@@ -336,8 +338,8 @@ def _rendezvous_deletion(observed: Observed, why: str) -> list[Deletion]:
     return [Deletion(pod.name, pod.uid, why, 0 if pod.phase is Phase.LOST else None)]
 
 
-def _stale_rendezvous(observed: Observed, *, spent: bool) -> list[Deletion]:
-    """A rendezvous pod that has ended for good, is closed, or believes another token."""
+def _stale_rendezvous(job: TorchrunJob, observed: Observed, now: datetime, *, spent: bool) -> list[Deletion]:
+    """A rendezvous pod that has ended for good, is closed, waits to be restarted, or believes another token."""
     pod = observed.rendezvous_pod
     if pod is None:
         return []
@@ -347,9 +349,16 @@ def _stale_rendezvous(observed: Observed, *, spent: bool) -> list[Deletion]:
         return _rendezvous_deletion(observed, pod.trouble)
     if spent:
         return _rendezvous_deletion(observed, "it is closed")
+    served = job.status.rendezvous is not None and bool(job.status.rendezvous.instance)
+    if served and pod.waiting_reason == "CrashLoopBackOff" and _aged(pod, now):
+        return _rendezvous_deletion(observed, "its kubelet would let it wait longer with each restart")
     if observed.token_digest and pod.token_digest != observed.token_digest:
         return _rendezvous_deletion(observed, "the operator's key has changed")
     return []
+
+
+def _aged(pod: RendezvousPod, now: datetime) -> bool:
+    return pod.started_at is not None and now - pod.started_at >= _CRASH_LOOP
 
 
 def _events(job: TorchrunJob, count: _Count, deletions: list[Deletion]) -> list[Event]:
