@@ -1,7 +1,8 @@
 """Keeps a plain PyTorch script elastic under torchrun: snapshots, exact continuation, draining, progress."""
 
 from torchrun_trainer.batches import GlobalBatches
-from torchrun_trainer.run import Run, Stateful
+from torchrun_trainer.run import Run
+from torchrun_trainer.saver import Stateful
 from torchrun_trainer.snapshot import Snapshot, SnapshotError
 from torchrun_trainer.startup import defer_compiler
 
