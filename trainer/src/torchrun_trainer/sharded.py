@@ -115,9 +115,10 @@ def _copy(shard: DTensor, buffer: DTensor | None) -> DTensor:
     """Copy a sharded tensor's part on this rank to the CPU, into ``buffer`` if it is of the same kind."""
     local = shard.to_local()
     if buffer is None or buffer.to_local().shape != local.shape or buffer.dtype != shard.dtype:
-        buffer = shard.to(device="cpu", copy=True)
+        copy = cast("DTensor", shard.to(device="cpu", copy=True))
         if local.is_cuda:
-            buffer._local_tensor = buffer._local_tensor.pin_memory()  # noqa: SLF001 (as PyTorch's own stager does)
+            copy._local_tensor = copy._local_tensor.pin_memory()  # noqa: SLF001 (as PyTorch's own stager does)
+        return copy
     buffer.to_local().copy_(local, non_blocking=local.is_cuda)
     return buffer
 

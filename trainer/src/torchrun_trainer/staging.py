@@ -70,8 +70,10 @@ class Staging:
             return {SHARDED: path}
         if not self._copying:
             return None
-        if type(value) not in (Tensor, torch.nn.Parameter) or value.layout is not torch.strided:
+        if type(value) not in (Tensor, torch.nn.Parameter):
             return _through_pickle(path, value.detach().cpu())
+        if value.layout is not torch.strided:
+            return value.detach().to("cpu", copy=True)
         key = (value.data_ptr(), value.dtype, value.device, value.shape, value.stride())
         if value.numel() and key in self._seen:
             return self._seen[key]
