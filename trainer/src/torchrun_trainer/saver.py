@@ -113,7 +113,7 @@ class Saver:
         """Take note of the current step's figures, of which ``keep_best`` names one."""
         value = metrics.get(self._metric)
         if value is not None:
-            self._value = value
+            self._value = value.detach() if isinstance(value, Tensor) else value
 
     def improved(self) -> bool:
         """Return whether the step has a figure that is better than ever; to be asked on rank 0."""

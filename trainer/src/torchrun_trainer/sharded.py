@@ -17,6 +17,7 @@ from typing import Any, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemBase, FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
@@ -80,6 +81,16 @@ def _basename(path: str | os.PathLike[str]) -> str:
     return str(path).rpartition("/")[2]
 
 
+@contextlib.contextmanager
+def _readable_errors() -> Iterator[None]:
+    """Say in one line what went wrong on which ranks, by an exception that is an Exception."""
+    try:
+        yield
+    except CheckpointException as error:
+        causes = (f"rank {rank}: {type(cause).__name__}: {cause}" for rank, (cause, _) in error.failures.items())
+        raise OSError("; ".join(causes)) from error
+
+
 class Writer:
     """Writes the shards of this rank; its collectives have a process group of their own, to run beside training."""
 
@@ -103,7 +114,8 @@ class Writer:
         files = _Files(self._storage)
         writer = FileSystemWriter("", sync_files=self._storage.local, overwrite=False)
         writer.fs = cast("Any", files)
-        save(staged, checkpoint_id=directory, storage_writer=writer, process_group=self._group)
+        with _readable_errors():
+            save(staged, checkpoint_id=directory, storage_writer=writer, process_group=self._group)
         everybody: list[Files] | None = None
         if dist.get_rank() == 0:
             everybody = [{} for _ in range(dist.get_world_size())]
@@ -156,7 +168,7 @@ class Reader:
         parameters = _parameters(stateful) if isinstance(stateful, Optimizer) else []
         filled = self._walk(name, saved, live, parameters)
         if self._wanted:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), _readable_errors():
                 warnings.filterwarnings("ignore", "torch.distributed is disabled")  # a single process may read as well
                 load(self._wanted, storage_reader=self._reader)
         return filled

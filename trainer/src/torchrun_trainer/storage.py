@@ -330,7 +330,8 @@ class _Upload:
             return
         with contextlib.suppress(Exception):
             self._file.discard()
-        self._file.closed = True  # what fsspec asks before it completes an upload
+        with contextlib.suppress(AttributeError):
+            self._file.closed = True  # what fsspec asks before it completes an upload
 
 
 def _name(info: dict[str, Any]) -> str:
