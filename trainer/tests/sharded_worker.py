@@ -2,7 +2,7 @@
 
 Each argument is a phase ``kind:ranks:steps:place``; a line of JSON says where it began and what it came to. Kinds:
 "sharded" (FSDP2), "plain", "wide" (sharded, with other shapes), "broken" (rank 1 cannot write its shards of step 2),
-"flip" (changes a bit in the newest shard of rank 1).
+"flip" (changes a bit in the newest shard of rank 1). Places are below the URL in SHARDED_AT, or below the directory.
 """
 
 import json
@@ -97,10 +97,10 @@ def rank_of_phase(kind: str, rank: int, ranks: int, total: int, location: str, s
 
 def flip(location: str) -> None:
     newest = snapshot.available(location)[0]
-    shard = Path(location) / str(newest.shards) / "__1_0.distcp"
-    data = bytearray(shard.read_bytes())
+    storage, shard = snapshot.place(location).storage, f"{newest.shards}/__1_0.distcp"
+    data = bytearray(storage.get(shard) or b"")
     data[len(data) // 2] ^= 1
-    shard.write_bytes(data)
+    storage.put(shard, bytes(data))
 
 
 def forked(*arguments: Any) -> int:
@@ -123,7 +123,7 @@ def main(directory: Path, phases: list[str]) -> None:
     torch.set_num_threads(1)
     for number, phase in enumerate(phases):
         kind, ranks, total, place = phase.split(":")
-        location = str(directory / place)
+        location = f"{os.environ.get('SHARDED_AT', directory)}/{place}"
         sys.stderr.write(f"PHASE {number}\n")
         sys.stderr.flush()
         if kind == "flip":

@@ -115,3 +115,14 @@ def test_a_rank_that_cannot_write_costs_one_snapshot(phases: Phases) -> None:
     assert list(kept) == ["5", "4"]
     directory = phases.directory / "broken"
     assert sorted(path.name for path in directory.iterdir() if path.is_dir()) == sorted(map(str, kept.values()))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_shards_at_a_url(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHARDED_AT", f"{bucket}/sharded")
+    phases = Phases(tmp_path, "plain:1:6:whole", "sharded:2:3:a", "sharded:3:5:a", "flip:0:0:a", "sharded:1:6:a")
+    assert [phases.said(number)[0]["began"] for number in (1, 2, 4)] == [0, 3, 4]
+    assert phases.said(4)[0]["sums"] == pytest.approx(phases.said(0)[0]["sums"], rel=1e-5)
+    directories = snapshot.place(f"{os.environ['SHARDED_AT']}/a").storage.directories()
+    assert sorted(directories) == sorted([str(phases.kept(2)["5"]), *map(str, phases.kept(4).values())])

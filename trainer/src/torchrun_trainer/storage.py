@@ -92,7 +92,7 @@ class Storage(ABC):
 
     @abstractmethod
     def prepare(self) -> None:
-        """Make the place if it is not there."""
+        """Make a directory that is not there."""
 
     @abstractmethod
     def files(self) -> dict[str, datetime]:
@@ -257,7 +257,7 @@ class _ObjectStore(Storage):
         self.location = url
 
     def prepare(self) -> None:
-        self._fs.makedirs(self._root, exist_ok=True)
+        pass  # never a bucket: its name may be misspelt
 
     def files(self) -> dict[str, datetime]:
         return {_name(info): _modified(info) for info in self._list() if info["type"] == "file"}
@@ -347,7 +347,7 @@ def _modified(info: dict[str, Any]) -> datetime:
         if isinstance(value, int | float):
             value = datetime.fromtimestamp(value, tz=UTC)
         if isinstance(value, datetime):
-            return value if value.tzinfo else value.replace(tzinfo=UTC)
+            return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
     return _NO_TIME
 
 
