@@ -33,11 +33,12 @@ def server(directory: Path, buckets: tuple[str, ...]) -> Iterator[dict[str, str]
     # Metadata in files of their own: not every file system for temporary files has extended attributes.
     sidecar = directory / "metadata"
     sidecar.mkdir()
-    command = [program, "--access", _KEY, "--secret", _KEY, "--port", address, "posix", "--sidecar", sidecar]
+    options = ["--access", _KEY, "--secret", _KEY, "--port", address]
+    command = [str(program), *options, "posix", "--sidecar", str(sidecar), str(directory / "data")]
     log = directory / "log"
     with (
         log.open("wb") as output,
-        subprocess.Popen([*command, directory / "data"], stdout=output, stderr=subprocess.STDOUT) as process,
+        subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT) as process,
     ):
         try:
             wait_for(f"the S3 server answers; see {log}", lambda: _listens(address), 60)

@@ -23,11 +23,15 @@ import torchrun_trainer.sharded  # noqa: F401 (once, before the forks)
 from torchrun_trainer import Run, SnapshotError, snapshot
 
 
+def first_weight(model: torch.nn.Sequential) -> torch.Tensor:
+    return next(model.parameters()).detach()
+
+
 class Extra:
     """A state of the user's own, with a sharded tensor in it."""
 
     def __init__(self, model: torch.nn.Sequential, seen: int) -> None:
-        self.values = {"seen": seen, "average": [model[0].weight.detach().clone()]}
+        self.values: dict[str, Any] = {"seen": seen, "average": [first_weight(model).clone()]}
 
     def state_dict(self) -> dict[str, Any]:
         return self.values
@@ -54,7 +58,7 @@ def train(kind: str, total: int, location: str) -> dict[str, object]:
         loss.backward()
         optimizer.step()
         extra.values["seen"] += 1
-        extra.values["average"][0] += model[0].weight.detach()
+        extra.values["average"][0] += first_weight(model)
         if run.step % 2 == 0 and run._saver:
             run._saver.finish()  # where the training would be much slower than the disk
     return {"began": began, "seen": extra.values["seen"], "sums": [total_of(t) for t in tensors(model, extra)]}

@@ -123,7 +123,7 @@ def test_one_elsewhere_that_shows_signs_of_life_keeps_its_place(
 def test_one_elsewhere_that_leaves_makes_room_at_once(place: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(owner, "PATIENCE_SECONDS", 100.0)
     place.put(NAME, ELSEWHERE.encode())
-    monkeypatch.setattr(owner.time, "sleep", lambda _: place.remove(NAME))
+    monkeypatch.setattr("torchrun_trainer.owner.time.sleep", lambda _: place.remove(NAME))
     ours = Owner(place, NAME)
     ours.acquire()
     ours.release()

@@ -237,7 +237,10 @@ def test_the_best_step_is_saved_and_kept_through_restarts(tmp_path: Path) -> Non
         assert run.step == start
         for step in run.steps(start + len(accuracies)):
             accuracy = accuracies[step - start]
-            run.report(loss=1.0, **({} if accuracy is None else {"accuracy": torch.tensor(accuracy)}))
+            if accuracy is None:
+                run.report(loss=1.0)
+            else:
+                run.report(loss=1.0, accuracy=torch.tensor(accuracy))
         return steps(tmp_path)
 
     assert train(0, [0.5, 0.75, None, 0.5, None]) == [5, 2]
@@ -257,10 +260,9 @@ def test_the_lowest_loss_may_be_the_best(tmp_path: Path) -> None:
     assert run.snapshot.step == 4
 
 
-@pytest.mark.parametrize(("argument", "name"), [("keep_best", "a.pth")])
-def test_a_single_file_keeps_one(tmp_path: Path, argument: str, name: str) -> None:
+def test_a_single_file_keeps_one(tmp_path: Path) -> None:
     with pytest.raises(SnapshotError, match=r"keep_best needs a directory, and .* is a file"):
-        Run(tmp_path / name, **{argument: "accuracy"}, model=torch.nn.Linear(1, 1))
+        Run(tmp_path / "a.pth", keep_best="accuracy", model=torch.nn.Linear(1, 1))
 
 
 def test_the_line_of_progress_says_how_long_training_was_kept_waiting(
@@ -321,7 +323,7 @@ def mounted(options: str, directory: Path, script: str) -> subprocess.CompletedP
 needs_mounts = pytest.mark.skipif(
     sys.platform != "linux"
     or os.geteuid() != 0
-    or subprocess.run(["unshare", "--mount", "true"], check=False).returncode,
+    or subprocess.run(["unshare", "--mount", "true"], check=False).returncode != 0,
     reason="mounts a file system of its own, which takes root on Linux",
 )
 
