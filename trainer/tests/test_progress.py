@@ -17,6 +17,7 @@ FULL = Progress(
     120, 600, 3, 0.12345, 812.53, 3, 100, datetime(2025, 11, 21, 3, 6, 40, tzinfo=UTC), 2, 5, 1, 0.1, 0.4, 0.0213
 )
 REST = "blocked=0.0213 slow=5"
+EMPTY = Progress(1, None, None, None, None, 1, None, None)
 
 
 @pytest.mark.parametrize(
