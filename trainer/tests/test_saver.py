@@ -354,6 +354,22 @@ def test_a_directory_that_cannot_be_written(tmp_path: Path, options: str, script
         assert message in result.stderr
 
 
+LEAN = """
+import sys, torch, torch.distributed
+from torchrun_trainer import Run
+model = torch.nn.Linear(1, 1)
+list(Run(sys.argv[1], model=model).steps(1))
+print(sorted({"fsspec", "torch.distributed.checkpoint", "torch.distributed.tensor"} & set(sys.modules)))
+"""
+
+
+@pytest.mark.torch
+def test_a_plain_run_loads_nothing_that_it_does_not_use(tmp_path: Path) -> None:
+    script = [sys.executable, "-c", LEAN, str(tmp_path)]
+    output = subprocess.run(script, stdout=subprocess.PIPE, text=True, check=True).stdout
+    assert output.splitlines()[-1] == "[]"
+
+
 HOLD = """
 import sys, torch
 from torchrun_trainer import Run

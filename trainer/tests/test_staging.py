@@ -17,6 +17,10 @@ class Custom:
     pass
 
 
+class CustomTensor(Tensor):
+    pass
+
+
 VALUES: dict[str, Any] = {
     "atoms": {"none": None, "int": 1, "float": 0.5, "text": "a", "flag": True, "bytes": b"b", 3: "key"},
     "ordered": OrderedDict(b=1, a=2),
@@ -80,8 +84,9 @@ def test_a_tensor_may_change_its_kind(before: Tensor, after: Tensor) -> None:
         ({"random": random.Random()}, r"^user/random is a random.Random, which cannot be saved"),
         ({(1, 2): "x", "y": Custom()}, r"^user is a builtins.dict, which cannot be saved"),
         (Custom, r"^user is a builtins.type, which cannot be saved"),
+        ([torch.ones(2).as_subclass(CustomTensor)], r"^user/0 is a .*CustomTensor, which cannot be saved"),
     ],
-    ids=["own class", "function", "library's class", "strange key", "class"],
+    ids=["own class", "function", "library's class", "strange key", "class", "own tensor"],
 )
 @pytest.mark.parametrize("copy", [True, False])
 def test_what_cannot_be_read_back_is_named(value: object, message: str, copy: bool) -> None:

@@ -68,10 +68,10 @@ class Staging:
         if is_sharded(value):
             self.shards[path] = value.detach()
             return {SHARDED: path}
-        if not self._copying:
-            return None
         if type(value) not in (Tensor, torch.nn.Parameter):
             return _through_pickle(path, value.detach().cpu())
+        if not self._copying:
+            return None
         if value.layout is not torch.strided:
             return value.detach().to("cpu", copy=True)
         key = (value.data_ptr(), value.dtype, value.device, value.shape, value.stride())
