@@ -104,7 +104,8 @@ def flip(location: str) -> None:
     storage, shard = snapshot.place(location).storage, f"{newest.shards}/__1_0.distcp"
     data = bytearray(storage.get(shard) or b"")
     data[len(data) // 2] ^= 1
-    storage.put(shard, bytes(data))
+    with storage.open(shard, "wb") as file:
+        file.write(bytes(data))
 
 
 def forked(*arguments: Any) -> int:

@@ -127,6 +127,17 @@ def test_a_snapshot_that_fails_is_a_warning_and_the_third_in_a_row_an_error(
     assert steps(tmp_path) == [2]
 
 
+def test_a_snapshot_that_fails_after_the_loop_was_left_is_a_warning(
+    saver: tuple[Saver, Values], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    failing(monkeypatch, OSError(28, "No space left on device"))
+    saver[0].save(9, wait=False)
+    saver[0].close()
+    assert [record.getMessage() for record in caplog.records] == [
+        "a snapshot could not be written, there is none yet: OSError: [Errno 28] No space left on device"
+    ]
+
+
 def test_the_last_snapshot_that_fails_is_an_error(saver: tuple[Saver, Values], monkeypatch: pytest.MonkeyPatch) -> None:
     failing(monkeypatch, OSError(28, "No space left on device"))
     with pytest.raises(SnapshotError, match=r"snapshot of step 9 could not be written: .*No space left on device"):

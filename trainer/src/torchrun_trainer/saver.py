@@ -151,8 +151,9 @@ class Saver:
             self._thread.start()
         if wait:
             self.finish()
-            if self._error:
-                raise SnapshotError(f"the snapshot of step {step} could not be written: {self._error}") from self._error
+            error, self._error = self._error, None
+            if error:
+                raise SnapshotError(f"the snapshot of step {step} could not be written: {error}") from error
         self.blocked = time.monotonic() - began
 
     def _facts(self) -> dict[str, str]:
@@ -178,6 +179,9 @@ class Saver:
         self._failures += 1
         if self._failures >= MOST_FAILURES:
             raise SnapshotError(f"{self._failures} snapshots in a row could not be written: {error}") from error
+        self._warn(error)
+
+    def _warn(self, error: BaseException) -> None:
         since = f"that of step {self.newest.step} is the newest" if self.newest else "there is none yet"
         logger.warning("a snapshot could not be written, %s: %s: %s", since, type(error).__name__, error)
 
@@ -194,6 +198,9 @@ class Saver:
     def close(self) -> None:
         """Wait for the snapshot on its way and give the place up; ``begin`` takes it again."""
         self.finish()
+        error, self._error = self._error, None
+        if error and self._rank == 0:
+            self._warn(error)
         self._owner.release()
 
     def _look_through(self) -> dict[str, dict[str, Any]]:
