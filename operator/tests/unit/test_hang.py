@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from builders import NOW, THREE, at, make_node, make_rendezvous, seen, stored, terminating, training_job, without
+from builders import NOW, THREE, after, at, make_node, make_rendezvous, seen, stored, terminating, training_job, without
 from decision_cases import ALL, Case, check_again, check_case, decision, lost, target
 from torchrun_operator.api.conditions import ConditionType, find_condition
 from torchrun_operator.api.v1alpha1 import Restarts, Straggler, TorchrunJob
 from torchrun_operator.core.decide import decide
 from torchrun_operator.core.decision import Deletion, Event
-from torchrun_operator.core.hang import MISSING, Deadlines, deadlines
+from torchrun_operator.core.hang import MISSING, ORPHANED, Deadlines, deadlines
 from torchrun_operator.core.observed import Cause, Overdue, Pace, Progress, Rendezvous
 
 
@@ -64,6 +64,15 @@ HUNG = decision(
     hung=True,
 )
 TRAINS = ("Valid", "AllScheduled", "Training")
+
+
+ANOTHER = replace(make_rendezvous(THREE[0], complete=False), instance="bb")
+"""Another process in the host's place; the agent of node 0 ended with the one before, and its next one has joined."""
+
+
+def orphaned(seconds: float) -> TorchrunJob:
+    """Return a job that trained, and whose operator heard of the other host so many seconds ago."""
+    return after(training_job(), seen(*THREE, rendezvous=ANOTHER), at(-seconds))
 
 
 def found_hung(job: TorchrunJob | None = None, rendezvous: Rendezvous | None = None) -> TorchrunJob:
@@ -174,6 +183,38 @@ CASES = {
         "Resizing",
         ("Valid", "AllScheduled", "NodeLost"),
         Restarts(code=1, infrastructure=1),
+    ),
+    "the store has gone without a word, and another is there": Case(
+        orphaned(5),
+        seen(*THREE, rendezvous=ANOTHER),
+        decision(
+            target=target(),
+            deletions=(Deletion("digits-1", "pod-1-1", ORPHANED, 5), Deletion("digits-2", "pod-2-1", ORPHANED, 5)),
+            events=(lost(1, ORPHANED, "infrastructure"), lost(2, ORPHANED, "infrastructure")),
+            losses={Cause.INFRASTRUCTURE: 2},
+        ),
+        "Resizing",
+        ("Valid", "AllScheduled", "NodeLost"),
+        Restarts(infrastructure=2),
+    ),
+    "most agents end by themselves soon": Case(
+        orphaned(3),
+        seen(*THREE, rendezvous=ANOTHER),
+        decision(target=target(), look_again_seconds=2.0),
+        "Resizing",
+        ("Valid", "AllScheduled", "RestartingWorkers"),
+    ),
+    "pods that never trained may still be starting": Case(
+        orphaned(5),
+        seen(THREE[0], make_node(1, life=2), make_node(2, life=2), rendezvous=ANOTHER),
+        decision(
+            target=target(),
+            events=(lost(1, "was deleted", "infrastructure"), lost(2, "was deleted", "infrastructure")),
+            losses={Cause.INFRASTRUCTURE: 2},
+        ),
+        "Resizing",
+        ("Valid", "AllScheduled", "NodeLost"),
+        Restarts(infrastructure=2),
     ),
     "its address is nobody's": Case(
         training_job(),

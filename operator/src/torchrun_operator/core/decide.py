@@ -34,7 +34,7 @@ from torchrun_operator.core.accounting import (
 from torchrun_operator.core.completion import Completion, completion, spares
 from torchrun_operator.core.decision import Decision, Deletion, Event
 from torchrun_operator.core.failures import HUNG, WORKERS_FAILED, describe_failure, logs_to_read, newest
-from torchrun_operator.core.hang import MISSING, Hang, deadlines, hung_round, is_stuck, new_hang, stuck
+from torchrun_operator.core.hang import MISSING, Hang, deadlines, hung_round, new_hang, orphaned_at, stuck, why_stuck
 from torchrun_operator.core.membership import (
     Target,
     is_full,
@@ -214,7 +214,7 @@ def _count(job: TorchrunJob, observed: Observed, now: datetime) -> _Count:
     recorded = status.rendezvous or RendezvousStatus()
     full = is_full(observed, job.spec.wanted_nodes)
     found = new_losses(status.nodes, observed, job.spec.node_pods, recorded, full=full)
-    found += stuck(job, observed, found)
+    found += stuck(job, observed, found, now)
     losses = tuple(loss for loss in found if not loss.spare)
     hang = new_hang(job, observed, recorded) if not losses else None
     workers = new_worker_failures(
@@ -260,13 +260,15 @@ def _replace(job: TorchrunJob, observed: Observed, count: _Count, now: datetime)
     wanted = job.spec.node_pods
     deletions: list[Deletion] = []
     held: dict[int, datetime] = {}
+    orphaned = [at for node in observed.nodes if (at := orphaned_at(job, node, observed)) is not None and at > now]
     for node in observed.nodes:
         if node.index >= wanted and node.live:
             deletions.append(_deletion(node, _surplus(job)))
         elif node.phase is Phase.LOST:
             deletions.append(_deletion(node, node.trouble))
-        elif is_stuck(node, observed):
-            deletions.append(Deletion(node.name, node.uid, MISSING, _STUCK_GRACE_SECONDS))
+        elif why := why_stuck(job, node, observed, now):
+            grace = _STUCK_GRACE_SECONDS if why == MISSING else _ORPHAN_GRACE_SECONDS
+            deletions.append(Deletion(node.name, node.uid, why, grace))
         elif node.phase is Phase.FAILED:
             by_code = failed_by_code(node, job.status.nodes, observed.rendezvous, count.bookkeeping)
             at = replace_at(node, count.restarts.code, failed_by_code=by_code)
@@ -281,7 +283,7 @@ def _replace(job: TorchrunJob, observed: Observed, count: _Count, now: datetime)
         create=tuple(i for i in range(wanted) if i not in there and node_name(name, i) not in observed.foreign),
         deletions=tuple(deletions),
         held=frozenset(held),
-        later=(*held.values(), *patience_ends(observed, wanted, now)),
+        later=(*held.values(), *patience_ends(observed, wanted, now), *orphaned),
     )
 
 

@@ -7,7 +7,7 @@ ended once, whoever restarts in between.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from torchrun_operator.api.base import rfc3339
 from torchrun_operator.api.v1alpha1 import RendezvousStatus, TorchrunJob
@@ -22,6 +22,9 @@ GENEROSITY = 3
 """How many times the longest pause so far is no hang. One that was cut short counts too, so a phase that was taken
 for a hang has three times as long in the next round."""
 MISSING = "did not come to the next round: its agent hangs, or its machine does"
+ORPHANED = "its agent waits for a store that has gone"
+_ORPHANED_AFTER = timedelta(seconds=5)
+"""Where the connection is closed with the store, agents end within a second or two."""
 
 
 @dataclass(frozen=True)
@@ -95,22 +98,42 @@ def hung_round(rendezvous: Rendezvous | None, recorded: RendezvousStatus) -> int
     return recorded.hung_round
 
 
-def stuck(job: TorchrunJob, observed: Observed, known: Iterable[Loss]) -> tuple[Loss, ...]:
-    """Return the nodes that were in a round that had to end and are not in the next after a minute, not counted yet.
+def stuck(job: TorchrunJob, observed: Observed, known: Iterable[Loss], now: datetime) -> tuple[Loss, ...]:
+    """Return the nodes that were in a round that had to end and are not in the next after a minute, not counted yet;
+    and those whose store has gone.
 
     torchrun gives workers 30 s to stop before it kills them: who needs longer has an agent or a machine that hangs.
     """
     counted = {node.uid for node in job.status.nodes if node.phase == Phase.TERMINATING}
     lost = {loss.pod for loss in known}
     counted |= {node.uid for node in observed.nodes if node.name in lost}
+    found = ((node, why_stuck(job, node, observed, now)) for node in observed.nodes if node.index < job.spec.node_pods)
     return tuple(
-        Loss(node.index, node.name, Cause.INFRASTRUCTURE, MISSING)
-        for node in observed.nodes
-        if is_stuck(node, observed) and node.index < job.spec.node_pods and node.uid not in counted
+        Loss(node.index, node.name, Cause.INFRASTRUCTURE, why) for node, why in found if why and node.uid not in counted
     )
 
 
-def is_stuck(node: NodePod, observed: Observed) -> bool:
-    """Tell whether the node runs, and is missing in the round that forms or has formed without it."""
+def why_stuck(job: TorchrunJob, node: NodePod, observed: Observed, now: datetime) -> str:
+    """Say why a node that runs cannot come to the round that forms, or has formed without it; empty: it can."""
     rendezvous = observed.rendezvous
-    return node.phase is Phase.RUNNING and rendezvous is not None and node.address in rendezvous.missing
+    if node.phase is Phase.RUNNING and rendezvous is not None and node.address in rendezvous.missing:
+        return MISSING
+    at = orphaned_at(job, node, observed)
+    return ORPHANED if at is not None and at <= now else ""
+
+
+def orphaned_at(job: TorchrunJob, node: NodePod, observed: Observed) -> datetime | None:
+    """Return when a node is given up that knows another store than there is now; None: it does not.
+
+    A machine that loses its power and is back before anybody has missed it closes no connection. The agents of other
+    nodes then wait for an answer for a minute, and hang when they try to tell the store that they leave.
+    """
+    rendezvous, recorded = observed.rendezvous, job.status.rendezvous
+    if rendezvous is None or rendezvous.complete or rendezvous.round > 0 or node.phase is not Phase.RUNNING:
+        return None
+    if recorded is None or recorded.instance != rendezvous.instance or recorded.since is None:
+        return None
+    joined = {address for address, _ in rendezvous.members} | set(rendezvous.waiting)
+    # This store's first round is still open: who has trained, or waited as a spare, did so with one before it.
+    trained = any(known.uid == node.uid and (known.rank is not None or known.spare) for known in job.status.nodes)
+    return recorded.since + _ORPHANED_AFTER if trained and node.address not in joined else None
