@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,8 +15,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
 
 from torchrun_trainer import snapshot
+from torchrun_trainer.loop import Loop, MicroBatches
 from torchrun_trainer.progress import Progress, Publisher, event, say
 from torchrun_trainer.straggler import Stragglers
 from torchrun_trainer.termination import EXIT_CODE, Termination
@@ -86,6 +88,7 @@ class Run:
         self._snapshot: snapshot.Snapshot | None = None
         self._loss: float | Tensor | None = None
         self._epoch: int | None = None
+        self._metrics: dict[str, float | Tensor] = {}
         self._samples = 0
         self._reported = 0.0
         self._beat = 0
@@ -96,8 +99,9 @@ class Run:
         self._stragglers = Stragglers(self.world_size, self._device)
         self._models = [stateful for stateful in state.values() if isinstance(stateful, DistributedDataParallel)]
         self._restore()
+        self._loop = Loop(self, state.values())
 
-    def steps(self, total_steps: int) -> Iterator[int]:
+    def steps(self, total_steps: int) -> Generator[int]:
         """Yield the number of each step still to do, from 0; do the step in the loop's body, on every rank.
 
         After each step the ranks agree whether one of them has received SIGTERM. If so, rank 0 saves a snapshot, every
@@ -113,28 +117,85 @@ class Run:
                 while self.step < total_steps:
                     yield self.step
                     self.step += 1
-                    draining = self._agree(termination.requested)
+                    draining, reporting = self._agree(termination.requested)
                     termination.step_done()
                     with termination.saving():
                         self._save_if_due(wanted=draining or self.step == total_steps)
-                    self._report(total_steps, wanted=draining or self.step in (first + 1, total_steps))
+                    if reporting or draining or self.step in (first + 1, total_steps):
+                        self._report(total_steps)
                     if draining:
                         self._leave(termination)
         finally:
             self._end()
 
-    def report(self, *, loss: float | Tensor | None = None, samples: int = 0, epoch: int | None = None) -> None:
-        """Say how the current step went; shown with the next line of progress. Costs nothing on ranks other than 0.
+    def epochs(self, total_epochs: int) -> Iterator[int]:
+        """Yield the number of each epoch still to do, from 0; take its steps from ``batches`` or ``accumulate``.
 
-        Args:
-            loss: this rank's loss; a tensor is read (which waits for a GPU) only when a line is due.
-            samples: how many samples all ranks together have taken in this step.
-            epoch: the epoch the step belongs to.
+        Like ``steps`` for scripts that loop over epochs; ``state`` must have GlobalBatches. What follows the steps in
+        the body (an evaluation, a scheduler's step) is done again after a restart from a snapshot of before.
+
+        Raises:
+            ValueError: the state has no GlobalBatches, or several.
+            RuntimeError: the body has left steps of its epoch undone.
 
         """
-        self._loss = loss.detach() if isinstance(loss, Tensor) else loss
-        self._epoch = epoch
+        return self._loop.epochs(total_epochs)
+
+    def batches(self, loader: DataLoader[Any], total_steps: int | None = None) -> Iterator[Any]:
+        """Yield this rank's share of the batch of each step: up to the epoch's end, or outside of ``epochs`` all steps.
+
+        The body does the step, with ``weigh(loss).backward()``. Loss, samples and epoch are reported by themselves.
+
+        Args:
+            loader: a DataLoader made with ``GlobalBatches.sampler`` or ``stream``, of the GlobalBatches in ``state``.
+            total_steps: how many steps there are, outside of ``epochs``.
+
+        Raises:
+            TypeError, ValueError: the loader is not such a one, or splits shares: see ``accumulate``.
+
+        """
+        return self._loop.batches(loader, total_steps)
+
+    def accumulate(self, loader: DataLoader[Any], total_steps: int | None = None) -> Iterator[MicroBatches]:
+        """Yield for each step this rank's micro-batches, to be gone through to the end: gradients add up over them.
+
+        Of the models in ``state`` gradients are synchronized with the last one only. Otherwise as ``batches``.
+        """
+        return self._loop.accumulate(loader, total_steps)
+
+    def weigh(self, loss: Tensor) -> Tensor:
+        """Weigh the mean loss of the current (micro-)batch, so that each sample of the step counts alike.
+
+        DistributedDataParallel and FSDP average gradients over the ranks, whose shares may differ in size. So the
+        weight is the number of samples times the world size, divided by the size of the whole batch.
+        """
+        return self._loop.weigh(loss)
+
+    def report(
+        self,
+        *,
+        loss: float | Tensor | None = None,
+        samples: int = 0,
+        epoch: int | None = None,
+        **metrics: float | Tensor,
+    ) -> None:
+        """Say how the current step went; shown with the next line of progress. To be called on all ranks, or on rank 0.
+
+        Args:
+            loss: this rank's loss, to be averaged over the ranks that give one; a tensor is read (which waits for a
+                GPU) only when a line is due.
+            samples: how many samples all ranks together have taken in this step.
+            epoch: the epoch the step belongs to.
+            metrics: more figures of rank 0 for what is named in ``track``.
+
+        """
+        if loss is not None:
+            self._loss = loss.detach() if isinstance(loss, Tensor) else loss
+        if epoch is not None:
+            self._epoch = epoch
         self._samples += samples
+        if self.rank == 0:
+            self._metrics.update(metrics)
 
     def alive(self) -> None:
         """Say that this rank gets on with something that is no step, so that nobody takes it to hang.
@@ -189,26 +250,27 @@ class Run:
             stateful.load_state_dict(states[name])
         self.step = saved["step"]
 
-    def _agree(self, stopping: bool) -> bool:
-        """End a step: return on every rank whether ``stopping`` is true on one of them.
+    def _agree(self, stopping: bool) -> tuple[bool, bool]:
+        """End a step: return on every rank whether ``stopping`` is true on one of them, and whether a report is due.
 
         With it travels what rank 0 alone knows: the deadline that its publisher has been told, and whether to compare.
         """
         assert self._watchdog
         deadline = math.ceil(self._publisher.deadline) if self._publisher else 0
+        reporting = self.rank == 0 and time.monotonic() - self._reported >= self._report_every()
         if self.world_size > 1:
             self._stragglers.arrived()
             compare = self.rank == 0 and self._stragglers.due()
-            agreed = torch.tensor([stopping, deadline, compare], dtype=torch.int32, device=self._device)
+            agreed = torch.tensor([stopping, deadline, compare, reporting], dtype=torch.int32, device=self._device)
             dist.all_reduce(agreed, dist.ReduceOp.MAX)
-            stop, deadline, compare = agreed.tolist()
+            stop, deadline, compare, report = agreed.tolist()
             self._stragglers.agreed()
             if compare and not stop:
                 self._stragglers.compare()
-            stopping = bool(stop)
+            stopping, reporting = bool(stop), bool(report)
         self._watchdog.deadline = deadline
         self._watchdog.alive(self.step)
-        return stopping
+        return stopping, reporting
 
     def _save_if_due(self, *, wanted: bool) -> None:
         if self.rank != 0 or self._directory is None or not (wanted or self.step % self._snapshot_every == 0):
@@ -216,16 +278,18 @@ class Run:
         state = {name: stateful.state_dict() for name, stateful in self._state.items()}
         self._snapshot = snapshot.save(self._directory, self.step, {"step": self.step, "state": state}, self._keep)
 
-    def _report(self, total_steps: int, *, wanted: bool) -> None:
-        elapsed = time.monotonic() - self._reported
-        if self.rank != 0 or not (wanted or elapsed >= self._report_every()):
+    def _report(self, total_steps: int) -> None:
+        """Report on rank 0; the others say what their loss is."""
+        loss = self._mean_loss()
+        if self.rank != 0:
             return
+        elapsed = time.monotonic() - self._reported
         slow = self._stragglers.found
         progress = Progress(
             step=self.step,
             total_steps=total_steps,
             epoch=self._epoch,
-            loss=None if self._loss is None else float(self._loss),
+            loss=loss,
             samples_per_second=self._samples / elapsed if self._samples and elapsed else None,
             world_size=self.world_size,
             snapshot_step=self._snapshot.step if self._snapshot else None,
@@ -242,6 +306,16 @@ class Run:
         say(progress.line(time.time()))
         if self._publisher:
             self._publisher.publish(progress)
+
+    def _mean_loss(self) -> float | None:
+        """Return the mean over the ranks that have reported a loss."""
+        if self.world_size == 1:
+            return None if self._loss is None else float(self._loss)
+        own = [0.0, 0.0] if self._loss is None else [float(self._loss), 1.0]
+        total = torch.tensor(own, dtype=torch.float64, device=self._device)
+        dist.all_reduce(total)
+        losses, ranks = total.tolist()
+        return losses / ranks if ranks else None
 
     def _report_every(self) -> float:
         """Return the seconds between reports: few enough for nobody to take the silence for a hang."""
