@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +22,7 @@ from torchrun_trainer.loop import Loop, MicroBatches
 from torchrun_trainer.progress import Progress, Publisher, event, say
 from torchrun_trainer.straggler import Stragglers
 from torchrun_trainer.termination import EXIT_CODE, Termination
+from torchrun_trainer.tracking import trackers
 from torchrun_trainer.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
@@ -55,10 +56,14 @@ class Run:
         keep: snapshots kept.
         report_seconds: time between two lines of progress.
         drain_seconds: how long a rank waits for its own SIGTERM after the ranks have agreed to stop.
+        track: what else shows each line of progress, one or several of "tensorboard", "tensorboard:DIRECTORY", "wandb"
+            and "wandb:[ENTITY/]PROJECT"; as one run across restarts.
         state: what a snapshot holds, by name.
 
     Raises:
         SnapshotError: there are snapshots, but none that can be read or that fits ``state``.
+        ValueError: an argument is out of range, or the snapshot is of other GlobalBatches.
+        ImportError: what ``track`` needs is not installed.
 
     """
 
@@ -70,6 +75,7 @@ class Run:
         keep: int = 2,
         report_seconds: float = 1.0,
         drain_seconds: float = 60.0,
+        track: str | Sequence[str] = (),
         **state: Stateful,
     ) -> None:
         if snapshot_every < 1:
@@ -100,6 +106,7 @@ class Run:
         self._models = [stateful for stateful in state.values() if isinstance(stateful, DistributedDataParallel)]
         self._restore()
         self._loop = Loop(self, state.values())
+        self._trackers = trackers(track, path, self.step)
 
     def steps(self, total_steps: int) -> Generator[int]:
         """Yield the number of each step still to do, from 0; do the step in the loop's body, on every rank.
@@ -188,14 +195,19 @@ class Run:
             epoch: the epoch the step belongs to.
             metrics: more figures of rank 0 for what is named in ``track``.
 
+        Raises:
+            ValueError, TypeError: a metric is not a single number.
+
         """
         if loss is not None:
             self._loss = loss.detach() if isinstance(loss, Tensor) else loss
         if epoch is not None:
             self._epoch = epoch
         self._samples += samples
-        if self.rank == 0:
-            self._metrics.update(metrics)
+        for name, value in metrics.items():
+            if isinstance(value, Tensor) and value.numel() != 1:
+                raise ValueError(f"{name} has {value.numel()} values; report one number")
+            self._metrics[name] = value.detach() if isinstance(value, Tensor) else float(value)
 
     def alive(self) -> None:
         """Say that this rank gets on with something that is no step, so that nobody takes it to hang.
@@ -229,6 +241,8 @@ class Run:
         if self._publisher:
             self._publisher.close()
             self._publisher = None
+        for tracker in self._trackers:
+            tracker.flush()
 
     def _restore(self) -> None:
         """Load on every rank the snapshot that rank 0 has found."""
@@ -306,6 +320,20 @@ class Run:
         say(progress.line(time.time()))
         if self._publisher:
             self._publisher.publish(progress)
+        if self._trackers:
+            self._track(progress)
+
+    def _track(self, progress: Progress) -> None:
+        values = {
+            "loss": progress.loss,
+            "samples_per_second": progress.samples_per_second,
+            "world_size": progress.world_size,
+            "epoch": progress.epoch,
+            **{name: float(value) for name, value in self._metrics.items()},
+        }
+        self._metrics.clear()
+        for tracker in self._trackers:
+            tracker.log(progress.step, {name: value for name, value in values.items() if value is not None})
 
     def _mean_loss(self) -> float | None:
         """Return the mean over the ranks that have reported a loss."""
