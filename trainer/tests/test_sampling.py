@@ -117,12 +117,11 @@ def test_each_sample_counts_once_per_epoch(
         batches.resume(first)
         last = min(first + steps, max(batches.steps(2), first))
         ranks = begin(batches, kind, micro, world, first)
-        for step in range(first, last):
+        for _step in range(first, last):
             counted.append([])
             for shares, given in ranks:
-                sizes = [end - begin for begin, end in shares.of(step)]
-                taken = [next(given) for _ in sizes]
-                assert [len(part) for part in taken] == sizes
+                taken = [next(given) for _ in shares.sizes]
+                assert [len(part) for part in taken] == shares.sizes
                 assert all(micro is None or len(part) <= micro for part in taken)
                 counted[-1] += itertools.chain.from_iterable(taken)
             assert len(counted[-1]) == size

@@ -138,17 +138,16 @@ class Loop:
     def _accumulate(self, loader: DataLoader[Any], shares: Shares) -> Iterator[MicroBatches]:
         assert self._steps is not None
         batches, run = shares.batches, self._run
+        weights = [size * run.world_size / batches.batch_size for size in shares.sizes]
         while self._remains(batches):
             step = run.step
             iterator = self._iterator(loader, shares, step)
             if not self._begun:  # only now: what begins with the steps starts threads, and loaders fork
                 self._begun = next(self._steps, None) is not None
-            sizes = [last - first for first, last in shares.of(step)]
-            weights = [size * run.world_size / batches.batch_size for size in sizes]
             micro_batches = MicroBatches(self, iterator, weights)
             yield micro_batches
             if micro_batches.done < len(micro_batches):
-                raise RuntimeError(f"step {step} was left after {micro_batches.done} of {len(sizes)} micro-batches")
+                raise RuntimeError(f"step {step} was left after {micro_batches.done} of {len(weights)} micro-batches")
             self._feed = _Feed(loader, iterator, step + 1)
             run.report(loss=self._loss, samples=batches.batch_size, epoch=batches.epoch(step))
             self._loss = None

@@ -27,9 +27,11 @@ class Shares:
         self.batches = batches
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.world_size = dist.get_world_size() if dist.is_initialized() else 1
-        batches.bounds(0, self.rank, self.world_size)  # raises what there is to raise
+        first, last = (end - batches.position(0) for end in batches.bounds(0, self.rank, self.world_size))
         largest = -(-batches.batch_size // self.world_size)
         self.count = -(-largest // micro_batch_size) if micro_batch_size else 1
+        self._parts = list(micro_batches(first, last, self.count))  # of each step, counted from its beginning
+        self.sizes = [end - begin for begin, end in self._parts]
         self._range = torch.tensor([0, sys.maxsize]).share_memory_()  # type: ignore[no-untyped-call]
 
     def begin(self, step: int, stop: int) -> None:
@@ -38,8 +40,8 @@ class Shares:
 
     def of(self, step: int) -> list[tuple[int, int]]:
         """Return the positions, each from and to, of a step's micro-batches."""
-        first, last = self.batches.bounds(step, self.rank, self.world_size)
-        return list(micro_batches(first, last, self.count))
+        start = self.batches.position(step)
+        return [(start + begin, start + end) for begin, end in self._parts]
 
     def steps(self) -> range:
         """Return the steps to go through."""
@@ -60,9 +62,10 @@ class ShareSampler(Sampler[list[int]]):
         shares = self.shares
         for step in shares.steps():
             indices = shares.batches.share(step, shares.rank, shares.world_size).tolist()
-            parts = shares.of(step)
-            for first, last in parts:
-                yield indices[first - parts[0][0] : last - parts[0][0]]
+            first = 0
+            for size in shares.sizes:
+                yield indices[first : first + size]
+                first += size
 
 
 class ShareStream(IterableDataset[Any]):
