@@ -89,6 +89,27 @@ def test_the_weighed_losses_make_up_the_mean_of_the_batch(capsys: pytest.Capture
     assert "samples/s=" in output
 
 
+def test_a_stream_is_gone_through_alike() -> None:
+    batches = GlobalBatches(10, 4)
+    run = Run("", batches=batches)
+    loader = DataLoader(batches.stream(range(10), 2), batch_size=None)
+    taken = [[part.tolist() for part in step] for _epoch in run.epochs(1) for step in run.accumulate(loader)]
+    assert taken == [[[0, 1], [2, 3]], [[4, 5], [6, 7]], [[8, 9], [0, 1]]]
+
+
+def test_stopping_early_ends_the_steps(capsys: pytest.CaptureFixture[str]) -> None:
+    run, loader = make()
+    for epoch in run.epochs(9):
+        for _samples in run.batches(loader):
+            pass
+        if epoch == 1:
+            break
+    assert run.step == 5
+    assert len(list(run.batches(loader, total_steps=7))) == 2
+    starts = [line.split()[-2] for line in capsys.readouterr().out.splitlines() if "event=start" in line]
+    assert starts == ["at=0", "at=5"]
+
+
 class Synchronized(nn.Linear):
     """Notes whether its gradients are synchronized at each backward pass, as DDP or as FSDP2 are told."""
 

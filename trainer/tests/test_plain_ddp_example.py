@@ -50,9 +50,8 @@ def torchrun(script: str, workers: int, directory: Path) -> float:
 
 @pytest.mark.torch
 def test_both_scripts_arrive_at_the_same_error(tmp_path: Path) -> None:
-    for name in ("before", "2", "3"):
+    for name in ("before", "after"):
         (tmp_path / name).mkdir()
-    error = torchrun("before.py", 2, tmp_path / "before")
-    assert torchrun("after.py", 2, tmp_path / "2") == pytest.approx(error, rel=1e-5)
-    assert torchrun("after.py", 3, tmp_path / "3") == pytest.approx(error, rel=1e-5)  # 64 samples in uneven shares
-    assert torchrun("after.py", 1, tmp_path / "3") == pytest.approx(error, rel=1e-5)  # it has been trained
+    error = torchrun("before.py", 1, tmp_path / "before")
+    assert 0 < error < 0.1
+    assert torchrun("after.py", 3, tmp_path / "after") == pytest.approx(error, rel=1e-5)  # 64 in uneven shares
