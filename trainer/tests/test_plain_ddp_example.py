@@ -53,5 +53,5 @@ def test_both_scripts_arrive_at_the_same_error(tmp_path: Path) -> None:
     for name in ("before", "after"):
         (tmp_path / name).mkdir()
     error = torchrun("before.py", 1, tmp_path / "before")
-    assert 0 < error < 0.1
+    assert 0 < error < 0.15  # it begins with 0.27
     assert torchrun("after.py", 3, tmp_path / "after") == pytest.approx(error, rel=1e-5)  # 64 in uneven shares
