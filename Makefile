@@ -109,6 +109,10 @@ bench-loop: $(ENV) ## Measure what the trainer library's loop costs per step: at
 bench-recovery: $(ENV) ## Measure how fast training goes on after each kind of fault, against PyTorchJob and pods by hand
 	PYTHONPATH=e2e $(RUN) -m bench.recovery $(ARGS)
 
+.PHONY: bench-snapshot
+bench-snapshot: $(ENV) ## Measure for how long a snapshot of 1 GB keeps training waiting, against torch.save of the same
+	PYTHONPATH=e2e $(RUN) -m bench.snapshot $(ARGS)
+
 .PHONY: chaos
 chaos: $(ENV) ## Kill the operator 20 times while 10 jobs start, then check that each has exactly what it should
 	PYTHONPATH=e2e $(RUN) -m support.withcluster $(CURDIR)/$(RUN) -m chaos.operator_restarts

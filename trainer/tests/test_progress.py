@@ -13,14 +13,20 @@ import pytest
 from torchrun_trainer import Run
 from torchrun_trainer.progress import Progress, Publisher
 
-FULL = Progress(120, 600, 3, 0.12345, 812.53, 3, 100, datetime(2025, 11, 21, 3, 6, 40, tzinfo=UTC), 2, 5, 1, 0.1, 0.4)
+FULL = Progress(
+    120, 600, 3, 0.12345, 812.53, 3, 100, datetime(2025, 11, 21, 3, 6, 40, tzinfo=UTC), 2, 5, 1, 0.1, 0.4, 0.0213
+)
+REST = "blocked=0.0213 slow=5"
 EMPTY = Progress(1, None, None, None, None, 1, None, None)
 
 
 @pytest.mark.parametrize(
     ("progress", "line"),
     [
-        (FULL, "time=1732150000.123 step=120/600 epoch=3 loss=0.1235 samples/s=812.5 world=3 snapshot=100 slow=5"),
+        (
+            FULL,
+            f"time=1732150000.123 step=120/600 epoch=3 loss=0.1235 samples/s=812.5 world=3 snapshot=100 {REST}",
+        ),
         (EMPTY, "time=1732150000.123 step=1 world=1"),
     ],
 )

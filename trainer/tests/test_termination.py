@@ -43,6 +43,24 @@ for termination in steps():
     raise RuntimeError("the peer has gone")
 """
 
+# As with a snapshot on its way when the peers have gone.
+STUCK_STEP_BESIDE_WORK = """
+from torchrun_trainer import termination as module
+module._PATIENCE_SECONDS = 0.1
+done = threading.Event()
+def write(termination):
+    assert termination.wait(10)
+    threading.Event().wait(1)  # much longer than its patience
+    print("written", flush=True)
+    done.set()
+with Termination(lambda: not done.is_set()) as termination:
+    threading.Thread(target=write, args=(termination,)).start()
+    print("ready", flush=True)
+    lock = threading.Lock()
+    lock.acquire()
+    while True: lock.acquire(timeout=10)
+"""
+
 LOOP_THAT_IS_OVER = """
 with Termination():
     pass
@@ -84,12 +102,21 @@ def run(script: str) -> tuple[int, str]:
     [
         (STEP_THAT_ENDS, -signal.SIGTERM, "saved\ncleaned up\n"),
         (STEP_THAT_NEVER_ENDS, 143, ""),
+        (STUCK_STEP_BESIDE_WORK, 143, "written\n"),
         (ERROR_IN_THE_BODY, -signal.SIGTERM, "cleaned up\n"),
         (LOOP_THAT_IS_OVER, -signal.SIGTERM, ""),
         (SIGNAL_AFTER_THE_LAST_AGREEMENT, -signal.SIGTERM, ""),
         (EARLIER_HANDLER, 143, "told\ncleaned up\n"),
     ],
-    ids=["ends", "never ends", "error in the body", "loop is over", "after the last agreement", "earlier handler"],
+    ids=[
+        "ends",
+        "never ends",
+        "never ends, beside work",
+        "error in the body",
+        "loop is over",
+        "after the last agreement",
+        "earlier handler",
+    ],
 )
 def test_sigterm(script: str, code: int, output: str) -> None:
     assert run(script) == (code, output)

@@ -233,7 +233,9 @@ class PyTorchJob:
 
     def create(self, job: str, nodes: int) -> None:
         """Make an elastic PyTorchJob."""
-        elastic = {"rdzvBackend": "c10d", "minReplicas": MIN, "maxReplicas": MAX, "maxRestarts": _RESTARTS}
+        # Without a rendezvous ID the library would first see whether the workers before are those of another run.
+        rendezvous = {"rdzvBackend": "c10d", "rdzvId": job}
+        elastic = {**rendezvous, "minReplicas": MIN, "maxReplicas": MAX, "maxRestarts": _RESTARTS}
         template = self.pods.wired_by_hand(job, self.container, ["torchrun", "--nproc-per-node=1"])
         worker = {"replicas": nodes, "restartPolicy": "OnFailure", "template": template}
         spec = {"elasticPolicy": elastic, "pytorchReplicaSpecs": {"Worker": worker}}

@@ -56,12 +56,14 @@ def main() -> None:
     model = DistributedDataParallel(torch.nn.Linear(64, 64))
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     run = Run(_DIRECTORY / "snapshots", snapshot_every=_SNAPSHOT_EVERY, model=model, optimizer=optimizer)
-    resumed = run.step
+    resumed = told = run.step
 
     def train(step: int) -> None:
+        nonlocal told
         began = time.monotonic()
-        if _RANK == 0 and step > resumed and step % _SNAPSHOT_EVERY == 0:
-            _say("snapshot", step=step)  # the library has just saved it
+        if run.snapshot and run.snapshot.step > told:
+            told = run.snapshot.step
+            _say("snapshot", step=told)  # it is complete, which takes a moment after its step
         optimizer.zero_grad()
         model(torch.ones(8, 64)).square().mean().backward()
         optimizer.step()

@@ -25,6 +25,8 @@ _LONGEST_SECONDS = 2**31 - 1
 class Progress:
     """A point in the training: ``step`` steps are done, ``snapshot_step`` of them are on disk.
 
+    The last snapshot kept the training waiting for ``snapshot_seconds``; the collector does not ask for that.
+
     ``beat`` counts up where something gets on that is no step. ``slow_rank``, on the node ``slow_node`` (torchrun's
     group rank), keeps all others waiting for ``slow_seconds`` of the ``step_seconds`` that a step takes.
     """
@@ -42,6 +44,7 @@ class Progress:
     slow_node: int | None = None
     slow_seconds: float | None = None
     step_seconds: float | None = None
+    snapshot_seconds: float | None = None
 
     def line(self, now: float) -> str:
         """Return one line of ``key=value``; keys without a value are left out. ``now`` is in seconds since 1970."""
@@ -53,13 +56,16 @@ class Progress:
             "samples/s": None if self.samples_per_second is None else f"{self.samples_per_second:.1f}",
             "world": self.world_size,
             "snapshot": self.snapshot_step,
+            "blocked": None if self.snapshot_seconds is None else f"{self.snapshot_seconds:.4f}",
             "slow": self.slow_rank,
         }
         return " ".join(f"{key}={value}" for key, value in values.items() if value is not None)
 
     def document(self) -> dict[str, object]:
         """Return what the collector is sent: camelCase keys, null for what is not known."""
-        return {_camel_case(name): _json_value(value) for name, value in asdict(self).items()}
+        values = {_camel_case(name): _json_value(value) for name, value in asdict(self).items()}
+        del values["snapshotSeconds"]
+        return values
 
 
 def _camel_case(name: str) -> str:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -17,9 +17,10 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from torchrun_trainer import snapshot
 from torchrun_trainer.loop import Loop, MicroBatches
 from torchrun_trainer.progress import Progress, Publisher, event, say
+from torchrun_trainer.saver import Saver, Stateful
+from torchrun_trainer.snapshot import Snapshot
 from torchrun_trainer.straggler import Stragglers
 from torchrun_trainer.termination import EXIT_CODE, Termination
 from torchrun_trainer.tracking import trackers
@@ -32,14 +33,12 @@ PROGRESS_URL_VARIABLE = "TORCHRUN_PROGRESS_URL"
 _BEAT_SECONDS = 1.0
 
 
-class Stateful(Protocol):
-    """Whatever can be saved and restored: modules, optimizers, schedulers, scalers, your own counters."""
+class _Agreement(NamedTuple):
+    """What the ranks agree on after a step: whether to stop, whether it was the best, whether to report."""
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state: tensors, numbers, strings, and lists and dictionaries of them."""
-
-    def load_state_dict(self, state_dict: dict[str, Any], /) -> Any:  # noqa: ANN401
-        """Take over such a state."""
+    stop: bool
+    improved: bool
+    report: bool
 
 
 class Run:
@@ -47,13 +46,16 @@ class Run:
 
     Create it on every rank, after ``init_process_group`` (which a run in one process can do without) and after the
     objects given as ``state``: each is restored from the newest snapshot, if there is one. ``step`` is the number of
-    steps done. DistributedDataParallel is looked through: a snapshot holds the plain module's state.
+    steps done. DistributedDataParallel is looked through: a snapshot holds the plain module's state. The states of the
+    random number generators are saved with it, and restored when the steps begin.
 
     Args:
-        snapshot_path: directory that all nodes share; without it, that of the environment variable
-            TORCHRUN_SNAPSHOT_PATH; without both, or when empty, nothing is saved.
+        snapshot_path: directory that all nodes share, file (``snapshot.pth``), or URL (``s3://bucket/path``); without
+            it, that of the environment variable TORCHRUN_SNAPSHOT_PATH; without both, or when empty, nothing is saved.
         snapshot_every: steps between two snapshots; there is always one after the last step and one before leaving.
         keep: snapshots kept.
+        keep_best: a figure given to ``report``, such as "accuracy": a step in which it is higher than ever ("-loss":
+            lower) ends with a snapshot, which is kept besides the newest ones until there is a better one.
         report_seconds: time between two lines of progress.
         drain_seconds: how long a rank waits for its own SIGTERM after the ranks have agreed to stop.
         track: what else shows each line of progress, one or several of "tensorboard", "tensorboard:DIRECTORY", "wandb"
@@ -61,7 +63,8 @@ class Run:
         state: what a snapshot holds, by name.
 
     Raises:
-        SnapshotError: there are snapshots, but none that can be read or that fits ``state``.
+        SnapshotError: there are snapshots, but none that can be read or that fits ``state``; ``state`` cannot be
+            saved; snapshots cannot be written there; another run that is alive writes there.
         ValueError: an argument is out of range, or the snapshot is of other GlobalBatches.
         ImportError: what ``track`` needs is not installed.
 
@@ -73,6 +76,7 @@ class Run:
         *,
         snapshot_every: int = 100,
         keep: int = 2,
+        keep_best: str | None = None,
         report_seconds: float = 1.0,
         drain_seconds: float = 60.0,
         track: str | Sequence[str] = (),
@@ -84,14 +88,10 @@ class Run:
         self.step = 0
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.world_size = dist.get_world_size() if dist.is_initialized() else 1
-        self._directory = Path(path) if path else None
         self._snapshot_every = snapshot_every
-        self._keep = keep
         self._report_seconds = report_seconds
         self._drain_seconds = drain_seconds
-        self._state = {name: _plain(stateful) for name, stateful in state.items()}
         self._device = _collective_device()
-        self._snapshot: snapshot.Snapshot | None = None
         self._loss: float | Tensor | None = None
         self._epoch: int | None = None
         self._metrics: dict[str, float | Tensor] = {}
@@ -104,9 +104,17 @@ class Run:
         self._watchdog: Watchdog | None = None
         self._stragglers = Stragglers(self.world_size, self._device)
         self._models = [stateful for stateful in state.values() if isinstance(stateful, DistributedDataParallel)]
-        self._restore()
+        plain = {name: _plain(stateful) for name, stateful in state.items()}
+        self._saver = Saver(path, plain, keep=keep, keep_best=keep_best, device=self._device) if path else None
+        if self._saver:
+            self.step = self._saver.restore()
         self._loop = Loop(self, state.values())
         self._trackers = trackers(track, path, self.step)
+
+    @property
+    def snapshot(self) -> Snapshot | None:
+        """The newest snapshot that is complete, on rank 0."""
+        return self._saver.newest if self._saver else None
 
     def steps(self, total_steps: int) -> Generator[int]:
         """Yield the number of each step still to do, from 0; do the step in the loop's body, on every rank.
@@ -120,17 +128,17 @@ class Run:
         first = self.step
         self._begin()
         try:
-            with Termination() as termination:
+            with Termination(self._saver.busy if self._saver else None) as termination:
                 while self.step < total_steps:
                     yield self.step
                     self.step += 1
-                    draining, reporting = self._agree(termination.requested)
+                    agreed = self._agree(termination.requested)
                     termination.step_done()
                     with termination.saving():
-                        self._save_if_due(wanted=draining or self.step == total_steps)
-                    if reporting or draining or self.step in (first + 1, total_steps):
+                        self._save(improved=agreed.improved, last=agreed.stop or self.step == total_steps)
+                    if agreed.report or agreed.stop or self.step in (first + 1, total_steps):
                         self._report(total_steps)
-                    if draining:
+                    if agreed.stop:
                         self._leave(termination)
         finally:
             self._end()
@@ -193,12 +201,14 @@ class Run:
                 GPU) only when a line is due.
             samples: how many samples all ranks together have taken in this step.
             epoch: the epoch the step belongs to.
-            metrics: more figures of rank 0 for what is named in ``track``.
+            metrics: more figures of rank 0, for ``keep_best`` and what is named in ``track``.
 
         Raises:
             ValueError, TypeError: a metric is not a single number.
 
         """
+        if self._saver:
+            self._saver.rate(loss=loss, **metrics)
         if loss is not None:
             self._loss = loss.detach() if isinstance(loss, Tensor) else loss
         if epoch is not None:
@@ -228,12 +238,16 @@ class Run:
         self._publisher = Publisher(url) if url else None
         self._samples = 0
         self._reported = time.monotonic()
+        if self._saver:
+            self._saver.begin()
         self._watchdog = Watchdog(self.rank, self.step)
         for model in self._models:
             self._stragglers.watch(model)
         self._stragglers.begin()
 
     def _end(self) -> None:
+        if self._saver:
+            self._saver.close()
         self._stragglers.close()
         if self._watchdog:
             self._watchdog.close()
@@ -244,53 +258,34 @@ class Run:
         for tracker in self._trackers:
             tracker.flush()
 
-    def _restore(self) -> None:
-        """Load on every rank the snapshot that rank 0 has found."""
-        if self._directory is None:
-            return
-        choice: list[snapshot.Snapshot | None] = [snapshot.newest(self._directory) if self.rank == 0 else None]
-        if dist.is_initialized():
-            dist.broadcast_object_list(choice, src=0, device=self._device)
-        self._snapshot = choice[0]
-        if self._snapshot is None:
-            return
-        saved = snapshot.load(self._snapshot, verify=self.rank != 0)
-        states = saved["state"]
-        if states.keys() != self._state.keys():
-            raise snapshot.SnapshotError(
-                f"snapshot {self._snapshot.path} holds {sorted(states)}, but this run has {sorted(self._state)}"
-            )
-        for name, stateful in self._state.items():
-            stateful.load_state_dict(states[name])
-        self.step = saved["step"]
+    def _agree(self, stopping: bool) -> _Agreement:
+        """End a step: return on every rank whether ``stopping`` is true on one of them, and what rank 0 alone knows.
 
-    def _agree(self, stopping: bool) -> tuple[bool, bool]:
-        """End a step: return on every rank whether ``stopping`` is true on one of them, and whether a report is due.
-
-        With it travels what rank 0 alone knows: the deadline that its publisher has been told, and whether to compare.
+        That is whether the step was the best, whether a report is due, whether to compare the ranks, and the deadline
+        that its publisher has been told.
         """
         assert self._watchdog
         deadline = math.ceil(self._publisher.deadline) if self._publisher else 0
+        improved = self.rank == 0 and self._saver is not None and self._saver.improved()
         reporting = self.rank == 0 and time.monotonic() - self._reported >= self._report_every()
         if self.world_size > 1:
             self._stragglers.arrived()
             compare = self.rank == 0 and self._stragglers.due()
-            agreed = torch.tensor([stopping, deadline, compare, reporting], dtype=torch.int32, device=self._device)
+            values = [stopping, deadline, compare, improved, reporting]
+            agreed = torch.tensor(values, dtype=torch.int32, device=self._device)
             dist.all_reduce(agreed, dist.ReduceOp.MAX)
-            stop, deadline, compare, report = agreed.tolist()
+            stopping, deadline, compare, improved, reporting = agreed.tolist()
             self._stragglers.agreed()
-            if compare and not stop:
+            if compare and not stopping:
                 self._stragglers.compare()
-            stopping, reporting = bool(stop), bool(report)
         self._watchdog.deadline = deadline
         self._watchdog.alive(self.step)
-        return stopping, reporting
+        return _Agreement(bool(stopping), bool(improved), bool(reporting))
 
-    def _save_if_due(self, *, wanted: bool) -> None:
-        if self.rank != 0 or self._directory is None or not (wanted or self.step % self._snapshot_every == 0):
-            return
-        state = {name: stateful.state_dict() for name, stateful in self._state.items()}
-        self._snapshot = snapshot.save(self._directory, self.step, {"step": self.step, "state": state}, self._keep)
+    def _save(self, *, improved: bool, last: bool) -> None:
+        """Take a snapshot if one is due; wait until it is complete if it is the last."""
+        if self._saver:
+            self._saver.step_done(self.step, due=improved or last or self.step % self._snapshot_every == 0, wait=last)
 
     def _report(self, total_steps: int) -> None:
         """Report on rank 0; the others say what their loss is."""
@@ -298,7 +293,7 @@ class Run:
         if self.rank != 0:
             return
         elapsed = time.monotonic() - self._reported
-        slow = self._stragglers.found
+        slow, saved = self._stragglers.found, self.snapshot
         progress = Progress(
             step=self.step,
             total_steps=total_steps,
@@ -306,8 +301,9 @@ class Run:
             loss=loss,
             samples_per_second=self._samples / elapsed if self._samples and elapsed else None,
             world_size=self.world_size,
-            snapshot_step=self._snapshot.step if self._snapshot else None,
-            snapshot_time=self._snapshot.time if self._snapshot else None,
+            snapshot_step=saved.step if saved else None,
+            snapshot_time=saved.time if saved else None,
+            snapshot_seconds=self._saver.blocked if self._saver else None,
             beat=self._beat,
             slow_rank=slow.rank if slow else None,
             slow_node=slow.rank // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if slow else None,
@@ -352,7 +348,7 @@ class Run:
 
     def _leave(self, termination: Termination) -> None:
         if self.rank == 0:
-            event("drain", at=self.step, snapshot=self._snapshot.step if self._snapshot else "none")
+            event("drain", at=self.step, snapshot=self.snapshot.step if self.snapshot else "none")
         if self._watchdog:
             self._watchdog.deadline = 0  # there are no more steps
         if not termination.wait(self._drain_seconds):

@@ -17,7 +17,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 
@@ -30,12 +30,13 @@ class Termination:
     """Context in which SIGTERM sets ``requested``. Enter it in the main thread.
 
     Call ``step_done`` at the end of each step. After SIGTERM the process ends itself with exit code 143 when a step has
-    lasted 2 s plus three times the slowest one so far, except while ``saving``.
+    lasted 2 s plus three times the slowest one so far, except while ``saving`` or ``busy``.
     A handler that was installed before is called too; processes forked from this one get the default behaviour.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, busy: Callable[[], bool] | None = None) -> None:
         self.requested = False
+        self._busy = busy or bool
         self._received = threading.Event()
         self._closing = False
         self._saving = False
@@ -111,7 +112,7 @@ class Termination:
         """Return when the loop has been left, else end the process."""
         while not self._closing:
             patience = _PATIENCE_SECONDS + _PATIENCE_STEPS * self._slowest
-            if not self._saving and time.monotonic() > max(received, self._began) + patience:
+            if not self._saving and not self._busy() and time.monotonic() > max(received, self._began) + patience:
                 os._exit(EXIT_CODE)
             time.sleep(0.05)
 
