@@ -95,11 +95,15 @@ cluster-down: ## Take the local cluster down; what was built stays in the cache
 	@$(LOCAL) down
 
 .PHONY: bench
-bench: bench-scale bench-recovery ## Run all benchmarks
+bench: bench-loop bench-scale bench-recovery ## Run all benchmarks
 
 .PHONY: bench-scale
 bench-scale: $(ENV) ## Measure the start of 50 jobs of 8 nodes against plain POSTs of the same pods
 	PYTHONPATH=e2e $(RUN) -m support.withcluster $(CURDIR)/$(RUN) -m bench.scale
+
+.PHONY: bench-loop
+bench-loop: $(ENV) ## Measure what the trainer library's loop costs per step: at most 50 microseconds
+	$(RUN) e2e/bench/loop.py
 
 .PHONY: bench-recovery
 bench-recovery: $(ENV) ## Measure how fast training goes on after each kind of fault, against PyTorchJob and pods by hand

@@ -2,55 +2,175 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from torchrun_trainer.sampling import ShareSampler, ShareStream
 
-@dataclass(frozen=True)
+_IDENTITY = ("samples", "batch_size", "seed")
+
+
+@dataclass
 class GlobalBatches:
     """Cuts an endless stream of shuffled epochs into batches of constant size; a pure function of seed and step.
 
     Every sample comes once per epoch; a batch may end one epoch and begin the next. After a restart with another number
-    of workers step ``n`` still has the same samples, so none is left out or taken twice.
+    of workers step ``n`` still has the same samples, so none is left out or taken twice. An epoch has the order of
+    ``torch.utils.data.DistributedSampler`` with that seed.
+
+    Give it to ``Run`` as state: a snapshot then holds what the batches were made of, and a restart with another number
+    of samples, batch size or seed is an error, unless ``accept`` names it. After an accepted change of the batch size
+    training goes on behind the last sample taken: still each sample once. After one of the samples or the seed a new
+    epoch begins; what was left of the old one is not trained on.
+
+    Args:
+        samples: how many samples an epoch has.
+        batch_size: samples per step, of all workers together.
+        seed: of the shuffling.
+        accept: which of "samples", "batch_size" and "seed" may differ from the snapshot's.
+
+    Raises:
+        ValueError: ``samples`` or ``batch_size`` is less than 1, or ``accept`` names something else.
+
     """
 
     samples: int
     batch_size: int
     seed: int = 0
+    accept: Collection[str] = ()
+    _first_step: int = field(default=0, init=False)
+    _first_position: int = field(default=0, init=False)
+    _last_position: int = field(default=0, init=False)
+    _saved: dict[str, int] | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.samples < 1 or self.batch_size < 1:
             raise ValueError(f"samples ({self.samples}) and batch_size ({self.batch_size}) must be at least 1")
+        if unknown := set(self.accept) - set(_IDENTITY):
+            raise ValueError(f"accept names {sorted(unknown)}; it may name {', '.join(_IDENTITY)}")
+
+    @classmethod
+    def per_worker(cls, samples: int, batch_size: int, seed: int = 0) -> GlobalBatches:
+        """Make batches of ``batch_size`` samples for each worker there is: they grow and shrink with the world size.
+
+        The position in the data is exact all the same. The learning rate is for you to adapt: ``scale_learning_rate``.
+        """
+        world_size = dist.get_world_size() if dist.is_initialized() else 1
+        return cls(samples, batch_size * world_size, seed, accept=("batch_size",))
 
     def epoch(self, step: int) -> int:
         """Return the epoch, from 0, that the first sample of a step belongs to."""
-        return step * self.batch_size // self.samples
+        return self.position(step) // self.samples
+
+    def position(self, step: int) -> int:
+        """Return how many samples come before a step.
+
+        Of the steps before an accepted change only the last one is known.
+        """
+        if step < self._first_step:
+            return self._last_position
+        return self._first_position + (step - self._first_step) * self.batch_size
 
     def steps(self, epochs: int) -> int:
         """Return how many steps it takes to have seen every sample ``epochs`` times."""
-        return -(-epochs * self.samples // self.batch_size)
+        return self._first_step + max(0, -(-(epochs * self.samples - self._first_position) // self.batch_size))
+
+    def bounds(self, step: int, rank: int, world_size: int) -> tuple[int, int]:
+        """Return the positions in the stream of epochs where a worker's share of a step begins and ends.
+
+        Raises ValueError if there are more workers than samples in a batch or in an epoch, or none, or no such rank.
+        """
+        if not 0 <= rank < world_size:
+            raise ValueError(f"there is no rank {rank} among {world_size} workers")
+        if world_size > self.batch_size:
+            raise ValueError(f"a batch of {self.batch_size} cannot be shared by {world_size} workers")
+        if world_size > self.samples:
+            raise ValueError(f"{self.samples} samples cannot be shared by {world_size} workers")
+        start = self.position(step)
+        return start + self.batch_size * rank // world_size, start + self.batch_size * (rank + 1) // world_size
 
     def share(self, step: int, rank: int, world_size: int) -> Tensor:
         """Return the indices of the samples that one worker takes in a step (shares differ in size by one at most).
 
         Since shares differ and DistributedDataParallel averages over workers, sum the loss over the share and multiply
-        it by ``world_size / batch_size``: the gradient then is that of the whole batch's mean.
-        Raises ValueError if there are more workers than samples in a batch.
+        it by ``world_size / batch_size``: the gradient then is that of the whole batch's mean. (``Run.weigh`` does.)
+        Raises ValueError as ``bounds`` does.
         """
-        if world_size > self.batch_size:
-            raise ValueError(f"a batch of {self.batch_size} cannot be shared by {world_size} workers")
-        start = step * self.batch_size
-        first = start + self.batch_size * rank // world_size
-        last = start + self.batch_size * (rank + 1) // world_size
+        first, last = self.bounds(step, rank, world_size)
         pieces = []
         while first < last:
             epoch, offset = divmod(first, self.samples)
             taken = min(last - first, self.samples - offset)
             pieces.append(self._permutation(epoch)[offset : offset + taken])
             first += taken
-        return torch.cat(pieces)
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+    def sampler(self, micro_batch_size: int | None = None) -> ShareSampler:
+        """Return what a DataLoader over a map-style dataset takes as ``batch_sampler``.
+
+        ``micro_batch_size`` is how many samples fit into memory at a time; a larger share is split: ``Run.accumulate``.
+        """
+        from torchrun_trainer.sampling import ShareSampler  # noqa: PLC0415 (it needs this module)
+
+        return ShareSampler(self, micro_batch_size)
+
+    def stream(
+        self,
+        source: Iterable[Any],
+        micro_batch_size: int | None = None,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
+    ) -> ShareStream:
+        """Return a dataset for ``DataLoader(…, batch_size=None)`` that takes this rank's samples from a stream.
+
+        ``seed`` is of no meaning here: the order is that of ``source``, see ``ShareStream``.
+        """
+        from torchrun_trainer.sampling import ShareStream  # noqa: PLC0415
+
+        return ShareStream(self, source, micro_batch_size, collate_fn)
+
+    def state_dict(self) -> dict[str, int]:
+        """Return what the batches are made of, and since which step and position."""
+        identity = {name: getattr(self, name) for name in _IDENTITY}
+        return {
+            **identity,
+            "first_step": self._first_step,
+            "first_position": self._first_position,
+            "last_position": self._last_position,
+        }
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Take over where the saved batches are; ``resume`` has to follow.
+
+        Raises ValueError if these batches are made of something else, unless ``accept`` names it.
+        """
+        changed = [name for name in _IDENTITY if state[name] != getattr(self, name)]
+        if refused := [name for name in changed if name not in self.accept]:
+            differences = ", ".join(f"{name} was {state[name]} and is {getattr(self, name)}" for name in refused)
+            raise ValueError(
+                f"the snapshot is of other batches: {differences}; go on with what was, start anew in another "
+                f"snapshot_path, or accept the change: GlobalBatches(…, accept={refused})"
+            )
+        self._first_step, self._first_position = state["first_step"], state["first_position"]
+        self._last_position = state["last_position"]
+        self._saved = {name: state[name] for name in _IDENTITY} if changed else None
+
+    def resume(self, step: int) -> None:
+        """Go on at this step behind the samples that the saved batches had taken by then (``Run`` calls it)."""
+        if self._saved is None:
+            return
+        saved, self._saved = self._saved, None
+        position = self._first_position + (step - self._first_step) * saved["batch_size"]
+        last = position - saved["batch_size"] if step > self._first_step else self._last_position
+        if (saved["samples"], saved["seed"]) != (self.samples, self.seed):
+            last = last // saved["samples"] * self.samples
+            position = -(-position // saved["samples"]) * self.samples
+        self._first_step, self._first_position, self._last_position = step, position, last
 
     def _permutation(self, epoch: int) -> Tensor:
         """Shuffle an epoch; the one in use is remembered, since every step asks for it."""
@@ -58,9 +178,16 @@ class GlobalBatches:
         if key not in _permutations:
             while len(_permutations) > 1:
                 _permutations.pop(next(iter(_permutations)))
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+            generator = torch.Generator().manual_seed(self.seed + epoch)
             _permutations[key] = torch.randperm(self.samples, generator=generator)
         return _permutations[key]
+
+
+def micro_batches(first: int, last: int, count: int) -> Iterator[tuple[int, int]]:
+    """Split a share into ``count`` parts that differ in size by one at most; fewer if it has fewer samples."""
+    count = min(count, last - first)
+    for part in range(count):
+        yield first + (last - first) * part // count, first + (last - first) * (part + 1) // count
 
 
 _permutations: dict[tuple[int, int, int], Tensor] = {}

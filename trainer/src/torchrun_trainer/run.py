@@ -6,20 +6,24 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
 
+from torchrun_trainer.loop import Loop, MicroBatches
 from torchrun_trainer.progress import Progress, Publisher, event, say
 from torchrun_trainer.saver import Saver, Stateful
 from torchrun_trainer.snapshot import Snapshot
 from torchrun_trainer.straggler import Stragglers
 from torchrun_trainer.termination import EXIT_CODE, Termination
+from torchrun_trainer.tracking import trackers
 from torchrun_trainer.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
@@ -27,6 +31,14 @@ logger = logging.getLogger(__name__)
 SNAPSHOT_PATH_VARIABLE = "TORCHRUN_SNAPSHOT_PATH"
 PROGRESS_URL_VARIABLE = "TORCHRUN_PROGRESS_URL"
 _BEAT_SECONDS = 1.0
+
+
+class _Agreement(NamedTuple):
+    """What the ranks agree on after a step: whether to stop, whether it was the best, whether to report."""
+
+    stop: bool
+    improved: bool
+    report: bool
 
 
 class Run:
@@ -46,11 +58,15 @@ class Run:
             lower) ends with a snapshot, which is kept besides the newest ones until there is a better one.
         report_seconds: time between two lines of progress.
         drain_seconds: how long a rank waits for its own SIGTERM after the ranks have agreed to stop.
+        track: what else shows each line of progress, one or several of "tensorboard", "tensorboard:DIRECTORY", "wandb"
+            and "wandb:[ENTITY/]PROJECT"; as one run across restarts.
         state: what a snapshot holds, by name.
 
     Raises:
         SnapshotError: there are snapshots, but none that can be read or that fits ``state``; ``state`` cannot be
             saved; snapshots cannot be written there; another run that is alive writes there.
+        ValueError: an argument is out of range, or the snapshot is of other GlobalBatches.
+        ImportError: what ``track`` needs is not installed.
 
     """
 
@@ -63,6 +79,7 @@ class Run:
         keep_best: str | None = None,
         report_seconds: float = 1.0,
         drain_seconds: float = 60.0,
+        track: str | Sequence[str] = (),
         **state: Stateful,
     ) -> None:
         if snapshot_every < 1:
@@ -77,6 +94,7 @@ class Run:
         self._device = _collective_device()
         self._loss: float | Tensor | None = None
         self._epoch: int | None = None
+        self._metrics: dict[str, float | Tensor] = {}
         self._samples = 0
         self._reported = 0.0
         self._beat = 0
@@ -90,13 +108,15 @@ class Run:
         self._saver = Saver(path, plain, keep=keep, keep_best=keep_best, device=self._device) if path else None
         if self._saver:
             self.step = self._saver.restore()
+        self._loop = Loop(self, state.values())
+        self._trackers = trackers(track, path, self.step)
 
     @property
     def snapshot(self) -> Snapshot | None:
         """The newest snapshot that is complete, on rank 0."""
         return self._saver.newest if self._saver else None
 
-    def steps(self, total_steps: int) -> Iterator[int]:
+    def steps(self, total_steps: int) -> Generator[int]:
         """Yield the number of each step still to do, from 0; do the step in the loop's body, on every rank.
 
         After each step the ranks agree whether one of them has received SIGTERM. If so, rank 0 saves a snapshot, every
@@ -112,15 +132,59 @@ class Run:
                 while self.step < total_steps:
                     yield self.step
                     self.step += 1
-                    draining, improved = self._agree(termination.requested)
+                    agreed = self._agree(termination.requested)
                     termination.step_done()
                     with termination.saving():
-                        self._save(improved=improved, last=draining or self.step == total_steps)
-                    self._report(total_steps, wanted=draining or self.step in (first + 1, total_steps))
-                    if draining:
+                        self._save(improved=agreed.improved, last=agreed.stop or self.step == total_steps)
+                    if agreed.report or agreed.stop or self.step in (first + 1, total_steps):
+                        self._report(total_steps)
+                    if agreed.stop:
                         self._leave(termination)
         finally:
             self._end()
+
+    def epochs(self, total_epochs: int) -> Iterator[int]:
+        """Yield the number of each epoch still to do, from 0; take its steps from ``batches`` or ``accumulate``.
+
+        Like ``steps`` for scripts that loop over epochs; ``state`` must have GlobalBatches. What follows the steps in
+        the body (an evaluation, a scheduler's step) is done again after a restart from a snapshot of before.
+
+        Raises:
+            ValueError: the state has no GlobalBatches, or several.
+            RuntimeError: the body has left steps of its epoch undone.
+
+        """
+        return self._loop.epochs(total_epochs)
+
+    def batches(self, loader: DataLoader[Any], total_steps: int | None = None) -> Iterator[Any]:
+        """Yield this rank's share of the batch of each step: up to the epoch's end, or outside of ``epochs`` all steps.
+
+        The body does the step, with ``weigh(loss).backward()``. Loss, samples and epoch are reported by themselves.
+
+        Args:
+            loader: a DataLoader made with ``GlobalBatches.sampler`` or ``stream``, of the GlobalBatches in ``state``.
+            total_steps: how many steps there are, outside of ``epochs``.
+
+        Raises:
+            TypeError, ValueError: the loader is not such a one, or splits shares: see ``accumulate``.
+
+        """
+        return self._loop.batches(loader, total_steps)
+
+    def accumulate(self, loader: DataLoader[Any], total_steps: int | None = None) -> Iterator[MicroBatches]:
+        """Yield for each step this rank's micro-batches, to be gone through to the end: gradients add up over them.
+
+        Of the models in ``state`` gradients are synchronized with the last one only. Otherwise as ``batches``.
+        """
+        return self._loop.accumulate(loader, total_steps)
+
+    def weigh(self, loss: Tensor) -> Tensor:
+        """Weigh the mean loss of the current (micro-)batch, so that each sample of the step counts alike.
+
+        DistributedDataParallel and FSDP average gradients over the ranks, whose shares may differ in size. So the
+        weight is the number of samples times the world size, divided by the size of the whole batch.
+        """
+        return self._loop.weigh(loss)
 
     def report(
         self,
@@ -130,20 +194,30 @@ class Run:
         epoch: int | None = None,
         **metrics: float | Tensor,
     ) -> None:
-        """Say how the current step went; shown with the next line of progress. Costs nothing on ranks other than 0.
+        """Say how the current step went; shown with the next line of progress. To be called on all ranks, or on rank 0.
 
         Args:
-            loss: this rank's loss; a tensor is read (which waits for a GPU) only when a line is due.
+            loss: this rank's loss, to be averaged over the ranks that give one; a tensor is read (which waits for a
+                GPU) only when a line is due.
             samples: how many samples all ranks together have taken in this step.
             epoch: the epoch the step belongs to.
-            metrics: more figures of rank 0, for ``keep_best``.
+            metrics: more figures of rank 0, for ``keep_best`` and what is named in ``track``.
+
+        Raises:
+            ValueError, TypeError: a metric is not a single number.
 
         """
         if self._saver:
             self._saver.rate(loss=loss, **metrics)
-        self._loss = loss.detach() if isinstance(loss, Tensor) else loss
-        self._epoch = epoch
+        if loss is not None:
+            self._loss = loss.detach() if isinstance(loss, Tensor) else loss
+        if epoch is not None:
+            self._epoch = epoch
         self._samples += samples
+        for name, value in metrics.items():
+            if isinstance(value, Tensor) and value.numel() != 1:
+                raise ValueError(f"{name} has {value.numel()} values; report one number")
+            self._metrics[name] = value.detach() if isinstance(value, Tensor) else float(value)
 
     def alive(self) -> None:
         """Say that this rank gets on with something that is no step, so that nobody takes it to hang.
@@ -181,44 +255,50 @@ class Run:
         if self._publisher:
             self._publisher.close()
             self._publisher = None
+        for tracker in self._trackers:
+            tracker.flush()
 
-    def _agree(self, stopping: bool) -> tuple[bool, bool]:
-        """End a step: return on every rank whether ``stopping`` is true on one of them, and whether it was the best.
+    def _agree(self, stopping: bool) -> _Agreement:
+        """End a step: return on every rank whether ``stopping`` is true on one of them, and what rank 0 alone knows.
 
-        With it travels what rank 0 alone knows: the deadline that its publisher has been told, and whether to compare.
+        That is whether the step was the best, whether a report is due, whether to compare the ranks, and the deadline
+        that its publisher has been told.
         """
         assert self._watchdog
         deadline = math.ceil(self._publisher.deadline) if self._publisher else 0
         improved = self.rank == 0 and self._saver is not None and self._saver.improved()
+        reporting = self.rank == 0 and time.monotonic() - self._reported >= self._report_every()
         if self.world_size > 1:
             self._stragglers.arrived()
             compare = self.rank == 0 and self._stragglers.due()
-            agreed = torch.tensor([stopping, deadline, compare, improved], dtype=torch.int32, device=self._device)
+            values = [stopping, deadline, compare, improved, reporting]
+            agreed = torch.tensor(values, dtype=torch.int32, device=self._device)
             dist.all_reduce(agreed, dist.ReduceOp.MAX)
-            stop, deadline, compare, best = agreed.tolist()
+            stopping, deadline, compare, improved, reporting = agreed.tolist()
             self._stragglers.agreed()
-            if compare and not stop:
+            if compare and not stopping:
                 self._stragglers.compare()
-            stopping, improved = bool(stop), bool(best)
         self._watchdog.deadline = deadline
         self._watchdog.alive(self.step)
-        return stopping, improved
+        return _Agreement(bool(stopping), bool(improved), bool(reporting))
 
     def _save(self, *, improved: bool, last: bool) -> None:
         """Take a snapshot if one is due; wait until it is complete if it is the last."""
         if self._saver:
             self._saver.step_done(self.step, due=improved or last or self.step % self._snapshot_every == 0, wait=last)
 
-    def _report(self, total_steps: int, *, wanted: bool) -> None:
-        elapsed = time.monotonic() - self._reported
-        if self.rank != 0 or not (wanted or elapsed >= self._report_every()):
+    def _report(self, total_steps: int) -> None:
+        """Report on rank 0; the others say what their loss is."""
+        loss = self._mean_loss()
+        if self.rank != 0:
             return
+        elapsed = time.monotonic() - self._reported
         slow, saved = self._stragglers.found, self.snapshot
         progress = Progress(
             step=self.step,
             total_steps=total_steps,
             epoch=self._epoch,
-            loss=None if self._loss is None else float(self._loss),
+            loss=loss,
             samples_per_second=self._samples / elapsed if self._samples and elapsed else None,
             world_size=self.world_size,
             snapshot_step=saved.step if saved else None,
@@ -236,6 +316,30 @@ class Run:
         say(progress.line(time.time()))
         if self._publisher:
             self._publisher.publish(progress)
+        if self._trackers:
+            self._track(progress)
+
+    def _track(self, progress: Progress) -> None:
+        values = {
+            "loss": progress.loss,
+            "samples_per_second": progress.samples_per_second,
+            "world_size": progress.world_size,
+            "epoch": progress.epoch,
+            **{name: float(value) for name, value in self._metrics.items()},
+        }
+        self._metrics.clear()
+        for tracker in self._trackers:
+            tracker.log(progress.step, {name: value for name, value in values.items() if value is not None})
+
+    def _mean_loss(self) -> float | None:
+        """Return the mean over the ranks that have reported a loss."""
+        if self.world_size == 1:
+            return None if self._loss is None else float(self._loss)
+        own = [0.0, 0.0] if self._loss is None else [float(self._loss), 1.0]
+        total = torch.tensor(own, dtype=torch.float64, device=self._device)
+        dist.all_reduce(total)
+        losses, ranks = total.tolist()
+        return losses / ranks if ranks else None
 
     def _report_every(self) -> float:
         """Return the seconds between reports: few enough for nobody to take the silence for a hang."""

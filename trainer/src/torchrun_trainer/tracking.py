@@ -1,0 +1,233 @@
+"""Tracking: has TensorBoard or Weights & Biases show what is reported, as one run across restarts.
+
+All of it happens in a thread: what a service or a disk does to us delays and ends no training. A restart repeats the
+steps since the snapshot: TensorBoard is told to drop what it has of them, Weights & Biases to keep what it has.
+"""
+
+from __future__ import annotations
+
+import atexit
+import importlib.util
+import json
+import logging
+import os
+import re
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+logger = logging.getLogger(__name__)
+
+_CLOSE_SECONDS = 5.0
+_MOST_WAITING = 10_000
+_URL = "://"
+# Where this version has them: how long the end may take, and how much a kill may cost.
+_WANDB_SETTINGS = {"finish_timeout": _CLOSE_SECONDS, "x_transaction_log_flush_interval": 1.0}
+
+
+class Backend(Protocol):
+    """What scalars are sent to; called from one thread."""
+
+    def log(self, points: Sequence[tuple[int, Mapping[str, float]]]) -> None:
+        """Take the values of steps, in ascending order."""
+
+    def close(self) -> None:
+        """Finish in good order."""
+
+
+class Tracker:
+    """Sends values to a backend from a thread of its own; never raises, and warns once when that does not work."""
+
+    def __init__(self, name: str, make: Callable[[], Backend]) -> None:
+        self._name = name
+        self._make = make
+        self._changed = threading.Condition()
+        self._waiting: deque[tuple[int, Mapping[str, float]]] = deque(maxlen=_MOST_WAITING)
+        self._busy = False
+        self._closing = False
+        self._complained = False
+        self._thread = threading.Thread(target=self._run, name=f"torchrun-trainer-{name}", daemon=True)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Have this sent; should the backend hang, the oldest of what waits is dropped in the end."""
+        with self._changed:
+            if self._closing:
+                return
+            self._waiting.append((step, values))
+            if self._thread.ident is None:
+                self._thread.start()
+            self._changed.notify_all()
+
+    def flush(self, seconds: float = _CLOSE_SECONDS) -> None:
+        """Wait until all is sent, at most so long."""
+        with self._changed:
+            self._changed.wait_for(lambda: not (self._waiting or self._busy), seconds if self._thread.ident else 0.0)
+
+    def close(self, seconds: float = _CLOSE_SECONDS) -> None:
+        """Send what is left and finish, or give up after so long."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        if self._thread.ident is not None:
+            self._thread.join(seconds)
+        atexit.unregister(self.close)
+
+    def _run(self) -> None:
+        backends: list[Backend] = []
+        self._attempt(lambda: backends.append(self._make()))
+        # Only now: handlers run in reverse order, and ours has to come before those that the backend has registered.
+        atexit.register(self.close)
+        while points := self._take():
+            for backend in backends:
+                self._attempt(lambda backend=backend, points=points: backend.log(points))  # type: ignore[misc]
+        for backend in backends:
+            self._attempt(backend.close)
+
+    def _take(self) -> list[tuple[int, Mapping[str, float]]]:
+        """Wait for points; none means that it is time to close."""
+        with self._changed:
+            self._busy = False
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._waiting or self._closing)
+            points = list(self._waiting)
+            self._waiting.clear()
+            self._busy = bool(points)
+            return points
+
+    def _attempt(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except Exception as error:  # whatever it is
+            if not self._complained:
+                logger.warning("tracking by %s fails, training goes on: %s (said once)", self._name, error)
+            self._complained = True
+
+
+class _TensorBoard:
+    def __init__(self, directory: str, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 (needs a package of its own)
+
+        self._writer: Any = SummaryWriter(directory, purge_step=step + 1)
+
+    def log(self, points: Sequence[tuple[int, Mapping[str, float]]]) -> None:
+        for step, values in points:
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, step)
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _WandB:
+    """A run with one id, which is kept with the last step sent in ``wandb.json`` beside the snapshots."""
+
+    def __init__(self, project: str, home: str | None) -> None:
+        import wandb  # noqa: PLC0415
+
+        self._note = f"{home.rstrip('/')}/wandb.json" if home else None
+        known = json.loads(_read(self._note) or "{}") if self._note else {}
+        entity, _, name = project.rpartition("/")
+        local = home if home and _URL not in home and "WANDB_DIR" not in os.environ else None
+        if local:
+            Path(local).mkdir(parents=True, exist_ok=True)
+        settings = {key: value for key, value in _WANDB_SETTINGS.items() if key in wandb.Settings.model_fields}
+        self._run = wandb.init(
+            entity=entity or None,
+            project=name or None,
+            id=os.environ.get("WANDB_RUN_ID") or known.get("id") or _job_id(),
+            resume="allow",
+            dir=local,
+            settings=wandb.Settings(**settings),
+        )
+        # Offline nobody knows what earlier processes have sent: merging needs that no step comes twice.
+        self._sent = max(self._run.step - 1, known.get("step", -1) if known.get("id") == self._run.id else -1)
+        self._write_note()
+
+    def log(self, points: Sequence[tuple[int, Mapping[str, float]]]) -> None:
+        new = [(step, values) for step, values in points if step > self._sent]
+        if not new:
+            return
+        self._sent = new[-1][0]
+        if self._note and _URL not in self._note:
+            self._write_note()  # before it is sent: a gap is better than a step that comes twice
+        for step, values in new:
+            self._run.log(dict(values), step=step, commit=True)
+
+    def close(self) -> None:
+        self._run.finish()
+
+    def _write_note(self) -> None:
+        if self._note:
+            _write(self._note, json.dumps({"id": self._run.id, "step": self._sent}))
+
+
+_PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb"}
+
+
+def trackers(track: str | Sequence[str], snapshot_path: str | Path | None, step: int) -> list[Tracker]:
+    """Make what ``Run(track=…)`` names: "tensorboard", "tensorboard:DIRECTORY", "wandb", "wandb:[ENTITY/]PROJECT".
+
+    Without a directory TensorBoard's files go to ``tensorboard`` beside the snapshots, or to ``runs``. ``step`` is the
+    number of steps done so far. Nothing is imported or written before the first values come.
+
+    Raises:
+        ValueError: there is no such tracker.
+        ImportError: its package is not installed.
+
+    """
+    home = _home(snapshot_path)
+    made = []
+    for wanted in [track] if isinstance(track, str) else track:
+        name, _, rest = wanted.partition(":")
+        if name not in _PACKAGES:
+            raise ValueError(f"track is {wanted!r}; it must begin with {' or '.join(_PACKAGES)}")
+        specification = importlib.util.find_spec(_PACKAGES[name])
+        if specification is None or specification.origin is None:  # without origin it is any directory of that name
+            raise ImportError(f"track={wanted!r} needs a package: pip install 'torchrun-trainer[{name}]'")
+        if name == "wandb":
+            made.append(Tracker(name, lambda rest=rest: _WandB(rest, home)))  # type: ignore[misc]
+        else:
+            directory = rest or (f"{home.rstrip('/')}/tensorboard" if home else "runs")
+            made.append(Tracker(name, lambda directory=directory: _TensorBoard(directory, step)))  # type: ignore[misc]
+    return made
+
+
+def _home(snapshot_path: str | Path | None) -> str | None:
+    """Return the directory, or URL, of the snapshots; None without."""
+    if not snapshot_path:
+        return None
+    path = os.fspath(snapshot_path)
+    return os.path.dirname(path) or "." if path.endswith((".pt", ".pth")) else path  # noqa: PTH120 (or a URL)
+
+
+def _job_id() -> str | None:
+    """Return what torchrun calls the job, if it has a name."""
+    job = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+    return None if job == "none" else re.sub(r"[^\w-]", "-", job)
+
+
+def _read(path: str) -> str | None:
+    try:
+        if _URL in path:
+            import fsspec  # noqa: PLC0415
+
+            with fsspec.open(path, "r") as file:
+                return str(file.read())
+        return Path(path).read_text()
+    except FileNotFoundError:
+        return None
+
+
+def _write(path: str, text: str) -> None:
+    if _URL in path:
+        import fsspec  # noqa: PLC0415
+
+        with fsspec.open(path, "w") as file:
+            file.write(text)
+    else:
+        temporary = Path(f"{path}.tmp")
+        temporary.write_text(text)
+        temporary.replace(path)
