@@ -2,6 +2,8 @@
 
 import logging
 import re
+import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> Any:
     def launch(environment: dict[str, str], group: tuple[int, int, str] | None, devices: int = 0) -> None:
         for name in VARIABLES:
             monkeypatch.delenv(name, raising=False)
+        monkeypatch.delitem(sys.modules, "accelerate.state", raising=False)  # another test may have left it behind
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setattr(dist, "is_initialized", lambda: group is not None)
@@ -155,3 +158,22 @@ def test_a_run_checks_by_itself(launched: Any) -> None:
     launched(torchrun(0, 2), None)
     with pytest.raises(LaunchError, match="there is no process group: each would train alone"):
         Run()
+
+
+@pytest.mark.parametrize(
+    ("initialized", "processes", "refused"), [(True, 1, True), (True, 4, False), (False, 1, False)]
+)
+def test_accelerate_must_know_of_the_other_workers(
+    launched: Any, monkeypatch: pytest.MonkeyPatch, initialized: bool, processes: int, refused: bool
+) -> None:
+    launched(torchrun(1, 4), (1, 4, GLOO))
+    state = SimpleNamespace(
+        is_initialized=lambda: initialized, PartialState=lambda: SimpleNamespace(num_processes=processes)
+    )
+    monkeypatch.setitem(sys.modules, "accelerate.state", state)
+    if not refused:
+        check_launch()
+        return
+    message = "Accelerate knows of 1 process, but there are 4 workers: each would train alone. Without GPUs write"
+    with pytest.raises(LaunchError, match=message):
+        check_launch()
