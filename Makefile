@@ -69,6 +69,13 @@ test-unit: $(ENV) ## Run the tests that need no cluster
 test-slow: $(ENV) ## Run what make test leaves out: real agents without an operator, with the newest torch, and what they say
 	$(PYTEST) operator/tests trainer/tests -m slow
 
+.PHONY: coverage-trainer
+coverage-trainer: $(ENV) ## Measure what of the library its tests run, slow ones and other processes included; fails below 95 %
+	rm -rf .work/coverage && mkdir -p .work/coverage
+	$(RUN) -m coverage run -m pytest trainer/tests
+	$(RUN) -m coverage combine --quiet
+	$(RUN) -m coverage report --fail-under=95
+
 .PHONY: test-torch-versions
 test-torch-versions: $(ENV) $(TORCH_VERSIONS:%=$(CACHE)/torch/%/.ready) ## Run real agents with the oldest, a middle and the newest torch (6 GB)
 	TORCH_PYTHONS=$(subst $(EMPTY) $(EMPTY),:,$(strip $(TORCH_PYTHONS))) $(PYTEST) -o log_cli=true -o log_cli_level=INFO \

@@ -29,7 +29,7 @@ def main(directory: Path, total_steps: int, pause_at: int) -> None:
                 (directory / "paused").touch()
             while not (directory / "go").exists():
                 time.sleep(0.01)
-        loss = model(torch.ones(4, 1) * (step + 1)).square().mean()
+        loss = model(torch.ones(4, 1) * (step % 7 + 1) / 7).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

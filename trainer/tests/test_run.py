@@ -1,6 +1,7 @@
 """Real workers under real torchrun: they stop at one step, lose none, and go on with another number of workers."""
 
 import contextlib
+import math
 import os
 import re
 import signal
@@ -56,6 +57,13 @@ def worker_pids(agent: subprocess.Popen[str]) -> list[int]:
     return [int(pid) for pid in Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()]
 
 
+def stop(agent: subprocess.Popen[str]) -> None:
+    """Have all workers told to stop by the time this returns; the agent passes the signal on when it gets to it."""
+    for pid in worker_pids(agent):
+        os.kill(pid, signal.SIGTERM)
+    agent.terminate()
+
+
 def finish(directory: Path, workers: int) -> str:
     """Train to the end; return what was printed."""
     with torchrun(directory, workers) as agent:
@@ -70,13 +78,15 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The weight that training in one go arrives at."""
     directory = tmp_path_factory.mktemp("undisturbed")
     finish(directory, 1)
-    return (directory / "weight").read_text()
+    weight = (directory / "weight").read_text()
+    assert math.isfinite(float(weight))  # else any training would end with the same
+    return weight
 
 
 def test_sigterm_to_all_stops_every_rank_at_one_step_and_no_step_is_lost(tmp_path: Path, undisturbed: str) -> None:
     with torchrun(tmp_path, 2, pause_at=12) as agent:
         until((tmp_path / "paused").exists, agent)
-        agent.terminate()
+        stop(agent)
         (tmp_path / "go").touch()
         agent.wait()
     before = [f"{step}/2" for step in range(13)]
@@ -124,7 +134,7 @@ def test_the_number_of_workers_may_change_each_time(tmp_path: Path, undisturbed:
             (tmp_path / name).unlink(missing_ok=True)
         with torchrun(tmp_path, workers, pause_at) as agent:
             until((tmp_path / "paused").exists, agent)
-            agent.terminate()
+            stop(agent)
             (tmp_path / "go").touch()
             agent.wait()
     finish(tmp_path, 1)

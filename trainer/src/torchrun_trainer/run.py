@@ -17,10 +17,13 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
+from torchrun_trainer.checks import check_launch
+from torchrun_trainer.errorfile import record_errors
 from torchrun_trainer.loop import Loop, MicroBatches
 from torchrun_trainer.progress import Progress, Publisher, event, say
 from torchrun_trainer.saver import Saver, Stateful
 from torchrun_trainer.snapshot import Snapshot
+from torchrun_trainer.stacks import answer_signal
 from torchrun_trainer.straggler import Stragglers
 from torchrun_trainer.termination import EXIT_CODE, Termination
 from torchrun_trainer.tracking import trackers
@@ -63,6 +66,7 @@ class Run:
         state: what a snapshot holds, by name.
 
     Raises:
+        LaunchError: the process group is missing, or not what torchrun has started (see ``check_launch``).
         SnapshotError: there are snapshots, but none that can be read or that fits ``state``; ``state`` cannot be
             saved; snapshots cannot be written there; another run that is alive writes there.
         ValueError: an argument is out of range, or the snapshot is of other GlobalBatches.
@@ -84,6 +88,8 @@ class Run:
     ) -> None:
         if snapshot_every < 1:
             raise ValueError(f"snapshot_every is {snapshot_every}; it must be at least 1")
+        check_launch()
+        answer_signal()
         path = os.environ.get(SNAPSHOT_PATH_VARIABLE, "") if snapshot_path is None else snapshot_path
         self.step = 0
         self.rank = dist.get_rank() if dist.is_initialized() else 0
@@ -368,3 +374,7 @@ def _collective_device() -> torch.device:
     if dist.is_initialized() and "cpu:" not in dist.get_backend_config():
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("cpu")
+
+
+# On import, so that what fails before the first Run is recorded too.
+record_errors()

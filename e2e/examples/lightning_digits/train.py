@@ -1,0 +1,97 @@
+"""Learns handwritten digits with Lightning: a plain Trainer that torchrun may stop and resize at will.
+
+The data are 1,797 images of 8x8 pixels that come with scikit-learn (UCI, optical recognition of handwritten digits).
+"""
+
+import argparse
+import os
+import time
+from collections.abc import Iterator
+
+import lightning.pytorch as pl
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Sampler, TensorDataset
+
+from torchrun_trainer import GlobalBatches
+from torchrun_trainer.lightning import Elastic, trainer_arguments
+
+TEST_SAMPLES = 360
+
+
+class Digits(pl.LightningModule):
+    def __init__(self, batch_size: int, min_step_seconds: float) -> None:
+        super().__init__()
+        self.batch_size = batch_size
+        self.min_step_seconds = min_step_seconds
+        self.model = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
+
+    def training_step(self, batch: list[Tensor], _: int) -> Tensor:
+        time.sleep(self.min_step_seconds)
+        images, labels = batch
+        # The workers' gradients are averaged, but their shares differ: weigh so that every sample counts the same.
+        loss = nn.functional.cross_entropy(self.model(images), labels, reduction="sum")
+        return loss * self.trainer.world_size / self.batch_size
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.parameters(), lr=2e-3)
+
+
+class Shares(Sampler[list[int]]):
+    """The rank's share of each global batch; after a restart those of the steps that are left."""
+
+    def __init__(self, batches: GlobalBatches, total_steps: int, elastic: Elastic) -> None:
+        self.batches = batches
+        self.total_steps = total_steps
+        self.elastic = elastic
+
+    def __len__(self) -> int:
+        return self.total_steps
+
+    def __iter__(self) -> Iterator[list[int]]:
+        rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+        for step in range(self.elastic.step, self.total_steps):
+            yield self.batches.share(step, rank, world_size).tolist()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--total-epochs", type=int, default=20)
+    parser.add_argument("--batch-size", type=int, default=96, help="samples per step, of all workers together")
+    parser.add_argument("--snapshot-path", help="shared directory (default: $TORCHRUN_SNAPSHOT_PATH)")
+    parser.add_argument("--snapshot-every", type=int, default=50, help="steps between checkpoints")
+    parser.add_argument("--min-step-seconds", type=float, default=0.0, help="have each step take longer, to watch")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    pl.seed_everything(0)
+
+    digits = load_digits()
+    images, labels = torch.tensor(digits.data, dtype=torch.float32) / 16, torch.tensor(digits.target)
+    train = TensorDataset(images[TEST_SAMPLES:], labels[TEST_SAMPLES:])
+    batches = GlobalBatches(len(train), options.batch_size)
+    elastic = Elastic(options.snapshot_path, snapshot_every=options.snapshot_every, samples_per_step=options.batch_size)
+    loader = DataLoader(train, batch_sampler=Shares(batches, batches.steps(options.total_epochs), elastic))
+    model = Digits(options.batch_size, options.min_step_seconds)
+    # All epochs are one to Lightning: it goes on exactly in the middle of an epoch only with such a loader.
+    trainer = pl.Trainer(
+        **trainer_arguments(),
+        accelerator="auto",
+        max_epochs=1,
+        callbacks=[elastic],
+        use_distributed_sampler=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        logger=False,
+    )
+    trainer.fit(model, loader, ckpt_path=elastic.checkpoint)
+
+    with torch.no_grad():
+        predicted = model.cpu().model(images[:TEST_SAMPLES]).argmax(dim=1)
+    if trainer.is_global_zero:
+        print(f"accuracy={(predicted == labels[:TEST_SAMPLES]).float().mean().item():.4f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
