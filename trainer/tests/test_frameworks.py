@@ -5,29 +5,20 @@ import os
 import re
 import signal
 import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from support import agents
+
 EXAMPLES = Path(__file__).parents[2] / "e2e/examples"
 
 
-@contextlib.contextmanager
-def torchrun(example: str, directory: Path, workers: int, epochs: int) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={workers}"]
-    command += ["--max-restarts=1", "--monitor-interval=0.1", str(EXAMPLES / example / "train.py")]
-    command += [f"--snapshot-path={directory}", f"--total-epochs={epochs}", "--snapshot-every=1000"]
-    command += ["--min-step-seconds=0.02"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
-    ) as agent:
-        try:
-            yield agent
-        finally:
-            agent.terminate()
+def torchrun(
+    example: str, directory: Path, workers: int, epochs: int
+) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
+    script = [str(EXAMPLES / example / "train.py"), f"--snapshot-path={directory}", f"--total-epochs={epochs}"]
+    return agents.torchrun([*script, "--snapshot-every=1000", "--min-step-seconds=0.02"], workers, restarts=1)
 
 
 def children(agent: subprocess.Popen[str]) -> list[int]:

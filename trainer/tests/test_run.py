@@ -6,14 +6,14 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from support import agents
 from torchrun_trainer import Run, SnapshotError, snapshot
 
 pytestmark = pytest.mark.torch
@@ -23,22 +23,10 @@ TOTAL = 60
 NEVER = -1
 
 
-@contextlib.contextmanager
 def torchrun(
     directory: Path, workers: int, pause_at: int = NEVER, restarts: int = 0
-) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={workers}"]
-    command += [f"--max-restarts={restarts}", "--monitor-interval=0.1"]
-    command += [str(WORKER), str(directory), str(TOTAL), str(pause_at)]
-    # Restarted workers would otherwise meet the addresses of the ones before them in the agents' shared store.
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
-    ) as agent:
-        try:
-            yield agent
-        finally:
-            agent.terminate()
+) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
+    return agents.torchrun([str(WORKER), str(directory), str(TOTAL), str(pause_at)], workers, restarts)
 
 
 def until(condition: Callable[[], bool], agent: subprocess.Popen[str]) -> None:

@@ -220,6 +220,8 @@ def test_only_rank_0_tracks_and_only_single_numbers(caplog: pytest.LogCaptureFix
         (Path("/a/b"), "/a/b"),
         ("/a/snapshot.pth", "/a"),
         ("snapshot.pt", "."),
+        ("/a/model.ckpt", "/a"),
+        ("s3://bucket/a/model.bin", "s3://bucket/a"),
         ("s3://bucket/a", "s3://bucket/a"),
         ("s3://bucket/a/b.pt", "s3://bucket/a"),
     ],

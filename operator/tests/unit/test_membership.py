@@ -20,6 +20,7 @@ from torchrun_operator.core.membership import (
 from torchrun_operator.core.observed import NodePod, Observed, Phase
 
 STRANGER = make_rendezvous(*THREE, waiting=("10.9.9.9",))
+MANY = tuple(f"10.9.8.{i}" for i in range(100, 201))
 
 LEAVERS: dict[str, tuple[Observed, int, tuple[str, ...]]] = {
     "none": (seen(*THREE, rendezvous=make_rendezvous(*THREE)), 3, ()),
@@ -45,6 +46,31 @@ LEAVERS: dict[str, tuple[Observed, int, tuple[str, ...]]] = {
         seen(*THREE[:2], make_node(2, Phase.PENDING, waiting_reason="Unschedulable"), rendezvous=STRANGER),
         3,
         ("10.0.1.2", "10.9.9.9"),
+    ),
+    "a stranger who was kept out before, though a new pod may run by now": (
+        seen(*THREE[:2], make_node(2, Phase.PENDING), rendezvous=replace(STRANGER, leavers=("10.9.9.9",))),
+        3,
+        ("10.9.9.9",),
+    ),
+    "kept out before, and no longer there: it may come back": (
+        seen(*THREE, rendezvous=make_rendezvous(*THREE, leavers=("10.9.9.9",))),
+        3,
+        ("10.9.9.9",),
+    ),
+    "kept out before, and now the address of a new pod": (
+        seen(*THREE, rendezvous=make_rendezvous(*THREE[:2], leavers=("10.0.1.2",))),
+        3,
+        (),
+    ),
+    "as many kept out as are remembered": (
+        seen(*THREE, rendezvous=make_rendezvous(*THREE, leavers=MANY[:100])),
+        3,
+        MANY[:100],
+    ),
+    "more kept out than are remembered": (
+        seen(*THREE, rendezvous=make_rendezvous(*THREE, waiting=MANY[:1], leavers=MANY)),
+        3,
+        MANY[:1],
     ),
     "lost with its machine": (
         seen(make_node(0, Phase.LOST), *THREE[1:], rendezvous=make_rendezvous(*THREE[1:])),

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from torchrun_operator.core import observed
 from torchrun_operator.rendezvous import host
 from torchrun_operator.rendezvous.client import (
     EndRound,
@@ -24,6 +25,7 @@ from torchrun_operator.rendezvous.client import (
     token_digest,
     token_for,
 )
+from torchrun_operator.runtime.links import rendezvous_of
 
 TARGET = {
     "generation": 7,
@@ -140,6 +142,51 @@ def test_the_operator_reads_what_the_host_writes() -> None:
             overdue=Overdue(round=3, step=100, starting=False, seconds=300, since=noon.replace(second=2)),
         ),
     )
+
+
+def test_decisions_see_what_the_host_said() -> None:
+    noon = datetime(2026, 1, 31, 12, tzinfo=UTC)
+    assert rendezvous_of(RendezvousState.parse(json.dumps(STATE).encode())) == observed.Rendezvous(
+        instance="00ff",
+        round=3,
+        complete=True,
+        closed=False,
+        finished=1,
+        members=(("10.0.0.2", 0),),
+        waiting=("10.0.0.3",),
+        silent=None,
+        missing=("10.0.0.4",),
+        leavers=("10.0.0.1", "10.0.0.9"),
+        unrequested=1,
+        last_unrequested_at=noon.replace(microsecond=500_000),
+        last_unrequested_by=("10.0.0.2",),
+        completed_at=noon.replace(second=1),
+        progress=observed.Progress(
+            step=100,
+            time=noon.replace(second=2),
+            total_steps=1000,
+            epoch=2,
+            loss=0.25,
+            samples_per_second=10.5,
+            world_size=6,
+            snapshot_step=90,
+            snapshot_time=noon,
+            slow_rank=4,
+            slow_node=2,
+            slow_seconds=0.1,
+            step_seconds=0.4,
+        ),
+        pace=observed.Pace(
+            longest_pause_seconds=8,
+            longest_start_seconds=32,
+            overdue=observed.Overdue(round=3, step=100, starting=False, seconds=300, since=noon.replace(second=2)),
+        ),
+    )
+
+
+def test_a_host_without_a_target_keeps_nobody_out() -> None:
+    state = RendezvousState.parse(json.dumps({**STATE, "target": None}).encode())
+    assert rendezvous_of(state).leavers == ()
 
 
 def test_a_host_of_an_older_operator_is_understood() -> None:

@@ -98,15 +98,21 @@ def place(location: str | Path) -> Place:
 
     Raises SnapshotError if it cannot be used.
     """
-    text = str(location).rstrip("/")
-    url = "://" in text
+    home, single = split(location)
     try:
-        if text.endswith(SINGLE_FILE_SUFFIXES) and (url or not Path(text).is_dir()):
-            parent, _, name = text.rpartition("/")
-            return Place(storage(parent if url else Path(text).parent), name if url else Path(text).name)
-        return Place(storage(text or "/"), None)
+        return Place(storage(home), single)
     except StorageError as error:
         raise SnapshotError(str(error)) from error
+
+
+def split(location: str | Path) -> tuple[str, str | None]:
+    """Return the directory (or its URL) that a path or URL means, and the file in it if it means one."""
+    text = str(location).rstrip("/")
+    url = "://" in text
+    if not text.endswith(SINGLE_FILE_SUFFIXES) or (not url and Path(text).is_dir()):
+        return text or "/", None
+    parent, _, name = text.rpartition("/")
+    return (parent, name) if url else (str(Path(text).parent), Path(text).name)
 
 
 def save(

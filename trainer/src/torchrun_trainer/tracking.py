@@ -18,6 +18,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from torchrun_trainer.snapshot import split
+
 logger = logging.getLogger(__name__)
 
 _CLOSE_SECONDS = 5.0
@@ -197,10 +199,7 @@ def trackers(track: str | Sequence[str], snapshot_path: str | Path | None, step:
 
 def _home(snapshot_path: str | Path | None) -> str | None:
     """Return the directory, or URL, of the snapshots; None without."""
-    if not snapshot_path:
-        return None
-    path = os.fspath(snapshot_path)
-    return os.path.dirname(path) or "." if path.endswith((".pt", ".pth")) else path  # noqa: PTH120 (or a URL)
+    return split(snapshot_path)[0] if snapshot_path else None
 
 
 def _job_id() -> str | None:

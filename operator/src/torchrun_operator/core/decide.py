@@ -34,7 +34,7 @@ from torchrun_operator.core.accounting import (
 from torchrun_operator.core.completion import Completion, completion, spares
 from torchrun_operator.core.decision import Decision, Deletion, Event
 from torchrun_operator.core.failures import HUNG, WORKERS_FAILED, describe_failure, logs_to_read, newest
-from torchrun_operator.core.hang import MISSING, Hang, deadlines, hung_round, new_hang, orphaned_at, stuck, why_stuck
+from torchrun_operator.core.hang import MISSING, Hang, deadlines, hung_round, new_hang, orphaned, stuck, why_stuck
 from torchrun_operator.core.membership import (
     Target,
     is_full,
@@ -260,13 +260,14 @@ def _replace(job: TorchrunJob, observed: Observed, count: _Count, now: datetime)
     wanted = job.spec.node_pods
     deletions: list[Deletion] = []
     held: dict[int, datetime] = {}
-    orphaned = [at for node in observed.nodes if (at := orphaned_at(job, node, observed)) is not None and at > now]
+    cannot_come = why_stuck(job, observed, now)
+    given_up_at, _ = orphaned(job, observed)
     for node in observed.nodes:
         if node.index >= wanted and node.live:
             deletions.append(_deletion(node, _surplus(job)))
         elif node.phase is Phase.LOST:
             deletions.append(_deletion(node, node.trouble))
-        elif why := why_stuck(job, node, observed, now):
+        elif why := cannot_come.get(node.uid):
             grace = _STUCK_GRACE_SECONDS if why == MISSING else _ORPHAN_GRACE_SECONDS
             deletions.append(Deletion(node.name, node.uid, why, grace))
         elif node.phase is Phase.FAILED:
@@ -283,7 +284,11 @@ def _replace(job: TorchrunJob, observed: Observed, count: _Count, now: datetime)
         create=tuple(i for i in range(wanted) if i not in there and node_name(name, i) not in observed.foreign),
         deletions=tuple(deletions),
         held=frozenset(held),
-        later=(*held.values(), *patience_ends(observed, wanted, now), *orphaned),
+        later=(
+            *held.values(),
+            *patience_ends(observed, wanted, now),
+            *([given_up_at] if given_up_at is not None and given_up_at > now else []),
+        ),
     )
 
 

@@ -107,33 +107,41 @@ def stuck(job: TorchrunJob, observed: Observed, known: Iterable[Loss], now: date
     counted = {node.uid for node in job.status.nodes if node.phase == Phase.TERMINATING}
     lost = {loss.pod for loss in known}
     counted |= {node.uid for node in observed.nodes if node.name in lost}
-    found = ((node, why_stuck(job, node, observed, now)) for node in observed.nodes if node.index < job.spec.node_pods)
+    why = why_stuck(job, observed, now)
     return tuple(
-        Loss(node.index, node.name, Cause.INFRASTRUCTURE, why) for node, why in found if why and node.uid not in counted
+        Loss(node.index, node.name, Cause.INFRASTRUCTURE, why[node.uid])
+        for node in observed.nodes
+        if node.uid in why and node.index < job.spec.node_pods and node.uid not in counted
     )
 
 
-def why_stuck(job: TorchrunJob, node: NodePod, observed: Observed, now: datetime) -> str:
-    """Say why a node that runs cannot come to the round that forms, or has formed without it; empty: it can."""
-    rendezvous = observed.rendezvous
-    if node.phase is Phase.RUNNING and rendezvous is not None and node.address in rendezvous.missing:
-        return MISSING
-    at = orphaned_at(job, node, observed)
-    return ORPHANED if at is not None and at <= now else ""
+def why_stuck(job: TorchrunJob, observed: Observed, now: datetime) -> dict[str, str]:
+    """Say why nodes that run cannot come to the round that forms, or has formed without them, by uid."""
+    if observed.rendezvous is None:
+        return {}
+    at, orphans = orphaned(job, observed)
+    why = dict.fromkeys(orphans, ORPHANED) if at is not None and at <= now else {}
+    missing = frozenset(observed.rendezvous.missing)
+    return why | {node.uid: MISSING for node in _running(observed) if node.address in missing}
 
 
-def orphaned_at(job: TorchrunJob, node: NodePod, observed: Observed) -> datetime | None:
-    """Return when a node is given up that knows another store than there is now; None: it does not.
+def orphaned(job: TorchrunJob, observed: Observed) -> tuple[datetime | None, frozenset[str]]:
+    """Return the uids of the nodes that know another store than there is now, and when they are given up.
 
     A machine that loses its power and is back before anybody has missed it closes no connection. The agents of other
     nodes then wait for an answer for a minute, and hang when they try to tell the store that they leave.
     """
     rendezvous, recorded = observed.rendezvous, job.status.rendezvous
-    if rendezvous is None or rendezvous.complete or rendezvous.round > 0 or node.phase is not Phase.RUNNING:
-        return None
+    if rendezvous is None or rendezvous.complete or rendezvous.round > 0:
+        return None, frozenset()
     if recorded is None or recorded.instance != rendezvous.instance or recorded.since is None:
-        return None
+        return None, frozenset()
     joined = {address for address, _ in rendezvous.members} | set(rendezvous.waiting)
     # This store's first round is still open: who has trained, or waited as a spare, did so with one before it.
-    trained = any(known.uid == node.uid and (known.rank is not None or known.spare) for known in job.status.nodes)
-    return recorded.since + _ORPHANED_AFTER if trained and node.address not in joined else None
+    trained = {known.uid for known in job.status.nodes if known.rank is not None or known.spare}
+    orphans = frozenset(n.uid for n in _running(observed) if n.uid in trained and n.address not in joined)
+    return (recorded.since + _ORPHANED_AFTER if orphans else None), orphans
+
+
+def _running(observed: Observed) -> list[NodePod]:
+    return [node for node in observed.nodes if node.phase is Phase.RUNNING]

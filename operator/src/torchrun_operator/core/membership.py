@@ -19,6 +19,9 @@ _PATIENCE = {Phase.PENDING: timedelta(seconds=3), Phase.STARTING: timedelta(seco
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 _AGENT_START = timedelta(seconds=3)
 """An agent imports torch before it looks for the rendezvous."""
+_FORMER_LEAVERS = 100
+"""How many addresses without pods are kept out at least; with more than that, and than there are nodes, it begins anew,
+lest the list grow as long as the job lives."""
 
 
 @dataclass(frozen=True)
@@ -47,15 +50,20 @@ def leavers(observed: Observed, wanted: int, spares: int = 0) -> tuple[str, ...]
 
     In a job with spares the rendezvous host chooses who trains; members beyond the wanted number have to leave the
     round, and come back as spares once they are no longer named here. An address that belongs to no pod may be a new
-    pod's that Kubernetes has not told of yet: as long as a pod that can be running has no address, strangers are left
-    alone.
+    pod's that Kubernetes has not told of yet: as long as a pod that can be running has no address, new strangers are
+    left alone. Who was kept out before still is: an agent whose machine was cut off comes back long after its pod was
+    replaced. If a new pod has got its address, it joins as soon as Kubernetes says so.
     """
     staying = {node.address for node in observed.nodes if _stays(node, wanted + spares) and node.address}
     going = {node.address for node in observed.nodes if not _stays(node, wanted + spares) and node.address}
     nameless = any(node.live and not node.address and not _unplaced(node) for node in observed.nodes)
-    if observed.rendezvous is not None and not nameless:
-        present = {address for address, _ in observed.rendezvous.members} | set(observed.rendezvous.waiting)
-        going |= present | set(observed.rendezvous.missing)
+    rendezvous = observed.rendezvous
+    if rendezvous is not None:
+        former = set(rendezvous.leavers) - staying - going
+        if len(former) <= max(_FORMER_LEAVERS, wanted + spares):
+            going |= former
+        if not nameless:
+            going |= {address for address, _ in rendezvous.members} | {*rendezvous.waiting, *rendezvous.missing}
     return tuple(sorted((going - staying) | _too_many(observed, staying, wanted)))
 
 

@@ -155,6 +155,8 @@ class Rendezvous:
     """Nodes that give no sign of life; None: the host does not say."""
     missing: tuple[str, ...] = ()
     """Who was in a round that had to end, and has not come to the next for a minute."""
+    leavers: tuple[str, ...] = ()
+    """Whom it was last told to keep out."""
     unrequested: int = 0
     """Rounds that ended because a member's workers failed, in this life of the store."""
     last_unrequested_at: datetime | None = None

@@ -145,6 +145,7 @@ def rendezvous_of(state: client.RendezvousState) -> Rendezvous:
         waiting=state.waiting,
         silent=state.silent,
         missing=state.missing,
+        leavers=state.target.leavers if state.target is not None else (),
         unrequested=state.rounds_ended.unrequested,
         last_unrequested_at=last.time if last is not None else None,
         last_unrequested_by=last.addresses if last is not None else (),
