@@ -52,13 +52,13 @@ format: $(ENV) ## Format the code, and mend what ruff can mend
 .PHONY: generate
 generate: $(ENV) ## Write the generated files: the CRD, its reference, the example's inline script, benchmark tables
 	$(RUN) operator/codegen/generate.py
-	$(RUN) e2e/examples/digits/inline.py
+	$(RUN) e2e/examples/inline.py
 	PYTHONPATH=e2e $(RUN) -m bench.recovery.report docs/benchmarks
 
 .PHONY: verify
 verify: $(ENV) ## Check that the generated files are up to date
 	$(RUN) operator/codegen/generate.py --check
-	$(RUN) e2e/examples/digits/inline.py --check
+	$(RUN) e2e/examples/inline.py --check
 	PYTHONPATH=e2e $(RUN) -m bench.recovery.report docs/benchmarks --check
 
 .PHONY: test-unit

@@ -1,13 +1,15 @@
 """The promises of the operator, with real torchrun in real pods."""
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import yaml
 
-from support import chart
-from support.clusters import Cluster
+from support import agents, chart
+from support.clusters import LOCAL_TRAINER_IMAGE, ROOT, Cluster
 from support.kubectl import Kubectl, Object
 from support.progress import Training
 from support.waiting import wait_for
@@ -226,6 +228,50 @@ def test_scaling_loses_no_step(cluster: Cluster, kubectl: Kubectl) -> None:
     )
     assert found["restarts"] == {"code": 0, "infrastructure": 0, "preemption": 0, "resize": 2}
     assert found["replicas"] == 3
+
+
+def test_the_result_is_that_of_an_undisturbed_run_on_one_machine(cluster: Cluster, kubectl: Kubectl) -> None:
+    """The example runs as it is, but for the image; two of its nodes are killed."""
+    example = ROOT / "e2e/examples/plain_ddp"
+    manifest = (example / "torchrunjob.yaml").read_text()
+    assert manifest.count(LOCAL_TRAINER_IMAGE) == 1
+    with training(kubectl, "plain-ddp") as followed:
+        kubectl.run("apply", "--filename=-", stdin=manifest.replace(LOCAL_TRAINER_IMAGE, cluster.trainer_image))
+        snapshot = followed.wait("a snapshot", lambda step: step.world == 4 and bool(step.snapshot), _SECONDS).snapshot
+        for rank in (0, 3):
+            found = wait_status(
+                kubectl, "plain-ddp", "ranks", lambda s: [n.get("rank", -1) >= 0 for n in s["nodes"]] == [True] * 4
+            )
+            victim = next(node["pod"] for node in found["nodes"] if node["rank"] == rank)
+            killed = followed.now()
+            kubectl.run("delete", "pod", victim, "--force", "--grace-period=0")
+            after = followed.wait(
+                f"training with four nodes after rank {rank} was killed",
+                lambda step, since=killed: step.started_at > since and step.world == 4,  # type: ignore[misc]
+                _SECONDS,
+            )
+            assert after.started_from >= (snapshot or 0) > 0
+    found = wait_state(kubectl, "plain-ddp", "Complete")
+    assert found["restarts"] == {"code": 0, "infrastructure": 2, "preemption": 0, "resize": 0}
+    elastic = "".join(kubectl.run("logs", pod) for pod in node_pods(kubectl, "plain-ddp"))
+
+    arguments = [argument for argument in _arguments(manifest) if not argument.startswith("--snapshot-path")]
+    with agents.torchrun([str(example / "after.py"), *arguments, "--snapshot-path="], 1, restarts=0) as agent:
+        assert agent.stdout
+        undisturbed = agent.stdout.read()
+    assert _error(elastic) == pytest.approx(_error(undisturbed), rel=1e-6)
+
+
+def _arguments(manifest: str) -> list[str]:
+    container = yaml.safe_load(manifest)["spec"]["template"]["spec"]["containers"][0]
+    return [str(argument) for argument in container["args"]]
+
+
+def _error(output: str) -> float:
+    """Return what the script arrives at, which only rank 0 prints."""
+    found = re.findall(r"^error=(.*)$", output, re.MULTILINE)
+    assert len(found) == 1, output[-2000:]
+    return float(found[0])
 
 
 def test_a_failing_script_fails_the_job(cluster: Cluster, kubectl: Kubectl) -> None:

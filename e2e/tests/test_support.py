@@ -1,5 +1,7 @@
 """The helpers of the cluster tests and of the demo."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +107,10 @@ def test_a_slow_recovery_is_marked_but_no_failure() -> None:
     results = Results(accuracy=0.97, resumed_from=[0, 100], recovery_seconds=12.0)
     assert "bar 10 s: missed" in results.table()
     assert "bar 10 s: ok" in Results(accuracy=0.97, resumed_from=[0, 100], recovery_seconds=6.0).table()
+
+
+def test_the_examples_manifests_hold_their_scripts() -> None:
+    subprocess.run([sys.executable, ROOT / "e2e/examples/inline.py", "--check"], check=True)
 
 
 def test_the_demo_knows_its_example() -> None:

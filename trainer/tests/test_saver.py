@@ -11,6 +11,7 @@ import torch
 
 from torchrun_trainer import Run, SnapshotError, snapshot
 from torchrun_trainer.saver import Saver
+from torchrun_trainer.staging import Staging
 
 
 class Values:
@@ -87,6 +88,96 @@ def test_the_next_snapshot_waits_for_the_one_on_its_way(
     assert steps(tmp_path) == [2, 1]
     contents = [snapshot.load(found)["state"]["values"]["weights"][0].item() for found in snapshot.available(tmp_path)]
     assert contents == [1, 0]
+
+
+class Held:
+    """Holds back the copying of what is left for later."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.open = threading.Event()
+        complete = Staging.complete
+
+        def wait(staging: Staging) -> None:
+            assert self.open.wait(60)
+            complete(staging)
+
+        monkeypatch.setattr(Staging, "complete", wait)
+
+
+def momentum(found: snapshot.Snapshot) -> float:
+    return float(snapshot.load(found)["state"]["opt"]["state"][0]["momentum_buffer"])
+
+
+def test_the_step_of_an_optimizer_waits_until_its_state_is_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weight = torch.nn.Parameter(torch.zeros(()))
+    opt = torch.optim.SGD([weight], lr=1.0, momentum=0.5)
+    saver = Saver(tmp_path, {"opt": opt})
+
+    def step() -> None:
+        weight.grad = torch.ones(())
+        opt.step()
+
+    step()
+    held = Held(monkeypatch)
+    saver.save(1, wait=False)
+    blocked = saver.blocked or 0.0
+    trainer = threading.Thread(target=step)
+    trainer.start()
+    trainer.join(0.05)
+    assert (trainer.is_alive(), weight.item()) == (True, -1.0)
+    held.open.set()
+    trainer.join(60)
+    assert weight.item() == -2.5
+    assert saver.blocked is not None
+    assert saver.blocked > blocked
+    saver.finish()
+    step()  # nothing is left to wait for
+    saver.save(2, wait=True)
+    saver.close()
+    assert [momentum(found) for found in snapshot.available(tmp_path)] == [1.75, 1.0]
+
+
+def test_a_state_that_changes_without_a_step_is_not_published_and_copied_at_once_from_then_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    weight = torch.nn.Parameter(torch.zeros(()))
+    weight.grad = torch.ones(())
+    opt = torch.optim.SGD([weight], lr=1.0, momentum=0.5)
+    opt.step()
+    saver = Saver(tmp_path, {"opt": opt})
+    for step in (1, 2):
+        held = Held(monkeypatch)
+        saver.save(step, wait=False)
+        opt.state[weight]["momentum_buffer"].add_(step)
+        held.open.set()
+        saver.finish()
+    saver.close()
+    assert steps(tmp_path) == [2]
+    assert momentum(snapshot.available(tmp_path)[0]) == 2.0
+    said = "a snapshot could not be written, there is none yet: ChangedError: opt/state/0/momentum_buffer was changed"
+    assert [record.getMessage() for record in caplog.records] == [f"{said} while it was copied"]
+
+
+def test_an_optimizer_that_tells_nobody_of_its_steps_is_copied_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Wrapper(torch.optim.Optimizer):
+        def __init__(self) -> None:
+            self.buffer = torch.zeros(())
+
+        def state_dict(self) -> dict[str, Any]:
+            return {"buffer": self.buffer}
+
+    wrapper = Wrapper()
+    saver = Saver(tmp_path, {"opt": wrapper})
+    held = Held(monkeypatch)
+    saver.save(1, wait=False)
+    wrapper.buffer += 1
+    held.open.set()
+    saver.close()
+    assert snapshot.load(snapshot.available(tmp_path)[0])["state"]["opt"]["buffer"].item() == 0.0
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:

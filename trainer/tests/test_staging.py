@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from torchrun_trainer.staging import Staging, UnsupportedError
+from torchrun_trainer.staging import ChangedError, Staging, UnsupportedError
 
 
 class Custom:
@@ -55,6 +55,36 @@ def test_a_copy_does_not_change_and_the_next_one_takes_its_memory() -> None:
     second = staging.stage(state)["model"]
     assert second["weight"].tolist() == [2, 2, 2]
     assert [second[key].data_ptr() for key in second] == [first[key].data_ptr() for key in first]
+
+
+def test_some_may_be_copied_later() -> None:
+    state = {"model": {"weight": torch.ones(2)}, "opt": {"sum": torch.ones(2), "part": torch.arange(4.0)[::2]}}
+    with torch.inference_mode():
+        state["opt"]["fixed"] = torch.ones(2)
+    staging = Staging()
+    staged = staging.stage(state, later=["opt"])
+    postponed = [staging.postponed]
+    state["model"]["weight"] += 1
+    staging.complete()
+    assert [*postponed, staging.postponed] == [True, False]
+    state["opt"]["sum"] += 1
+    assert {key: value.tolist() for key, value in (staged["model"] | staged["opt"]).items()} == {
+        "weight": [1, 1],
+        "sum": [1, 1],
+        "part": [0, 2],
+        "fixed": [1, 1],
+    }
+
+
+def test_what_was_changed_before_it_was_copied_is_no_copy() -> None:
+    state = {"opt": {"sum": torch.ones(2)}}
+    staging = Staging()
+    staging.stage(state, later=["opt"])
+    state["opt"]["sum"] += 1
+    with pytest.raises(ChangedError, match="opt/sum was changed while it was copied"):
+        staging.complete()
+    assert staging.stage(state)["opt"]["sum"].tolist() == [2, 2]
+    staging.complete()  # nothing is left
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,12 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from torchrun_trainer import generators, snapshot
 from torchrun_trainer.owner import OwnedError, Owner
 from torchrun_trainer.snapshot import FORMAT, Snapshot, SnapshotError
-from torchrun_trainer.staging import Staging, UnsupportedError
+from torchrun_trainer.staging import ChangedError, Staging, UnsupportedError
 
 logger = logging.getLogger(__name__)
 
@@ -40,9 +41,10 @@ class Stateful(Protocol):
 class Saver:
     """The snapshots of a run; used on all ranks alike.
 
-    Saving copies the state and leaves the writing to a thread. One snapshot at a time is on its way: the next one waits
-    for it. ``newest`` is the newest that is complete (on rank 0); the last one has kept the training waiting for
-    ``blocked`` seconds.
+    Saving copies the state and leaves the writing to a thread, and so it does the copying of what only an optimizer's
+    next step changes: that step waits for it. One snapshot at a time is on its way: the next one waits for it.
+    ``newest`` is the newest that is complete (on rank 0); the last one has kept the training waiting for ``blocked``
+    seconds.
 
     Raises:
         SnapshotError: the place cannot be written, or belongs to another run that lives; the state holds what cannot be
@@ -75,6 +77,15 @@ class Saver:
             raise SnapshotError(f"keep_best needs a directory, and {location} is a file")
         self._staging = Staging()
         self._look_through()
+        self._copied = threading.Event()
+        self._copied.set()
+        self._optimizers = {
+            name: stateful
+            for name, stateful in self._state.items()
+            # Wrappers such as Accelerate's are Optimizers by name only, and tell nobody when they step.
+            if isinstance(stateful, torch.optim.Optimizer) and hasattr(stateful, "_optimizer_step_pre_hooks")
+        }
+        self._hooks: list[RemovableHandle] = []
         self._owner = Owner(self._place.storage, f".{self._place.single or 'snapshots'}.owner")
         self._token = self._on_rank_0(self._take)
         self._saves = 0
@@ -144,6 +155,9 @@ class Saver:
         self._saves += 1
         if shards is not None:
             facts["shards"] = f"{self._token[:8]}{self._saves:04x}"
+        if self._staging.postponed:
+            self._copied.clear()
+            self._hooks = [o.register_step_pre_hook(self._await_copy) for o in self._optimizers.values()]
         if self._rank == 0 or shards is not None:
             # No daemon: the interpreter does not end before it is through.
             arguments = (step, document, shards, facts)
@@ -155,6 +169,14 @@ class Saver:
             if error:
                 raise SnapshotError(f"the snapshot of step {step} could not be written: {error}") from error
         self.blocked = time.monotonic() - began
+
+    def _await_copy(self, *_: object) -> None:
+        """Have an optimizer's step wait until its state has been copied."""
+        if self._copied.is_set():
+            return
+        began = time.monotonic()
+        self._copied.wait()
+        self.blocked = (self.blocked or 0.0) + time.monotonic() - began
 
     def _facts(self) -> dict[str, str]:
         """Return what the snapshot's name is to say, and remember how good it is."""
@@ -194,6 +216,8 @@ class Saver:
         if self._thread:
             self._thread.join()
             self._thread = None
+        while self._hooks:
+            self._hooks.pop().remove()
 
     def close(self) -> None:
         """Wait for the snapshot on its way and give the place up; ``begin`` takes it again."""
@@ -291,7 +315,7 @@ class Saver:
         """Copy the state; return the document for the snapshot's file, and this rank's shards if there are any."""
         states = {name: stateful.state_dict() for name, stateful in self._state.items()}
         try:
-            copy = self._staging.stage(states, copy=self._rank == 0)
+            copy = self._staging.stage(states, copy=self._rank == 0, later=self._optimizers)
         except UnsupportedError as error:
             raise SnapshotError(str(error)) from error
         document = {"format": FORMAT, "step": step, "state": copy, "generators": self._gathered(generators.capture())}
@@ -324,6 +348,7 @@ class Saver:
         """Bring a staged snapshot to where it belongs; runs in a thread of its own."""
         directory = None if shards is None else snapshot.shards_directory(step, facts)
         try:
+            self._complete_copy()
             if directory and shards is not None:
                 files = self._writer.write(directory, shards)
                 document["shards"] = {name: list(file) for name, file in files.items()}
@@ -334,6 +359,15 @@ class Saver:
             if directory and self._rank == 0 and not (self.newest and self.newest.shards == directory):
                 with contextlib.suppress(Exception):
                     self._place.storage.remove(directory)
+
+    def _complete_copy(self) -> None:
+        try:
+            self._staging.complete()
+        except ChangedError:
+            self._optimizers.clear()  # the next ones copy everything at once
+            raise
+        finally:
+            self._copied.set()
 
     def _publish(self, step: int, document: dict[str, Any], directory: str | None, facts: dict[str, str]) -> None:
         self._owner.check()

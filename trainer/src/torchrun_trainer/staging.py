@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, TypeGuard
 
 import torch
@@ -22,6 +22,10 @@ class UnsupportedError(ValueError):
     """Something in a state could not be read back with ``weights_only=True``; says where it is."""
 
 
+class ChangedError(RuntimeError):
+    """A tensor was changed before it was copied."""
+
+
 class Staging:
     """Makes copies of one state over and over, in the same memory each time.
 
@@ -31,19 +35,26 @@ class Staging:
 
     def __init__(self) -> None:
         self.shards: dict[str, Tensor] = {}
+        self._postponed: list[tuple[str, Tensor, Tensor, int]] = []
+        self._later = False
         self._buffers: dict[str, Tensor] = {}
         self._used: dict[str, Tensor] = {}
         self._seen: dict[tuple[object, ...], Tensor] = {}
         self._copying = True
         self._gpus: set[torch.device] = set()
 
-    def stage(self, state: Mapping[str, object], *, copy: bool = True) -> dict[str, Any]:
+    def stage(self, state: Mapping[str, object], *, copy: bool = True, later: Collection[str] = ()) -> dict[str, Any]:
         """Return a copy of ``state``; without ``copy`` only look through it.
 
-        Raises UnsupportedError for what ``torch.load(weights_only=True)`` would refuse.
+        Tensors in CPU memory that belong to the parts named in ``later`` may not change until ``complete`` has copied
+        them too. Raises UnsupportedError for what ``torch.load(weights_only=True)`` would refuse.
         """
         self.shards, self._used, self._seen, self._copying = {}, {}, {}, copy
-        staged = {name: self._walk(name, value) for name, value in state.items()}
+        self._postponed = []
+        staged = {}
+        for name, value in state.items():
+            self._later = name in later
+            staged[name] = self._walk(name, value)
         for device in self._gpus:
             torch.cuda.current_stream(device).synchronize()
         self._gpus.clear()
@@ -51,6 +62,19 @@ class Staging:
             self._buffers = self._used
         self._seen = {}
         return staged
+
+    @property
+    def postponed(self) -> bool:
+        """Whether there is something left to copy."""
+        return bool(self._postponed)
+
+    def complete(self) -> None:
+        """Copy what ``stage`` has left; raise ChangedError if something of it has been changed since."""
+        postponed, self._postponed = self._postponed, []
+        for path, value, buffer, version in postponed:
+            buffer.copy_(value)
+            if value._version != version:  # noqa: SLF001 (documented as what tells of changes in place)
+                raise ChangedError(f"{path} was changed while it was copied")
 
     def _walk(self, path: str, value: Any) -> Any:  # noqa: ANN401
         kind = type(value)
@@ -80,7 +104,10 @@ class Staging:
         buffer = self._buffers.get(path)
         if buffer is None or buffer.shape != value.shape or buffer.dtype != value.dtype:
             buffer = torch.empty_like(value, device="cpu", requires_grad=False, pin_memory=value.is_cuda)
-        buffer.copy_(value.detach(), non_blocking=value.is_cuda)
+        if self._later and not value.is_cuda and not value.is_inference():
+            self._postponed.append((path, value.detach(), buffer, value._version))  # noqa: SLF001
+        else:
+            buffer.copy_(value.detach(), non_blocking=value.is_cuda)
         if value.is_cuda:
             self._gpus.add(value.device)
         self._used[path] = self._seen[key] = buffer
