@@ -95,6 +95,35 @@ async def test_a_status_is_read_as_it_was_written(torchrunjobs: Any, status: dic
         assert version(torchrunjobs, f"{JOBS}/{name}") == written["metadata"]["resourceVersion"]
 
 
+@pytest.mark.parametrize(
+    ("told", "read"),
+    [
+        ("the loss is \U0001f34c", None),
+        ('tab\tnew line\nquote"backslash\\ud83d\\U0001f34c', None),
+        ("umlaut \xe4, last \ud7ff\ue000\ufffd, not a character \ufffe\uffff, mark \ufeff", None),
+        ("breaks \r\x85\u2028\u2029, controls \0\x01\x7f\x80\x9f", None),
+        ("half of a pair: \ud83d, \udf4c", "half of a pair: \ufffd, \ufffd"),
+        ("bytes that are no text: \udcff", "bytes that are no text: \ufffd"),
+    ],
+    ids=["emoji", "quotes", "rare", "controls", "surrogates", "bytes"],
+)
+async def test_whatever_a_script_says_can_be_told(torchrunjobs: Any, told: str, read: str | None) -> None:
+    """What the API server cannot read, it refuses in every pass; a job would never get further."""
+    job = new_job(torchrunjobs, files=[{"path": "/workspace/train.py", "content": "print()"}])
+    program = next(m for m in prerequisites(job, PROGRAMS, "default") if m["kind"] == "ConfigMap")
+    async with adapter(torchrunjobs) as cluster:
+        manifest = await cluster.get_job("default", job.metadata.name)
+        assert manifest is not None
+        status = {"state": "Failed", "lastFailure": {"message": told, "time": "2026-01-01T00:00:00Z", "cause": "code"}}
+        await cluster.apply_status("default", job.metadata.name, manifest["metadata"]["resourceVersion"], status)
+        _, written = torchrunjobs.request("GET", f"{JOBS}/{job.metadata.name}")
+        assert written["status"]["lastFailure"]["message"] == (read or told)
+        for text in ("before", told):
+            await cluster.apply({**program, "data": {"train.py": text}})
+        _, written = torchrunjobs.request("GET", path_of(program))
+        assert written["data"] == {"train.py": read or told}
+
+
 async def test_one_status_takes_the_place_of_another(torchrunjobs: Any) -> None:
     """Fields, conditions and nodes that the new one does not have are gone: the operator alone writes them."""
     name = new_job(torchrunjobs).metadata.name

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
@@ -16,7 +17,11 @@ from torchrun_operator.cluster.jobs import JobCache
 from torchrun_operator.cluster.mirror import MachineMirror, PodMirror
 from torchrun_operator.cluster.port import ClusterError, ConflictError, Key, Manifest, NameTakenError, RefusedError
 
-_APPLY = "application/apply-patch+yaml"
+_APPLY = "application/apply-patch+yaml; charset=utf-8"
+"""With its parameter: without, the client writes the body itself, as JSON that not every YAML reader takes."""
+_NOT_PLAIN = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
+"""What YAML takes in no text, or for the end of a line, unless it is escaped."""
+_HALVES = re.compile("[\ud800-\udfff]")
 _JSON = "application/json"
 _TIMEOUT_SECONDS = 30.0
 _SILENCE_SECONDS = 75.0
@@ -268,13 +273,23 @@ class KubernetesCluster:
         url = f"{self._api.configuration.host}/{path}" + (f"?{urlencode(query)}" if query else "")
         status, started = 0, time.monotonic()
         try:
-            response = await self._api.call_api(verb, url, headers, body, _request_timeout=seconds)
+            sent = yaml_text(body) if content_type == _APPLY else body
+            response = await self._api.call_api(verb, url, headers, sent, _request_timeout=seconds)
             status, data = response.status, await response.read()
         except (aiohttp.ClientError, TimeoutError, ssl.SSLError, OSError) as error:
             raise ClusterError(0, type(error).__name__, f"{verb} {path}: {error}") from error
         finally:
             self._observe(verb, resource, status, time.monotonic() - started)
         return status, data
+
+
+def yaml_text(body: object) -> str:
+    """Write a JSON value so that a YAML reader takes it, too; halves of surrogate pairs become replacement characters.
+
+    To YAML the JSON escape of a character beyond 16 bits is an error: an emoji in a script's last words.
+    """
+    text = _HALVES.sub("\N{REPLACEMENT CHARACTER}", json.dumps(body, ensure_ascii=False))
+    return _NOT_PLAIN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _answer(status: int, data: bytes) -> dict[str, Any]:

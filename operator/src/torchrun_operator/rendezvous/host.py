@@ -51,10 +51,11 @@ if TYPE_CHECKING:
 UTC = timezone.utc  # noqa: UP017 - datetime.UTC needs Python 3.11, the job's image may have 3.10
 ESTABLISHED = "01"
 TICK_SECONDS = 0.1
+LOOK_PAUSE, MOST_LOOK_SECONDS = 10, 0.5  # a look at the connections may take a tenth of the time; see GONE_SECONDS
 HURRY_SECONDS = 0.002  # while a node that comes could be seen waiting by members of a fresh round
 STALE_SECONDS = 15.0  # without a good tick for so long, /healthz says so
 FATAL_SECONDS = 60.0  # after so many the process ends: a store in its place can only be better
-GONE_SECONDS = 1.0  # agents never connect again; the kernel's list of connections may leave one out now and then
+GONE_SECONDS = 1.0  # agents never connect again; the kernel's list may leave one out now and then, but not twice
 HEARTBEAT_SECONDS, OLD_HEARTBEAT_SECONDS = 2.0, 5.0  # old torch, 2.6 for one, does not take the interval it is told
 SILENT_BEATS = 4  # without so many a node is silent; the first comes after up to two intervals
 VOUCH_BEATS = 2.2  # without so many the host keeps agents from dropping a node by themselves, old torch's after three
@@ -161,7 +162,7 @@ class Target:
 class Senses(NamedTuple):
     """What the host notices beside the state in the store."""
 
-    peers: frozenset[str] | None = None  # addresses that are connected to the store; None: that cannot be told
+    peers: frozenset[str] | None = None  # addresses that are connected to the store; None: nobody has looked, or can
     unanswered: Mapping[str, float] | None = None  # for how many seconds these addresses have acknowledged nothing
     published: bool = True  # rank 0 of the complete round has said where it is
     away: bool = False  # the operator was not heard of lately
@@ -913,9 +914,7 @@ class Driver(threading.Thread):
         self._good = Codec.SENTINEL.decode()  # the last state that was one
         self._epoch = time.time() - time.monotonic()
         self._ticked_at, self._armed_at = 0.0, -math.inf
-        self._looked_at = -math.inf
-        self._peers: frozenset[str] | None = None
-        self._unanswered: dict[str, float] | None = None
+        self._look_at = -math.inf
         self._interval = HEARTBEAT_SECONDS
 
     def run(self) -> None:
@@ -1000,14 +999,22 @@ class Driver(threading.Thread):
         self._board.restored()
 
     def _senses(self, store: TCPStore, view: View) -> Senses:
-        now, running, published = time.monotonic(), self._memory.running, True
-        if now - self._looked_at >= TICK_SECONDS:
-            self._looked_at, self._peers = now, connected_peers(self._port)
-            self._unanswered = unanswered_seconds(self._port)
+        running, published = self._memory.running, True
+        peers, unanswered = self._look()
         if running and view.complete and view.round == running.round:
             published = store.check([f"{self._prefix}.{running.round}/{key}" for key in ("MASTER_ADDR", "MASTER_PORT")])
         away = self._board.operator_silence() > AWAY_SECONDS
-        return Senses(self._peers, self._unanswered, published, away, self._interval)
+        return Senses(peers, unanswered, published, away, self._interval)
+
+    def _look(self) -> tuple[frozenset[str] | None, dict[str, float] | None]:
+        """Ask the kernel for the connections, if it is time: with thousands of them that takes a tenth of a second."""
+        began = time.monotonic()
+        if began < self._look_at:
+            return None, None
+        seen = connected_peers(self._port), unanswered_seconds(self._port)
+        took = time.monotonic() - began
+        self._look_at = began + min(max(TICK_SECONDS, LOOK_PAUSE * took), MOST_LOOK_SECONDS)
+        return seen
 
     def _finished(self, store: TCPStore) -> int:
         """How many agents of the running round wait in torchrun's exit barrier."""
