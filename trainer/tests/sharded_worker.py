@@ -2,7 +2,9 @@
 
 Each argument is a phase ``kind:ranks:steps:place``; a line of JSON says where it began and what it came to. Kinds:
 "sharded" (FSDP2), "plain", "wide" (sharded, with other shapes), "broken" (rank 1 cannot write its shards of step 2),
-"flip" (changes a bit in the newest shard of rank 1). Places are below the URL in SHARDED_AT, or below the directory.
+"mixed" (with a large tensor that is not sharded, whose averages change before the step), "odd" (rank 1 cannot save its
+state of step 2), "flip" (changes a bit in the newest shard of rank 1). Places are below the URL in SHARDED_AT, or below
+the directory.
 """
 
 import json
@@ -47,13 +49,20 @@ def train(kind: str, total: int, location: str) -> dict[str, object]:
     if kind != "plain":
         fully_shard(model, mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    table = torch.nn.Parameter(torch.ones(1 << 18))
+    if kind == "mixed":
+        optimizer.add_param_group({"params": [table]})
     extra = Extra(model, 0)
     run = Run(location, snapshot_every=2, model=model, optimizer=optimizer, extra=extra)
     began = run.step
     if kind == "broken" and run.rank == 1:
         break_writing(run)
     for step in run.steps(total):
-        loss = model(torch.ones(4, 5) * (step + 1)).square().mean()
+        for average in optimizer.state.get(table, {}).values():
+            average.mul_(1)
+        if kind == "odd" and run.rank == 1:
+            extra.values["odd"] = object() if step == 1 else step
+        loss = model(torch.ones(4, 5) * (step + 1)).square().mean() + table[0]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

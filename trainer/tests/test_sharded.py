@@ -60,6 +60,9 @@ def phases(tmp_path_factory: pytest.TempPathFactory) -> Phases:
         "sharded:2:10:elastic",
         "sharded:2:2:snapshot.pth",
         "broken:2:5:broken",
+        "mixed:2:4:mixed",
+        "mixed:2:5:mixed",
+        "odd:2:5:odd",
     )
 
 
@@ -115,6 +118,22 @@ def test_a_rank_that_cannot_write_costs_one_snapshot(phases: Phases) -> None:
     assert list(kept) == ["5", "4"]
     directory = phases.directory / "broken"
     assert sorted(path.name for path in directory.iterdir() if path.is_dir()) == sorted(map(str, kept.values()))
+
+
+def test_what_is_not_sharded_is_copied_before_all_ranks_write(phases: Phases) -> None:
+    """If one found out later that its copy is no good, the others would wait for it for ever."""
+    assert [phases.said(number)[0]["began"] for number in (11, 12)] == [0, 4]
+    assert list(phases.kept(11)) == ["4", "2"]
+
+
+def test_a_state_that_one_rank_cannot_save_costs_all_one_snapshot(phases: Phases) -> None:
+    assert phases.said(13)[0]["seen"] == 5
+    warnings = re.findall(r"a snapshot could not be written, there is none yet: (.*)", phases.errors[13])
+    assert sorted(warning.partition(",")[0] for warning in warnings) == [
+        "SnapshotError: the state of another rank cannot be saved",
+        "UnsupportedError: extra/odd is a builtins.object",
+    ]
+    assert list(phases.kept(13)) == ["5", "4"]
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Snapshots are complete or absent, and say when they are damaged."""
 
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -140,6 +141,24 @@ def test_a_damaged_single_file_is_an_error_and_stays(tmp_path: Path, damage: Cal
         with pytest.raises(SnapshotError, match=r"snapshot.pth is damaged: .*; remove it to start from the beginning"):
             snapshot.newest(path)
     assert path.read_bytes() == damaged
+
+
+def test_no_bit_of_the_end_of_a_single_file_leads_astray(tmp_path: Path) -> None:
+    """There the file says where everything is. A few bits mean nothing, and everything is as it was."""
+    saved = snapshot.save(tmp_path / "snapshot.pth", 1, {"weights": torch.ones(3)})
+    good = saved.path.read_bytes()
+    unharmed = 0
+    for place in range(len(good) - 120, len(good)):
+        for bit in range(8):
+            damaged = bytearray(good)
+            damaged[place] ^= 1 << bit
+            saved.path.write_bytes(damaged)
+            try:
+                assert snapshot.load(saved)["weights"].tolist() == [1, 1, 1]
+                unharmed += 1
+            except SnapshotError as error:
+                assert re.search("is damaged: |cannot be read: ", str(error))  # noqa: PT017 (some are unharmed)
+    assert unharmed < 300
 
 
 @pytest.mark.parametrize(

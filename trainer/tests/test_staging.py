@@ -3,13 +3,16 @@
 import collections
 import io
 import random
+import threading
 from collections import OrderedDict
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from torchrun_trainer import staging as staging_module
 from torchrun_trainer.staging import ChangedError, Staging, UnsupportedError
 
 
@@ -57,34 +60,97 @@ def test_a_copy_does_not_change_and_the_next_one_takes_its_memory() -> None:
     assert [second[key].data_ptr() for key in second] == [first[key].data_ptr() for key in first]
 
 
+LARGE = 1 << 18
+"""Elements of a tensor that is large enough to be left for later."""
+
+
 def test_some_may_be_copied_later() -> None:
-    state = {"model": {"weight": torch.ones(2)}, "opt": {"sum": torch.ones(2), "part": torch.arange(4.0)[::2]}}
+    opt = {"sum": torch.ones(LARGE), "part": torch.arange(2.0 * LARGE)[::2], "small": torch.ones(1)}
     with torch.inference_mode():
-        state["opt"]["fixed"] = torch.ones(2)
+        opt["fixed"] = torch.ones(LARGE)
+    model = {"weight": torch.ones(LARGE)}
     staging = Staging()
-    staged = staging.stage(state, later=["opt"])
+    staged = staging.stage({"model": model, "opt": opt}, later=["opt"])
     postponed = [staging.postponed]
-    state["model"]["weight"] += 1
-    staging.complete()
-    assert [*postponed, staging.postponed] == [True, False]
-    state["opt"]["sum"] += 1
-    assert {key: value.tolist() for key, value in (staged["model"] | staged["opt"]).items()} == {
-        "weight": [1, 1],
-        "sum": [1, 1],
-        "part": [0, 2],
-        "fixed": [1, 1],
+    model["weight"] += 1  # these are copied by now
+    opt["small"] += 1
+    assert not staging.settle(wait=False)
+    staging.complete_here()
+    assert [*postponed, staging.postponed, staging.settle()] == [True, False, False]
+    opt["sum"] += 1
+    assert {key: value[1:2].tolist() or value.tolist() for key, value in (staged["model"] | staged["opt"]).items()} == {
+        "weight": [1],
+        "sum": [1],
+        "part": [2],
+        "small": [1],
+        "fixed": [1],
     }
 
 
-def test_what_was_changed_before_it_was_copied_is_no_copy() -> None:
-    state = {"opt": {"sum": torch.ones(2)}}
+def test_who_trains_waits_for_the_copy_and_says_whether_it_is_good() -> None:
+    sums = torch.ones(LARGE)
+    for changed in (False, True):
+        staging = Staging()
+        staging.stage({"opt": {"sum": sums}}, later=["opt"])
+        errors: list[str] = []
+
+        def complete(staging: Staging = staging, errors: list[str] = errors) -> None:
+            try:
+                staging.complete()
+            except ChangedError as error:
+                errors.append(str(error))
+
+        writer = threading.Thread(target=complete)
+        if changed:
+            sums += 1  # by an operation that ends after the copying, as far as the writer can tell
+        writer.start()
+        assert staging.settle()
+        sums += 1  # the step
+        writer.join(60)
+        assert errors == (["opt/sum was changed while it was copied"] if changed else [])
+
+
+def test_a_copy_is_judged_after_a_while_if_nobody_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(staging_module, "_OPERATION_SECONDS", 0.01)
+    sums = torch.ones(LARGE)
     staging = Staging()
-    staging.stage(state, later=["opt"])
-    state["opt"]["sum"] += 1
+    staging.stage({"opt": {"sum": sums}}, later=["opt"])
+    staging.complete()
+    assert not staging.settle()
+    staging.stage({"opt": {"sum": sums}}, later=["opt"])
+    sums += 1
     with pytest.raises(ChangedError, match="opt/sum was changed while it was copied"):
         staging.complete()
-    assert staging.stage(state)["opt"]["sum"].tolist() == [2, 2]
+    assert staging.stage({"opt": {"sum": sums}})["opt"]["sum"][0] == 2
     staging.complete()  # nothing is left
+
+
+def test_keys_that_look_alike_do_not_share_memory() -> None:
+    state = {"loss": {"train": torch.zeros(2)}, "loss/train": torch.ones(2)}
+    staging = Staging()
+    for _ in range(2):
+        staged = staging.stage(state)
+        assert [staged["loss"]["train"].tolist(), staged["loss/train"].tolist()] == [[0, 0], [1, 1]]
+
+
+def test_numbers_of_numpy_become_numbers() -> None:
+    staged = Staging().stage({"lr": np.float64(0.5), "count": np.int32(2), "flag": np.bool_(True)})
+    assert staged == {"lr": 0.5, "count": 2, "flag": True}
+    assert [type(value) for value in staged.values()] == [float, int, bool]
+    with pytest.raises(UnsupportedError, match=r"wide is a numpy\.longdouble"):
+        Staging().stage({"wide": np.longdouble(1)})
+
+
+def test_the_versions_of_modules_are_kept() -> None:
+    class Versioned(torch.nn.Linear):
+        _version = 2
+
+    model = torch.nn.Sequential(Versioned(1, 1))
+    buffer = io.BytesIO()
+    torch.save(Staging().stage({"model": model.state_dict()}), buffer)
+    buffer.seek(0)
+    assert torch.load(buffer, weights_only=True)["model"]._metadata == model.state_dict()._metadata  # type: ignore[attr-defined]
+    assert model.state_dict()._metadata["0"] == {"version": 2}  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
+import torch
 
 from torchrun_trainer import storage as storages
 from torchrun_trainer.storage import Sink, Storage, StorageError, checksum_of, storage
@@ -52,6 +53,24 @@ def test_what_fails_is_not_there(place: Storage) -> None:
     with pytest.raises(OSError, match="no more"):
         place.publish("a-", fails, str)
     assert list(place.files()) == ["other"]
+
+
+class Full:
+    def write(self, _: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    def flush(self) -> None:
+        pass
+
+
+def test_the_reason_is_that_of_the_file(place: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.save, cut short, ends with an error of its own, about positions."""
+    real = storages.Hashing
+    monkeypatch.setattr(storages, "Hashing", lambda raw: real(raw if isinstance(raw, storages._Nowhere) else Full()))
+    with pytest.raises(OSError, match="No space left on device"):
+        place.publish("a-", lambda file: torch.save(torch.ones(100_000), file), str)  # type: ignore[arg-type]
+    if place.local:  # fsspec's memory has no way to give up a file
+        assert place.files() == {}
 
 
 def test_small_files_and_directories(place: Storage) -> None:

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 PRELUDE = """
-import atexit, ctypes, os, signal, threading
+import atexit, ctypes, os, signal, threading, time
 from torchrun_trainer.termination import Termination
 atexit.register(print, "cleaned up", flush=True)
 """
@@ -61,6 +61,16 @@ with Termination(lambda: not done.is_set()) as termination:
     while True: lock.acquire(timeout=10)
 """
 
+STEP_THAT_SAYS_THAT_IT_LIVES = """
+with Termination() as termination:
+    termination.step_done()
+    print("ready", flush=True)
+    for _ in range(40):
+        time.sleep(0.1)
+        termination.alive()
+    print("saved", flush=True)
+"""
+
 LOOP_THAT_IS_OVER = """
 with Termination():
     pass
@@ -102,6 +112,7 @@ def run(script: str) -> tuple[int, str]:
     [
         (STEP_THAT_ENDS, -signal.SIGTERM, "saved\ncleaned up\n"),
         (STEP_THAT_NEVER_ENDS, 143, ""),
+        (STEP_THAT_SAYS_THAT_IT_LIVES, -signal.SIGTERM, "saved\n"),
         (STUCK_STEP_BESIDE_WORK, 143, "written\n"),
         (ERROR_IN_THE_BODY, -signal.SIGTERM, "cleaned up\n"),
         (LOOP_THAT_IS_OVER, -signal.SIGTERM, ""),
@@ -111,6 +122,7 @@ def run(script: str) -> tuple[int, str]:
     ids=[
         "ends",
         "never ends",
+        "says that it lives",
         "never ends, beside work",
         "error in the body",
         "loop is over",

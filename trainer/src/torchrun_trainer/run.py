@@ -108,6 +108,7 @@ class Run:
         self._progress: Progress | None = None
         self._publisher: Publisher | None = None
         self._watchdog: Watchdog | None = None
+        self._termination: Termination | None = None
         self._stragglers = Stragglers(self.world_size, self._device)
         self._models = [stateful for stateful in state.values() if isinstance(stateful, DistributedDataParallel)]
         plain = {name: _plain(stateful) for name, stateful in state.items()}
@@ -135,6 +136,7 @@ class Run:
         self._begin()
         try:
             with Termination(self._saver.busy if self._saver else None) as termination:
+                self._termination = termination
                 while self.step < total_steps:
                     yield self.step
                     self.step += 1
@@ -228,9 +230,12 @@ class Run:
     def alive(self) -> None:
         """Say that this rank gets on with something that is no step, so that nobody takes it to hang.
 
-        To be called now and then, on rank 0 above all, in an evaluation or another long piece of work inside a step.
-        Costs a few microseconds.
+        To be called now and then, on every rank, in an evaluation or another long piece of work between two steps.
+        A process that was told to stop waits for it: without, it ends after 2 s and three times the time of a step, and
+        what was done since the last snapshot is lost. Costs a few microseconds.
         """
+        if self._termination:
+            self._termination.alive()
         if self._watchdog:
             self._watchdog.alive(self.step)
         if self._publisher and self._progress and time.monotonic() - self._beaten >= _BEAT_SECONDS:
@@ -252,6 +257,7 @@ class Run:
         self._stragglers.begin()
 
     def _end(self) -> None:
+        self._termination = None
         if self._saver:
             self._saver.close()
         self._stragglers.close()

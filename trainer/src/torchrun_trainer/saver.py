@@ -68,7 +68,7 @@ class Saver:
         self._keep_best = keep_best
         self._metric = (keep_best or "").removeprefix("-")
         self._value: float | Tensor = math.nan
-        self._best = -math.inf
+        self._best = self._best_before = -math.inf
         self._rank = dist.get_rank() if dist.is_initialized() else 0
         self._world_size = dist.get_world_size() if dist.is_initialized() else 1
         self._device = device or torch.device("cpu")
@@ -77,8 +77,6 @@ class Saver:
             raise SnapshotError(f"keep_best needs a directory, and {location} is a file")
         self._staging = Staging()
         self._look_through()
-        self._copied = threading.Event()
-        self._copied.set()
         self._optimizers = {
             name: stateful
             for name, stateful in self._state.items()
@@ -150,19 +148,9 @@ class Saver:
         began = time.monotonic()
         self.finish()
         self.look()
-        document, shards = self._staged(step)
-        facts = self._facts()
-        self._saves += 1
-        if shards is not None:
-            facts["shards"] = f"{self._token[:8]}{self._saves:04x}"
-        if self._staging.postponed:
-            self._copied.clear()
-            self._hooks = [o.register_step_pre_hook(self._await_copy) for o in self._optimizers.values()]
-        if self._rank == 0 or shards is not None:
-            # No daemon: the interpreter does not end before it is through.
-            arguments = (step, document, shards, facts)
-            self._thread = threading.Thread(target=self._write, args=arguments, name="torchrun-trainer-snapshot")
-            self._thread.start()
+        staged = self._staged(step)
+        if staged is not None:
+            self._start_writing(step, *staged)
         if wait:
             self.finish()
             error, self._error = self._error, None
@@ -170,18 +158,37 @@ class Saver:
                 raise SnapshotError(f"the snapshot of step {step} could not be written: {error}") from error
         self.blocked = time.monotonic() - began
 
+    def _start_writing(self, step: int, document: dict[str, Any], shards: dict[str, Any] | None) -> None:
+        facts = self._facts()
+        self._saves += 1
+        if shards is not None:
+            facts["shards"] = f"{self._token[:8]}{self._saves:04x}"
+        if self._rank != 0 and shards is None:
+            return
+        if self._staging.postponed:
+            self._hooks = [o.register_step_pre_hook(self._await_copy) for o in self._optimizers.values()]
+        arguments = (step, document, shards, facts)
+        # No daemon: the interpreter does not end before it is through.
+        thread = threading.Thread(target=self._write, args=arguments, name="torchrun-trainer-snapshot")
+        try:
+            thread.start()
+        except RuntimeError as error:  # there are as many as there may be
+            logger.warning("training waits for this snapshot: %s", error)
+            self._staging.complete_here()
+            self._write(*arguments)
+        else:
+            self._thread = thread
+
     def _await_copy(self, *_: object) -> None:
         """Have an optimizer's step wait until its state has been copied."""
-        if self._copied.is_set():
-            return
         began = time.monotonic()
-        self._copied.wait()
-        self.blocked = (self.blocked or 0.0) + time.monotonic() - began
+        if self._staging.settle():
+            self.blocked = (self.blocked or 0.0) + time.monotonic() - began
 
     def _facts(self) -> dict[str, str]:
         """Return what the snapshot's name is to say, and remember how good it is."""
         value = float(self._value)
-        self._best = max(self._best, self._rating(value))
+        self._best_before, self._best = self._best, max(self._best, self._rating(value))
         return {} if math.isnan(value) else {self._metric: f"{value:.9g}"}
 
     def look(self) -> None:
@@ -190,6 +197,7 @@ class Saver:
         One that could not be written is a warning: the training goes on, and the next one is tried. Raises
         SnapshotError for the third in a row, and when another process has taken the place.
         """
+        self._staging.settle(wait=False)
         error = self._error
         if error is None:
             return
@@ -214,6 +222,7 @@ class Saver:
     def finish(self) -> None:
         """Wait for the snapshot on its way."""
         if self._thread:
+            self._staging.settle()
             self._thread.join()
             self._thread = None
         while self._hooks:
@@ -311,18 +320,30 @@ class Saver:
             except Exception as error:
                 raise SnapshotError(f"snapshot {found.location} does not fit {name!r}: {error}") from error
 
-    def _staged(self, step: int) -> tuple[dict[str, Any], dict[str, Any] | None]:
-        """Copy the state; return the document for the snapshot's file, and this rank's shards if there are any."""
+    def _staged(self, step: int) -> tuple[dict[str, Any], dict[str, Any] | None] | None:
+        """Copy the state; return the document for the snapshot's file, and this rank's shards if there are any.
+
+        None: the state of some rank cannot be saved any more, which is a snapshot that fails like any other.
+        """
         states = {name: stateful.state_dict() for name, stateful in self._state.items()}
+        copy, problem = {}, None
         try:
             copy = self._staging.stage(states, copy=self._rank == 0, later=self._optimizers)
         except UnsupportedError as error:
-            raise SnapshotError(str(error)) from error
+            problem = error
         document = {"format": FORMAT, "step": step, "state": copy, "generators": self._gathered(generators.capture())}
-        if not self._anywhere(bool(self._staging.shards)):
+        sharded_anywhere, problem_anywhere = self._anywhere(bool(self._staging.shards), problem is not None)
+        if problem_anywhere:
+            self._error = problem or SnapshotError("the state of another rank cannot be saved, as its log says")
+            if problem and self._rank != 0:
+                self._warn(problem)
+            return None
+        if not sharded_anywhere:
             return document, None
         if self._place.single:
             raise SnapshotError(f"sharded state needs a directory, and {self._place.location} is a file")
+        # All ranks write together: none may find out later that its copy is of no use.
+        self._staging.complete_here()
         if self._writer is None:
             from torchrun_trainer import sharded  # noqa: PLC0415 (it takes long)
 
@@ -336,19 +357,19 @@ class Saver:
             dist.gather_object(value, everybody if self._rank == 0 else None, dst=0)
         return everybody
 
-    def _anywhere(self, flag: bool) -> bool:
-        """Return whether a flag is true on any rank."""
+    def _anywhere(self, *flags: bool) -> list[bool]:
+        """Return for each flag whether it is true on any rank."""
         if self._world_size == 1:
-            return flag
-        anywhere = torch.tensor(int(flag), dtype=torch.int32, device=self._device)
+            return list(flags)
+        anywhere = torch.tensor(flags, dtype=torch.int32, device=self._device)
         dist.all_reduce(anywhere, dist.ReduceOp.MAX)
-        return bool(anywhere.item())
+        return [bool(flag) for flag in anywhere.tolist()]
 
     def _write(self, step: int, document: dict[str, Any], shards: dict[str, Any] | None, facts: dict[str, str]) -> None:
         """Bring a staged snapshot to where it belongs; runs in a thread of its own."""
         directory = None if shards is None else snapshot.shards_directory(step, facts)
         try:
-            self._complete_copy()
+            self._staging.complete()
             if directory and shards is not None:
                 files = self._writer.write(directory, shards)
                 document["shards"] = {name: list(file) for name, file in files.items()}
@@ -356,18 +377,12 @@ class Saver:
                 self._publish(step, document, directory, facts)
         except Exception as error:
             self._error = error
+            self._best = self._best_before
+            if isinstance(error, ChangedError):
+                self._optimizers.clear()  # the next snapshots copy everything at once
             if directory and self._rank == 0 and not (self.newest and self.newest.shards == directory):
                 with contextlib.suppress(Exception):
                     self._place.storage.remove(directory)
-
-    def _complete_copy(self) -> None:
-        try:
-            self._staging.complete()
-        except ChangedError:
-            self._optimizers.clear()  # the next ones copy everything at once
-            raise
-        finally:
-            self._copied.set()
 
     def _publish(self, step: int, document: dict[str, Any], directory: str | None, facts: dict[str, str]) -> None:
         self._owner.check()

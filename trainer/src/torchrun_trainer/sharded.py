@@ -180,9 +180,12 @@ class Reader:
             return self._spread(path, saved, live, parameters)
         if isinstance(saved, dict):
             below = live if isinstance(live, dict) else {}
-            return type(saved)(
+            filled = type(saved)(
                 (key, self._walk(f"{path}/{key}", item, below.get(key), parameters)) for key, item in saved.items()
             )
+            if hasattr(saved, "_metadata"):
+                filled._metadata = saved._metadata  # type: ignore[attr-defined]  # noqa: SLF001 (see Staging)
+            return filled
         if isinstance(saved, list | tuple):
             others = live if isinstance(live, list | tuple) and len(live) == len(saved) else [None] * len(saved)
             return type(saved)(

@@ -9,6 +9,7 @@ names a file (``snapshot.pth``) holds one snapshot, which each later one replace
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import math
 import re
@@ -248,6 +249,10 @@ def _zip_damage(at: Place, name: str) -> str | None:
             bad = archive.testzip()
     except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError) as error:
         return f"it is no complete torch.save file ({error})"
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return "it is no complete torch.save file (it says that it goes on before its beginning)"
     return f"the checksum of {bad} in it differs" if bad else None
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import pickle
 import sys
+import threading
 from collections import OrderedDict
 from collections.abc import Collection, Mapping
 from typing import Any, TypeGuard
@@ -16,6 +18,11 @@ SHARDED = "torchrun_trainer.sharded"
 
 _ATOMS = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size)
 _KEYS = (str, int, float, bool)
+_LARGE_BYTES = 1 << 20
+"""Smaller tensors are copied at once: a learning rate, say, which a scheduler changes between two steps."""
+
+_OPERATION_SECONDS = 2.0
+"""No single operation on a tensor takes longer."""
 
 
 class UnsupportedError(ValueError):
@@ -23,7 +30,7 @@ class UnsupportedError(ValueError):
 
 
 class ChangedError(RuntimeError):
-    """A tensor was changed before it was copied."""
+    """Something was changed while it was copied; says where it is."""
 
 
 class Staging:
@@ -31,11 +38,18 @@ class Staging:
 
     Tensors are copied to the CPU, to pinned memory from a GPU; those that share memory share it in the copy as well.
     A copy is good until the next one is made. Sharded tensors (DTensor) are not copied but collected in ``shards``.
+
+    Some of the copying can be left to another thread, which calls ``complete``. The thread that trains then calls
+    ``settle`` before it changes what is being copied.
     """
 
     def __init__(self) -> None:
         self.shards: dict[str, Tensor] = {}
         self._postponed: list[tuple[str, Tensor, Tensor, int]] = []
+        self._copied, self._settled, self._settling = threading.Event(), threading.Event(), threading.Lock()
+        self._copied.set()
+        self._settled.set()
+        self._changed: str | None = None
         self._later = False
         self._buffers: dict[str, Tensor] = {}
         self._used: dict[str, Tensor] = {}
@@ -46,11 +60,11 @@ class Staging:
     def stage(self, state: Mapping[str, object], *, copy: bool = True, later: Collection[str] = ()) -> dict[str, Any]:
         """Return a copy of ``state``; without ``copy`` only look through it.
 
-        Tensors in CPU memory that belong to the parts named in ``later`` may not change until ``complete`` has copied
-        them too. Raises UnsupportedError for what ``torch.load(weights_only=True)`` would refuse.
+        Large tensors in CPU memory that belong to the parts named in ``later`` are left to ``complete``, until when
+        they may not change. Raises UnsupportedError for what ``torch.load(weights_only=True)`` would refuse.
         """
         self.shards, self._used, self._seen, self._copying = {}, {}, {}, copy
-        self._postponed = []
+        self._postponed, self._changed = [], None
         staged = {}
         for name, value in state.items():
             self._later = name in later
@@ -61,20 +75,64 @@ class Staging:
         if copy:
             self._buffers = self._used
         self._seen = {}
+        for event in (self._copied, self._settled):
+            if self._postponed:
+                event.clear()
+            else:
+                event.set()
         return staged
 
     @property
     def postponed(self) -> bool:
-        """Whether there is something left to copy."""
+        """Whether ``stage`` has left something."""
         return bool(self._postponed)
 
     def complete(self) -> None:
-        """Copy what ``stage`` has left; raise ChangedError if something of it has been changed since."""
-        postponed, self._postponed = self._postponed, []
-        for path, value, buffer, version in postponed:
+        """Copy what ``stage`` has left, and wait until it is settled that the copy is good; in a thread of its own.
+
+        Raises ChangedError if it is not.
+        """
+        try:
+            self._copy_postponed()
+        finally:
+            self._copied.set()
+        # If the training's next step is far, whatever was under way during the copying is over after a while.
+        if not self._settled.wait(_OPERATION_SECONDS):
+            self._settle()
+        self._check()
+
+    def complete_here(self) -> None:
+        """Copy what ``stage`` has left, in the thread that trains."""
+        self._copy_postponed()
+        self._copied.set()
+        self._settle()
+        self._check()
+
+    def settle(self, *, wait: bool = True) -> bool:
+        """Find out whether the copy is good, after waiting for it; return whether there was anything to find out.
+
+        PyTorch counts a tensor's changes, each at its end. So this has to be asked where none is being made.
+        """
+        if self._settled.is_set() or not (wait or self._copied.is_set()):
+            return False
+        self._copied.wait()
+        self._settle()
+        return True
+
+    def _copy_postponed(self) -> None:
+        for _, value, buffer, _ in self._postponed:
             buffer.copy_(value)
-            if value._version != version:  # noqa: SLF001 (documented as what tells of changes in place)
-                raise ChangedError(f"{path} was changed while it was copied")
+
+    def _settle(self) -> None:
+        with self._settling:
+            if not self._settled.is_set():
+                postponed, self._postponed = self._postponed, []
+                self._changed = next((path for path, value, _, then in postponed if _version(value) != then), None)
+                self._settled.set()
+
+    def _check(self) -> None:
+        if self._changed:
+            raise ChangedError(f"{self._changed} was changed while it was copied")
 
     def _walk(self, path: str, value: Any) -> Any:  # noqa: ANN401
         kind = type(value)
@@ -83,13 +141,20 @@ class Staging:
         if isinstance(value, Tensor):
             return self._tensor(path, value)
         if kind in (dict, OrderedDict) and all(type(key) in _KEYS for key in value):
-            return kind((key, self._walk(f"{path}/{key}", item)) for key, item in value.items())
+            copy = kind((key, self._walk(f"{path}/{key}", item)) for key, item in value.items())
+            if hasattr(value, "_metadata"):  # the versions of a module's parts, which load_state_dict asks for
+                copy._metadata = self._walk(f"{path}/_metadata", value._metadata)  # type: ignore[attr-defined]  # noqa: SLF001
+            return copy
         if kind in (list, tuple):
             return kind(self._walk(f"{path}/{place}", item) for place, item in enumerate(value))
+        if _is_number_of_numpy(value) and type(value.item()) in _ATOMS:
+            return value.item()
         return _through_pickle(path, value)
 
     def _tensor(self, path: str, value: Tensor) -> Any:  # noqa: ANN401
         if is_sharded(value):
+            if path in self.shards:
+                raise UnsupportedError(f"two sharded tensors are called {path}; change a key on the way to one of them")
             self.shards[path] = value.detach()
             return {SHARDED: path}
         if type(value) not in (Tensor, torch.nn.Parameter):
@@ -102,16 +167,26 @@ class Staging:
         if value.numel() and key in self._seen:
             return self._seen[key]
         buffer = self._buffers.get(path)
-        if buffer is None or buffer.shape != value.shape or buffer.dtype != value.dtype:
+        if buffer is None or path in self._used or buffer.shape != value.shape or buffer.dtype != value.dtype:
             buffer = torch.empty_like(value, device="cpu", requires_grad=False, pin_memory=value.is_cuda)
-        if self._later and not value.is_cuda and not value.is_inference():
-            self._postponed.append((path, value.detach(), buffer, value._version))  # noqa: SLF001
+        if self._later and value.nbytes >= _LARGE_BYTES and not value.is_cuda and not value.is_inference():
+            self._postponed.append((path, value.detach(), buffer, _version(value)))
         else:
             buffer.copy_(value.detach(), non_blocking=value.is_cuda)
         if value.is_cuda:
             self._gpus.add(value.device)
         self._used[path] = self._seen[key] = buffer
         return buffer
+
+
+def _version(value: Tensor) -> int:
+    return value._version  # noqa: SLF001 (how often it was changed in place; PyTorch documents it for the same purpose)
+
+
+def _is_number_of_numpy(value: object) -> bool:
+    """Return whether this is a numpy scalar, such as a learning rate computed with numpy, without importing numpy."""
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and isinstance(value, numpy.generic)
 
 
 def is_sharded(value: object) -> TypeGuard[Tensor]:
@@ -128,8 +203,10 @@ def _through_pickle(path: str, value: Any) -> Any:  # noqa: ANN401
         buffer.seek(0)
         return torch.load(buffer, weights_only=True)
     except Exception as error:
+        # What is wrong with a pickle, PyTorch tells at length, together with ways out that lead nowhere here.
+        words = "" if isinstance(error, pickle.UnpicklingError) else f": {str(error).splitlines()[0]}"
         raise UnsupportedError(
             f"{path} is a {type(value).__module__}.{type(value).__qualname__}, which cannot be saved so that "
-            f"torch.load(weights_only=True) reads it ({type(error).__name__}: {str(error).splitlines()[0]}); give "
+            f"torch.load(weights_only=True) reads it ({type(error).__name__}{words}); give "
             "tensors, numbers, strings, and lists and dictionaries of them, or see torch.serialization.add_safe_globals"
         ) from error

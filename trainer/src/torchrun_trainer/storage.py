@@ -38,13 +38,19 @@ class Hashing:
 
     def __init__(self, raw: Sink) -> None:
         self.size = 0
+        self.failure: BaseException | None = None
+        """Why something could not be written."""
         self._raw = raw
         self._hash = hashlib.sha256()
 
     def write(self, data: Any) -> int:  # noqa: ANN401
         """Write bytes, or whatever holds bytes; return how many."""
         self._hash.update(data)
-        self._raw.write(data)
+        try:
+            self._raw.write(data)
+        except BaseException as error:
+            self.failure = error
+            raise
         written = memoryview(data).nbytes
         self.size += written
         return written
@@ -59,6 +65,16 @@ class Hashing:
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401
         return getattr(self._raw, name)
+
+
+def _fill(hashing: Hashing, content: Callable[[Sink], object]) -> None:
+    """Have a file written. Raises what the file has raised: torch.save, cut short, ends with an error of its own."""
+    try:
+        content(hashing)
+    except BaseException as error:
+        if hashing.failure is None or hashing.failure is error:
+            raise
+        raise hashing.failure from error
 
 
 class _Nowhere:
@@ -194,7 +210,7 @@ class _Directory(Storage):
         try:
             with temporary.open("wb") as raw:
                 hashing = Hashing(raw)
-                content(hashing)
+                _fill(hashing, content)
                 raw.flush()
                 os.fsync(raw.fileno())
             final = self.path / name(hashing.checksum())
@@ -278,7 +294,7 @@ class _ObjectStore(Storage):
         final = name(expected)
         with self.open(final, "wb") as raw:
             hashing = Hashing(raw)
-            content(hashing)
+            _fill(hashing, content)
             if hashing.checksum() != expected:
                 raise OSError(f"{self.where(final)} changed while it was being written")
         return final

@@ -30,7 +30,8 @@ class Termination:
     """Context in which SIGTERM sets ``requested``. Enter it in the main thread.
 
     Call ``step_done`` at the end of each step. After SIGTERM the process ends itself with exit code 143 when a step has
-    lasted 2 s plus three times the slowest one so far, except while ``saving`` or ``busy``.
+    lasted 2 s plus three times the slowest one so far, since it began or was last said to be ``alive``, except while
+    ``saving`` or ``busy``.
     A handler that was installed before is called too; processes forked from this one get the default behaviour.
     """
 
@@ -80,6 +81,10 @@ class Termination:
         now = time.monotonic()
         self._slowest = max(self._slowest, now - self._began)
         self._began = now
+
+    def alive(self) -> None:
+        """Say that the step gets on: it waits for nobody."""
+        self._began = time.monotonic()
 
     @contextmanager
     def saving(self) -> Iterator[None]:
