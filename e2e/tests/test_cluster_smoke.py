@@ -259,7 +259,7 @@ def test_the_result_is_that_of_an_undisturbed_run_on_one_machine(cluster: Cluste
     with agents.torchrun([str(example / "after.py"), *arguments, "--snapshot-path="], 1, restarts=0) as agent:
         assert agent.stdout
         undisturbed = agent.stdout.read()
-    assert _error(elastic) == pytest.approx(_error(undisturbed), rel=1e-6)
+    assert _error(elastic) == pytest.approx(_error(undisturbed), rel=1e-5)
 
 
 def _arguments(manifest: str) -> list[str]:
