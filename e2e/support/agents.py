@@ -6,16 +6,40 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 
+_SECONDS = 240.0
+
+
+def command(script: Sequence[str], workers: int, restarts: int) -> list[str]:
+    """Return how to run a script and its arguments with so many workers."""
+    agent = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={workers}"]
+    return [*agent, f"--max-restarts={restarts}", "--monitor-interval=0.1", *script]
+
+
+def environment() -> dict[str, str]:
+    """Return the environment to do it in."""
+    # Restarted workers would otherwise meet the addresses of the ones before them in the agents' shared store.
+    return {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+
 
 @contextlib.contextmanager
 def torchrun(script: Sequence[str], workers: int, restarts: int) -> Iterator[subprocess.Popen[str]]:
     """Run a script and its arguments with so many workers, its output in a pipe; end it with the block."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={workers}"]
-    command += [f"--max-restarts={restarts}", "--monitor-interval=0.1", *script]
-    # Restarted workers would otherwise meet the addresses of the ones before them in the agents' shared store.
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as agent:
+    with subprocess.Popen(
+        command(script, workers, restarts), stdout=subprocess.PIPE, text=True, env=environment()
+    ) as agent:
         try:
             yield agent
         finally:
             agent.terminate()
+
+
+def output(script: Sequence[str], workers: int) -> str:
+    """Run a script to its end, and return what it has printed; raise where it fails, or takes very long."""
+    return subprocess.run(
+        command(script, workers, restarts=0),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        env=environment(),
+        timeout=_SECONDS,
+    ).stdout

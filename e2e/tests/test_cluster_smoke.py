@@ -256,9 +256,7 @@ def test_the_result_is_that_of_an_undisturbed_run_on_one_machine(cluster: Cluste
     elastic = "".join(kubectl.run("logs", pod) for pod in node_pods(kubectl, "plain-ddp"))
 
     arguments = [argument for argument in _arguments(manifest) if not argument.startswith("--snapshot-path")]
-    with agents.torchrun([str(example / "after.py"), *arguments, "--snapshot-path="], 1, restarts=0) as agent:
-        assert agent.stdout
-        undisturbed = agent.stdout.read()
+    undisturbed = agents.output([str(example / "after.py"), *arguments, "--snapshot-path="], 1)
     assert _error(elastic) == pytest.approx(_error(undisturbed), rel=1e-5)
 
 

@@ -5,7 +5,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from support import agents
 from torchrun_trainer import GlobalBatches
 
 pytestmark = pytest.mark.torch
@@ -33,12 +33,10 @@ class Job:
         self.agent: subprocess.Popen[bytes] | None = None
 
     def start(self, workers: int) -> None:
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={workers}"]
-        command += ["--max-restarts=100", "--monitor-interval=0.1", str(WORKER), str(self.directory)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+        command = agents.command([str(WORKER), str(self.directory)], workers, restarts=100)
         self.workers = workers
         with (self.directory / "log").open("ab") as log:
-            self.agent = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+            self.agent = subprocess.Popen(command, stdout=log, stderr=log, env=agents.environment())
 
     def allow(self, steps: int) -> None:
         """Let the workers go on up to a step."""

@@ -1,13 +1,12 @@
 """Ten lines make a plain DistributedDataParallel script elastic, and what it computes stays the same."""
 
 import difflib
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from support import agents
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "e2e/examples/plain_ddp"
@@ -36,14 +35,9 @@ def test_the_guide_shows_these_lines() -> None:
 
 def torchrun(script: str, workers: int, directory: Path) -> float:
     """Run it; return the error that it arrives at."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={workers}"]
-    command += [str(EXAMPLE / script), "--total-epochs=4", "--save-every=2", "--batch-size=64"]
+    command = [str(EXAMPLE / script), "--total-epochs=4", "--save-every=2", "--batch-size=64"]
     command += [f"--snapshot-path={directory / 'snapshot.pt'}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        command, stdout=subprocess.PIPE, text=True, check=True, env=environment, cwd=directory, timeout=250
-    )
-    error = re.search("error=(.*)", result.stdout)
+    error = re.search("error=(.*)", agents.output(command, workers))
     assert error
     return float(error[1])
 

@@ -1,9 +1,6 @@
 """Stragglers: whom the figures blame, how long that takes, and real ranks of which one is slow."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from support import agents
 from torchrun_trainer import straggler as module
 from torchrun_trainer.straggler import Straggler, Stragglers, Times, straggler
 
@@ -149,17 +147,7 @@ def test_only_forward_passes_of_distributed_models_are_watched() -> None:
 
 def run(where: str, slow: int, *, steps: int) -> list[str]:
     """Train with real processes, of which one may be slow; return whom each line of progress names."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3"]
-    done = subprocess.run(
-        [*command, str(WORKER), where, str(slow), str(steps)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        timeout=240,
-        check=True,
-    )
-    lines = re.findall("step=.*", done.stdout)
+    lines = re.findall("step=.*", agents.output([str(WORKER), where, str(slow), str(steps)], 3))
     assert len(lines) > 3
     return [line.partition(" slow=")[2] for line in lines]
 

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from torchrun_trainer import Run, tracking
+from torchrun_trainer.storage import storage
 from torchrun_trainer.tracking import Tracker, trackers
 
 WORKER = Path(__file__).parent / "tracked_worker.py"
@@ -231,9 +232,10 @@ def test_the_note_lies_beside_the_snapshots(path: str | Path | None, home: str |
 
 
 def test_a_note_may_lie_behind_a_url() -> None:
-    assert tracking._read("memory://notes/wandb.json") is None
-    tracking._write("memory://notes/wandb.json", "{}")
-    assert tracking._read("memory://notes/wandb.json") == "{}"
+    home = storage(tracking._home("memory://notes/snapshot.pt") or "")
+    assert home.get(tracking._NOTE) is None
+    home.put(tracking._NOTE, b"{}")
+    assert home.get(tracking._NOTE) == b"{}"
 
 
 @pytest.mark.parametrize(("job", "expected"), [("none", None), (None, None), ("team/job:1", "team-job-1")])

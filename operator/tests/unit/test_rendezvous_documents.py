@@ -76,6 +76,25 @@ STATE: dict[str, Any] = {
 }
 
 
+NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
+REPORTED: dict[str, Any] = {
+    "step": 100,
+    "total_steps": 1000,
+    "epoch": 2,
+    "loss": 0.25,
+    "samples_per_second": 10.5,
+    "world_size": 6,
+    "snapshot_step": 90,
+    "snapshot_time": NOON,
+    "slow_rank": 4,
+    "slow_node": 2,
+    "slow_seconds": 0.1,
+    "step_seconds": 0.4,
+    "time": NOON.replace(second=2),
+}
+"""The progress in STATE, as it is read."""
+
+
 WANTED = Target(
     generation=7,
     size=3,
@@ -106,7 +125,6 @@ def test_a_dead_host_is_missed_by_the_kernel() -> None:
 
 def test_the_operator_reads_what_the_host_writes() -> None:
     state = RendezvousState.parse(json.dumps({**STATE, "later": "a newer host may say more"}).encode())
-    noon = datetime(2026, 1, 31, 12, tzinfo=UTC)
     assert state == RendezvousState(
         instance="00ff",
         version=5,
@@ -119,33 +137,18 @@ def test_the_operator_reads_what_the_host_writes() -> None:
         missing=("10.0.0.4",),
         target=WANTED,
         rounds_ended=RoundsEnded(requested=2, unrequested=1),
-        last_unrequested=Unrequested(round=2, addresses=("10.0.0.2",), time=noon.replace(microsecond=500_000)),
-        completed_at=noon.replace(second=1),
-        progress=Progress(
-            step=100,
-            total_steps=1000,
-            epoch=2,
-            loss=0.25,
-            samples_per_second=10.5,
-            world_size=6,
-            snapshot_step=90,
-            snapshot_time=noon,
-            slow_rank=4,
-            slow_node=2,
-            slow_seconds=0.1,
-            step_seconds=0.4,
-            time=noon.replace(second=2),
-        ),
+        last_unrequested=Unrequested(round=2, addresses=("10.0.0.2",), time=NOON.replace(microsecond=500_000)),
+        completed_at=NOON.replace(second=1),
+        progress=Progress(**REPORTED),
         pace=Pace(
             longest_pause_seconds=8,
             longest_start_seconds=32,
-            overdue=Overdue(round=3, step=100, starting=False, seconds=300, since=noon.replace(second=2)),
+            overdue=Overdue(round=3, step=100, starting=False, seconds=300, since=NOON.replace(second=2)),
         ),
     )
 
 
 def test_decisions_see_what_the_host_said() -> None:
-    noon = datetime(2026, 1, 31, 12, tzinfo=UTC)
     assert rendezvous_of(RendezvousState.parse(json.dumps(STATE).encode())) == observed.Rendezvous(
         instance="00ff",
         round=3,
@@ -158,28 +161,14 @@ def test_decisions_see_what_the_host_said() -> None:
         missing=("10.0.0.4",),
         leavers=("10.0.0.1", "10.0.0.9"),
         unrequested=1,
-        last_unrequested_at=noon.replace(microsecond=500_000),
+        last_unrequested_at=NOON.replace(microsecond=500_000),
         last_unrequested_by=("10.0.0.2",),
-        completed_at=noon.replace(second=1),
-        progress=observed.Progress(
-            step=100,
-            time=noon.replace(second=2),
-            total_steps=1000,
-            epoch=2,
-            loss=0.25,
-            samples_per_second=10.5,
-            world_size=6,
-            snapshot_step=90,
-            snapshot_time=noon,
-            slow_rank=4,
-            slow_node=2,
-            slow_seconds=0.1,
-            step_seconds=0.4,
-        ),
+        completed_at=NOON.replace(second=1),
+        progress=observed.Progress(**REPORTED),
         pace=observed.Pace(
             longest_pause_seconds=8,
             longest_start_seconds=32,
-            overdue=observed.Overdue(round=3, step=100, starting=False, seconds=300, since=noon.replace(second=2)),
+            overdue=observed.Overdue(round=3, step=100, starting=False, seconds=300, since=NOON.replace(second=2)),
         ),
     )
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
+
+from torchrun_trainer.world import rank_and_size
 
 if TYPE_CHECKING:
     from torchrun_trainer.sampling import ShareSampler, ShareStream
@@ -61,7 +62,7 @@ class GlobalBatches:
 
         The position in the data is exact all the same. The learning rate is for you to adapt: ``scale_learning_rate``.
         """
-        world_size = dist.get_world_size() if dist.is_initialized() else 1
+        _, world_size = rank_and_size()
         return cls(samples, batch_size * world_size, seed, accept=("batch_size",))
 
     def epoch(self, step: int) -> int:

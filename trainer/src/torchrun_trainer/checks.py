@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
+from torchrun_trainer.world import rank_and_size
+
 logger = logging.getLogger(__name__)
 
 
@@ -35,14 +37,14 @@ def check_launch(
 
     Raises:
         LaunchError: there are several workers but no process group, or Accelerate is not aware of it, so that each
-            would train alone; the process group
-            is not the one that torchrun has started; this worker has no GPU of its own; the world size does not fit.
+            would train alone; the process group is not the one that torchrun has started; this worker has no GPU of its
+            own; the world size does not fit.
 
     """
     _check_process_group()
     _check_device()
     _check_accelerate()
-    size = dist.get_world_size() if dist.is_initialized() else 1
+    rank, size = rank_and_size()
     needs = _Needs(world_size, multiple_of, divisor_of, at_least, at_most)
     problem = needs.misfit(size)
     workers = _variable("LOCAL_WORLD_SIZE") or 1
@@ -52,7 +54,7 @@ def check_launch(
             f"or of workers per node (nproc-per-node, now {workers})"
         )
     bounds = _nodes()
-    if bounds and (not dist.is_initialized() or dist.get_rank() == 0):
+    if bounds and rank == 0:
         sizes = [nodes * workers for nodes in range(bounds[0], bounds[1] + 1)]
         refused = [one for one in sizes if needs.misfit(one)]
         if refused:

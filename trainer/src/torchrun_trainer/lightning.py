@@ -17,7 +17,7 @@ from typing import Any, TypedDict
 
 from torchrun_trainer.checks import LaunchError
 from torchrun_trainer.driven import Driven
-from torchrun_trainer.run import SNAPSHOT_PATH_VARIABLE
+from torchrun_trainer.run import path_or_default
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
@@ -101,7 +101,7 @@ class Elastic(Callback):
     ) -> None:
         if snapshot_every < 1:
             raise ValueError(f"snapshot_every is {snapshot_every}; it must be at least 1")
-        path = os.environ.get(SNAPSHOT_PATH_VARIABLE, "") if snapshot_path is None else snapshot_path
+        path = path_or_default(snapshot_path)
         self._directory = Path(path) if path else None
         self._snapshot_every = snapshot_every
         self._keep = keep

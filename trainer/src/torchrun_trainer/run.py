@@ -28,6 +28,7 @@ from torchrun_trainer.straggler import Stragglers
 from torchrun_trainer.termination import EXIT_CODE, Termination
 from torchrun_trainer.tracking import trackers
 from torchrun_trainer.watchdog import Watchdog
+from torchrun_trainer.world import rank_and_size
 
 logger = logging.getLogger(__name__)
 
@@ -90,10 +91,9 @@ class Run:
             raise ValueError(f"snapshot_every is {snapshot_every}; it must be at least 1")
         check_launch()
         answer_signal()
-        path = os.environ.get(SNAPSHOT_PATH_VARIABLE, "") if snapshot_path is None else snapshot_path
+        path = path_or_default(snapshot_path)
         self.step = 0
-        self.rank = dist.get_rank() if dist.is_initialized() else 0
-        self.world_size = dist.get_world_size() if dist.is_initialized() else 1
+        self.rank, self.world_size = rank_and_size()
         self._snapshot_every = snapshot_every
         self._report_seconds = report_seconds
         self._drain_seconds = drain_seconds
@@ -366,6 +366,11 @@ class Run:
         if not termination.wait(self._drain_seconds):
             logger.warning("another rank was told to stop %.0f s ago, this one was not; leaving", self._drain_seconds)
         raise SystemExit(EXIT_CODE)
+
+
+def path_or_default(snapshot_path: str | Path | None) -> str | Path:
+    """Return where snapshots go: what was given, or else what the environment says; empty: nowhere."""
+    return os.environ.get(SNAPSHOT_PATH_VARIABLE, "") if snapshot_path is None else snapshot_path
 
 
 def _plain(stateful: Stateful) -> Stateful:

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch.utils.data import DataLoader, IterableDataset, Sampler, default_collate, get_worker_info
 
 from torchrun_trainer.batches import GlobalBatches, micro_batches
+from torchrun_trainer.world import rank_and_size
 
 
 class Shares:
@@ -25,8 +25,7 @@ class Shares:
         if micro_batch_size is not None and micro_batch_size < 1:
             raise ValueError(f"micro_batch_size is {micro_batch_size}; it must be at least 1")
         self.batches = batches
-        self.rank = dist.get_rank() if dist.is_initialized() else 0
-        self.world_size = dist.get_world_size() if dist.is_initialized() else 1
+        self.rank, self.world_size = rank_and_size()
         first, last = (end - batches.position(0) for end in batches.bounds(0, self.rank, self.world_size))
         largest = -(-batches.batch_size // self.world_size)
         self.count = -(-largest // micro_batch_size) if micro_batch_size else 1

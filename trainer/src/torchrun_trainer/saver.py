@@ -21,6 +21,7 @@ from torchrun_trainer import generators, snapshot
 from torchrun_trainer.owner import OwnedError, Owner
 from torchrun_trainer.snapshot import FORMAT, Snapshot, SnapshotError
 from torchrun_trainer.staging import ChangedError, Staging, UnsupportedError
+from torchrun_trainer.world import rank_and_size
 
 logger = logging.getLogger(__name__)
 
@@ -69,8 +70,7 @@ class Saver:
         self._metric = (keep_best or "").removeprefix("-")
         self._value: float | Tensor = math.nan
         self._best = self._best_before = -math.inf
-        self._rank = dist.get_rank() if dist.is_initialized() else 0
-        self._world_size = dist.get_world_size() if dist.is_initialized() else 1
+        self._rank, self._world_size = rank_and_size()
         self._device = device or torch.device("cpu")
         self._place = snapshot.place(location)
         if keep_best and self._place.single:

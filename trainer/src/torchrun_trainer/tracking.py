@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from torchrun_trainer.snapshot import split
+from torchrun_trainer.storage import storage
 
 logger = logging.getLogger(__name__)
 
 _CLOSE_SECONDS = 5.0
 _MOST_WAITING = 10_000
 _URL = "://"
+_NOTE = "wandb.json"
 # Where this version has them: how long the end may take, and how much a kill may cost.
 _WANDB_SETTINGS = {"finish_timeout": _CLOSE_SECONDS, "x_transaction_log_flush_interval": 1.0}
 
@@ -129,8 +131,8 @@ class _WandB:
     def __init__(self, project: str, home: str | None) -> None:
         import wandb  # noqa: PLC0415
 
-        self._note = f"{home.rstrip('/')}/wandb.json" if home else None
-        known = json.loads(_read(self._note) or "{}") if self._note else {}
+        self._home = storage(home) if home else None
+        known = json.loads(self._home.get(_NOTE) or "{}") if self._home else {}
         entity, _, name = project.rpartition("/")
         local = home if home and _URL not in home and "WANDB_DIR" not in os.environ else None
         if local:
@@ -153,7 +155,7 @@ class _WandB:
         if not new:
             return
         self._sent = new[-1][0]
-        if self._note and _URL not in self._note:
+        if self._home and _URL not in self._home.location:
             self._write_note()  # before it is sent: a gap is better than a step that comes twice
         for step, values in new:
             self._run.log(dict(values), step=step, commit=True)
@@ -162,8 +164,8 @@ class _WandB:
         self._run.finish()
 
     def _write_note(self) -> None:
-        if self._note:
-            _write(self._note, json.dumps({"id": self._run.id, "step": self._sent}))
+        if self._home:
+            self._home.put(_NOTE, json.dumps({"id": self._run.id, "step": self._sent}).encode())
 
 
 _PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb"}
@@ -206,27 +208,3 @@ def _job_id() -> str | None:
     """Return what torchrun calls the job, if it has a name."""
     job = os.environ.get("TORCHELASTIC_RUN_ID", "none")
     return None if job == "none" else re.sub(r"[^\w-]", "-", job)
-
-
-def _read(path: str) -> str | None:
-    try:
-        if _URL in path:
-            import fsspec  # noqa: PLC0415
-
-            with fsspec.open(path, "r") as file:
-                return str(file.read())
-        return Path(path).read_text()
-    except FileNotFoundError:
-        return None
-
-
-def _write(path: str, text: str) -> None:
-    if _URL in path:
-        import fsspec  # noqa: PLC0415
-
-        with fsspec.open(path, "w") as file:
-            file.write(text)
-    else:
-        temporary = Path(f"{path}.tmp")
-        temporary.write_text(text)
-        temporary.replace(path)

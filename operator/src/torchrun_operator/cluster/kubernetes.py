@@ -273,7 +273,7 @@ class KubernetesCluster:
         url = f"{self._api.configuration.host}/{path}" + (f"?{urlencode(query)}" if query else "")
         status, started = 0, time.monotonic()
         try:
-            sent = yaml_text(body) if content_type == _APPLY else body
+            sent = _yaml_text(body) if content_type == _APPLY else body
             response = await self._api.call_api(verb, url, headers, sent, _request_timeout=seconds)
             status, data = response.status, await response.read()
         except (aiohttp.ClientError, TimeoutError, ssl.SSLError, OSError) as error:
@@ -283,7 +283,7 @@ class KubernetesCluster:
         return status, data
 
 
-def yaml_text(body: object) -> str:
+def _yaml_text(body: object) -> str:
     """Write a JSON value so that a YAML reader takes it, too; halves of surrogate pairs become replacement characters.
 
     To YAML the JSON escape of a character beyond 16 bits is an error: an emoji in a script's last words.
