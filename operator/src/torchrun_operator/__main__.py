@@ -5,9 +5,9 @@ import sys
 
 from pydantic import ValidationError
 
-from torchrun_operator.runtime.app import run
-from torchrun_operator.runtime.logs import configure_logging
+from torchrun_operator.process.app import run
 from torchrun_operator.settings import Settings
+from torchrun_operator.telemetry.logs import configure_logging
 
 
 def main() -> None:

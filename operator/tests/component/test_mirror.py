@@ -9,8 +9,8 @@ import pytest
 from kubernetes.aio import client
 
 from api_stub import ApiStub, Asked, api_stub, lines, status_of
-from torchrun_operator.cluster import mirror
 from torchrun_operator.cluster.kubernetes import KubernetesCluster
+from torchrun_operator.cluster.watch import mirror
 
 PODS, NODES = "GET /api/v1/pods", "GET /api/v1/nodes"
 

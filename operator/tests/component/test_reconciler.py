@@ -7,7 +7,7 @@ import pytest
 
 from torchrun_operator.api.v1alpha1 import TorchrunJobStatus
 from torchrun_operator.cluster.port import ClusterError
-from torchrun_operator.runtime.reconciler import Outcome
+from torchrun_operator.reconcile.reconciler import Outcome
 from world import KEY, World, counts, reasons, started
 
 NODES = ["digits-0", "digits-1", "digits-2"]

@@ -10,12 +10,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from memory_cluster import MemoryCluster
 from torchrun_operator.cluster.port import ClusterError, ConflictError, Key
-from torchrun_operator.runtime.health import Liveness, Readiness
-from torchrun_operator.runtime.metrics import Metrics
-from torchrun_operator.runtime.queue import WorkQueue
-from torchrun_operator.runtime.reconciler import Outcome
-from torchrun_operator.runtime.work import resync, work
+from torchrun_operator.reconcile.loop import resync, work
+from torchrun_operator.reconcile.queue import WorkQueue
+from torchrun_operator.reconcile.reconciler import Outcome
 from torchrun_operator.settings import Settings
+from torchrun_operator.telemetry.health import Liveness, Readiness
+from torchrun_operator.telemetry.metrics import Metrics
 from virtual_time import now, run_virtually
 
 KEY: Key = ("team", "digits")

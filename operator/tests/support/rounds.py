@@ -12,7 +12,7 @@ from torchrun_operator.api.names import LABEL_ROLE, ROLE_RENDEZVOUS
 from torchrun_operator.core.observed import Rendezvous
 from torchrun_operator.rendezvous import host
 from torchrun_operator.rendezvous.client import RendezvousState
-from torchrun_operator.runtime.links import rendezvous_of
+from torchrun_operator.rendezvous.links import rendezvous_of
 from world import Host, World
 
 TICK = 0.1

@@ -14,9 +14,9 @@ from torchrun_operator.api.names import LABEL_NODE_INDEX, LABEL_ROLE, ROLE_NODE,
 from torchrun_operator.cluster.port import ClusterError, ConflictError, Key
 from torchrun_operator.core.membership import Target
 from torchrun_operator.core.observed import Overdue, Pace, Rendezvous
+from torchrun_operator.reconcile.reconciler import Outcome, Reconciler
 from torchrun_operator.render.objects import Programs
-from torchrun_operator.runtime.metrics import Metrics
-from torchrun_operator.runtime.reconciler import Outcome, Reconciler
+from torchrun_operator.telemetry.metrics import Metrics
 
 PROGRAMS = Programs(host="print('host')\n", warm="print('warm')\n")
 KEY: Key = ("team", "digits")

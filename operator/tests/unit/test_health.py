@@ -9,8 +9,9 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from torchrun_operator.runtime.health import Liveness, Readiness, health_app, serving
-from torchrun_operator.runtime.metrics import Metrics
+from torchrun_operator.process.endpoints import health_app, serving
+from torchrun_operator.telemetry.health import Liveness, Readiness
+from torchrun_operator.telemetry.metrics import Metrics
 
 
 class Clock:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import pytest
 
-from torchrun_operator.runtime.logs import configure_logging, job_context
+from torchrun_operator.telemetry.logs import configure_logging, job_context
 
 KOPF_REF = {"apiVersion": "torchrun.dev/v1alpha1", "kind": "TorchrunJob", "name": "j", "uid": "u", "namespace": "ns"}
 POD_REF = {"apiVersion": "v1", "kind": "Pod", "name": "j-0", "uid": "p", "namespace": "ns"}

@@ -8,7 +8,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from torchrun_operator.api.v1alpha1.status import JobState
-from torchrun_operator.runtime.metrics import Metrics
+from torchrun_operator.telemetry.metrics import Metrics
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "metrics.md"
 

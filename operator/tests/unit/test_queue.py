@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from torchrun_operator.runtime.queue import QueueClosed, WorkQueue
+from torchrun_operator.reconcile.queue import QueueClosed, WorkQueue
 from virtual_time import now, run_virtually
 
 Queue = WorkQueue[str]

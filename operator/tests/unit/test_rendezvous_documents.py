@@ -25,7 +25,7 @@ from torchrun_operator.rendezvous.client import (
     token_digest,
     token_for,
 )
-from torchrun_operator.runtime.links import rendezvous_of
+from torchrun_operator.rendezvous.links import rendezvous_of
 
 TARGET = {
     "generation": 7,

@@ -13,9 +13,9 @@ import aiohttp
 from kubernetes.aio import client, config
 
 from torchrun_operator.api.names import FIELD_MANAGER, GROUP, PLURAL, VERSION
-from torchrun_operator.cluster.jobs import JobCache
-from torchrun_operator.cluster.mirror import MachineMirror, PodMirror
 from torchrun_operator.cluster.port import ClusterError, ConflictError, Key, Manifest, NameTakenError, RefusedError
+from torchrun_operator.cluster.watch.cache import JobCache
+from torchrun_operator.cluster.watch.mirror import MachineMirror, PodMirror
 
 _APPLY = "application/apply-patch+yaml; charset=utf-8"
 """With its parameter: without, the client writes the body itself, as JSON that not every YAML reader takes."""

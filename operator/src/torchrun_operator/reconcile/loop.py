@@ -7,12 +7,12 @@ import time
 from typing import Protocol
 
 from torchrun_operator.cluster.port import Cluster, ClusterError, ConflictError, Key
-from torchrun_operator.runtime.health import Liveness, Readiness
-from torchrun_operator.runtime.logs import job_context
-from torchrun_operator.runtime.metrics import Metrics
-from torchrun_operator.runtime.queue import QueueClosed, WorkQueue
-from torchrun_operator.runtime.reconciler import Outcome
+from torchrun_operator.reconcile.queue import QueueClosed, WorkQueue
+from torchrun_operator.reconcile.reconciler import Outcome
 from torchrun_operator.settings import Settings
+from torchrun_operator.telemetry.health import Liveness, Readiness
+from torchrun_operator.telemetry.logs import job_context
+from torchrun_operator.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ _LIST_RETRY_SECONDS = 5.0
 
 
 class Reconciles(Protocol):
-    """Makes passes over jobs; see runtime.reconciler."""
+    """Makes passes over jobs; see reconcile.reconciler."""
 
     async def reconcile(self, key: Key) -> Outcome:
         """Make one pass over a job."""

@@ -29,8 +29,8 @@ from torchrun_operator.core.transitions import transitions
 from torchrun_operator.core.words import Words, of_log
 from torchrun_operator.render.objects import Programs, prerequisites, services
 from torchrun_operator.render.pods import node_pod, rendezvous_pod
-from torchrun_operator.runtime.links import Links, name_of
-from torchrun_operator.runtime.metrics import Metrics
+from torchrun_operator.rendezvous.links import Links, name_of
+from torchrun_operator.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 

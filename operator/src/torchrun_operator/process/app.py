@@ -14,16 +14,17 @@ import aiohttp
 
 from torchrun_operator.cluster.kubernetes import connect
 from torchrun_operator.cluster.port import Key, Manifest
+from torchrun_operator.cluster.watch.jobs import Seen, watch
+from torchrun_operator.process.endpoints import health_app, serving
+from torchrun_operator.reconcile.loop import resync, work
+from torchrun_operator.reconcile.queue import WorkQueue
+from torchrun_operator.reconcile.reconciler import Reconciler
 from torchrun_operator.render.objects import Programs
 from torchrun_operator.rendezvous.client import host_source, open_socket
-from torchrun_operator.runtime.handlers import Seen, watch
-from torchrun_operator.runtime.health import Liveness, Readiness, health_app, serving
-from torchrun_operator.runtime.links import RendezvousLinks
-from torchrun_operator.runtime.metrics import Metrics
-from torchrun_operator.runtime.queue import WorkQueue
-from torchrun_operator.runtime.reconciler import Reconciler
-from torchrun_operator.runtime.work import resync, work
+from torchrun_operator.rendezvous.links import RendezvousLinks
 from torchrun_operator.settings import Settings
+from torchrun_operator.telemetry.health import Liveness, Readiness
+from torchrun_operator.telemetry.metrics import Metrics
 from torchrun_operator.warmstart import program_source
 
 logger = logging.getLogger(__name__)

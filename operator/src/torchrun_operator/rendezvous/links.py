@@ -12,7 +12,7 @@ from torchrun_operator.cluster.port import Key
 from torchrun_operator.core.membership import Target
 from torchrun_operator.core.observed import Overdue, Pace, Progress, Rendezvous
 from torchrun_operator.rendezvous import client
-from torchrun_operator.runtime.metrics import Metrics
+from torchrun_operator.telemetry.metrics import Metrics
 
 
 def name_of(key: Key) -> str:

@@ -1,19 +1,10 @@
-"""Health for Kubernetes: whether anything is stuck, what is still awaited, and the metrics, over HTTP."""
+"""Health: what must go on happening, and what the operator still waits for."""
 
 import itertools
-import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-
-from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST
-
-from torchrun_operator.runtime.metrics import Metrics
-
-_logger = logging.getLogger(__name__)
-_MOST_NAMED = 20
 
 
 @dataclass
@@ -98,57 +89,3 @@ class Readiness:
     def reached(self, name: str) -> None:
         """Strike a name off; one that is not awaited is ignored."""
         self._awaited.pop(name, None)
-
-
-def health_app(liveness: Liveness, readiness: Readiness, metrics: Metrics) -> web.Application:
-    """Return the application that serves /healthz, /readyz and /metrics."""
-
-    async def healthz(_: web.Request) -> web.Response:
-        return _verdict(liveness.stuck())
-
-    async def readyz(_: web.Request) -> web.Response:
-        return _verdict([f"{name}: still awaited" for name in readiness.awaited])
-
-    async def metrics_text(_: web.Request) -> web.Response:
-        return web.Response(body=metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
-
-    app = web.Application(middlewares=[_always_answer])
-    app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", metrics_text)])
-    return app
-
-
-@asynccontextmanager
-async def serving(app: web.Application, host: str | None, port: int) -> AsyncIterator[int]:
-    """Serve `app` inside the block and give the port; OSError if it is taken.
-
-    On every interface if `host` is None; port 0, a free one, is then another one for IPv4 than for IPv6.
-    """
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, host, port).start()
-        yield runner.addresses[0][1]
-    finally:
-        await runner.cleanup()
-
-
-@web.middleware
-async def _always_answer(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
-    try:
-        return await handler(request)
-    except web.HTTPException:
-        raise
-    except Exception as error:
-        _logger.exception("cannot answer %s", request.path)
-        return web.Response(status=500, text=f"{type(error).__name__}\n")
-
-
-def _verdict(lines: list[str]) -> web.Response:
-    if not lines:
-        return web.Response(text="ok\n")
-    shown = lines[:_MOST_NAMED]
-    if len(lines) > len(shown):
-        shown.append(f"... and {len(lines) - len(shown)} more")
-    return web.Response(status=503, text="\n".join(shown) + "\n")

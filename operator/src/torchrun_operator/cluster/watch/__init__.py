@@ -1,0 +1,1 @@
+"""Watches of jobs, pods and Kubernetes nodes."""

@@ -1,1 +1,0 @@
-"""The running operator: what wakes it, its queue, the reconciler, health and metrics."""
