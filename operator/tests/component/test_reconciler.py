@@ -436,7 +436,7 @@ async def test_progress_alone_is_written_now_and_then() -> None:
 def _with_step(state: Any, step: int, now: Any) -> Any:
     from dataclasses import replace
 
-    from torchrun_operator.core.observed import Progress
+    from torchrun_rendezvous.protocol import Progress
 
     return replace(state, progress=Progress(step=step, time=now))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from torchrun_operator.core.words import of_log, of_termination
+from torchrun_operator.core.facts.words import of_log, of_termination
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow, pytest.mark.timeout(300)]
 

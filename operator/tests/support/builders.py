@@ -5,9 +5,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from torchrun_operator.api.v1alpha1 import TorchrunJob, TorchrunJobStatus, job_of
-from torchrun_operator.core.decide import decide
-from torchrun_operator.core.decision import Decision
-from torchrun_operator.core.observed import Exit, NodePod, Observed, Phase, Rendezvous, RendezvousPod
+from torchrun_operator.core import decide as core
+from torchrun_operator.core.decide import Decision
+from torchrun_operator.core.facts.model import Exit, Facts, NodePod, Phase, RendezvousPod
+from torchrun_rendezvous.protocol import Member, RendezvousState, RoundsEnded, Target, Unrequested
 
 NOW = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
 CREATED = NOW - timedelta(minutes=10)
@@ -80,22 +81,41 @@ HOST = RendezvousPod(
 )
 
 
-def make_rendezvous(*nodes: NodePod, **changes: Any) -> Rendezvous:
+def make_rendezvous(*nodes: NodePod, **changes: Any) -> RendezvousState:
     """Return the state of a host whose first round is complete with these nodes."""
-    members = tuple((node.address or "", rank) for rank, node in enumerate(nodes))
-    defaults: dict[str, Any] = {"round": 0, "complete": True, "closed": False, "members": members}
-    return Rendezvous("aa", **{**defaults, **changes})
+    members = tuple(Member(node.address or "", rank) for rank, node in enumerate(nodes))
+    return RendezvousState("aa", **{"complete": True, "members": members, **changes})
 
 
-def seen(*nodes: NodePod, rendezvous: Rendezvous | None = None, **changes: Any) -> Observed:
-    """Return a picture with these nodes and a rendezvous pod that runs."""
-    defaults: dict[str, Any] = {"rendezvous_pod": HOST, "token_digest": DIGEST}
-    return Observed(nodes=nodes, rendezvous=rendezvous, **{**defaults, **changes})
+def left(state: RendezvousState, count: int, time: datetime, *first: str, **changes: Any) -> RendezvousState:
+    """Return the state after `count` rounds ended because workers failed; the last time, `first` left at `time`."""
+    ended = RoundsEnded(state.rounds_ended.requested, count)
+    return replace(state, rounds_ended=ended, last_unrequested=Unrequested(state.round, first, time), **changes)
 
 
-def after(job: TorchrunJob, observed: Observed, now: datetime = NOW) -> TorchrunJob:
+def keeping_out(state: RendezvousState, *leavers: str) -> RendezvousState:
+    """Return the state of a host that was last told to keep these addresses out."""
+    return replace(state, target=Target(1, 3, 2, 15.0, leavers))
+
+
+def seen(*nodes: NodePod, rendezvous: RendezvousState | None = None, **changes: Any) -> Facts:
+    """Return facts with these nodes and a rendezvous pod that runs."""
+    return facts(nodes=nodes, rendezvous=rendezvous, **{"rendezvous_pod": HOST, "token_digest": DIGEST, **changes})
+
+
+def facts(**parts: Any) -> Facts:
+    """Return facts of which only these are known; job and time are plausible ones unless a test says otherwise."""
+    return Facts(**{"job": make_job(), "now": NOW, **parts})
+
+
+def decide(job: TorchrunJob, found: Facts, now: datetime) -> Decision:
+    """Decide about that job, at that time, from what else was found."""
+    return core.decide(replace(found, job=job, now=now))
+
+
+def after(job: TorchrunJob, found: Facts, now: datetime = NOW) -> TorchrunJob:
     """Return the job as it is once the decision's status is stored and read again."""
-    return stored(job, decide(job, observed, now))
+    return stored(job, decide(job, found, now))
 
 
 def stored(job: TorchrunJob, decision: Decision) -> TorchrunJob:

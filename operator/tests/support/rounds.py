@@ -9,7 +9,7 @@ from typing import Any
 
 from memory_cluster import Stored
 from torchrun_operator.api.names import LABEL_ROLE, ROLE_RENDEZVOUS
-from torchrun_operator.core.observed import Rendezvous
+from torchrun_operator.core.facts.model import Rendezvous
 from torchrun_operator.rendezvous import host
 from torchrun_operator.rendezvous.client import RendezvousState
 from torchrun_operator.rendezvous.links import rendezvous_of

@@ -12,11 +12,11 @@ from builders import NOW, job_manifest
 from memory_cluster import MemoryCluster, Stored
 from torchrun_operator.api.names import LABEL_NODE_INDEX, LABEL_ROLE, ROLE_NODE, ROLE_RENDEZVOUS
 from torchrun_operator.cluster.port import ClusterError, ConflictError, Key
-from torchrun_operator.core.membership import Target
-from torchrun_operator.core.observed import Overdue, Pace, Rendezvous
+from torchrun_operator.core.facts.model import Overdue, Pace, Rendezvous
 from torchrun_operator.reconcile.reconciler import Outcome, Reconciler
 from torchrun_operator.render.objects import Programs
 from torchrun_operator.telemetry.metrics import Metrics
+from torchrun_rendezvous.protocol import Target
 
 PROGRAMS = Programs(host="print('host')\n", warm="print('warm')\n")
 KEY: Key = ("team", "digits")

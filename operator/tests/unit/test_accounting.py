@@ -6,18 +6,13 @@ from typing import Any
 
 import pytest
 
-from builders import CREATED, NOW, at, failed, make_node, make_rendezvous, terminating
+from builders import CREATED, NOW, at, facts, failed, left, make_node, make_rendezvous, terminating
 from torchrun_operator.api.v1alpha1 import Failure, NodeStatus, RendezvousStatus
-from torchrun_operator.core.accounting import (
-    Loss,
-    WorkerFailures,
-    code_failures,
-    describe,
-    new_losses,
-    new_worker_failures,
-    signal_name,
-)
-from torchrun_operator.core.observed import Cause, Exit, NodePod, Observed, Phase, Rendezvous
+from torchrun_operator.core.facts.model import Cause, Exit, Facts, NodePod, Phase
+from torchrun_operator.core.findings.causes import describe, signal_name
+from torchrun_operator.core.findings.losses import Loss, code_failures, new_losses
+from torchrun_operator.core.findings.workers import WorkerFailures, new_worker_failures
+from torchrun_rendezvous.protocol import RendezvousState
 
 HOST_SINCE = CREATED + timedelta(minutes=1)
 HOST = RendezvousStatus(instance="aa", since=HOST_SINCE)
@@ -87,8 +82,8 @@ def recorded(phase: str = Phase.RUNNING, index: int = 1) -> NodeStatus:
     return NodeStatus(index=index, pod=f"digits-{index}", uid=f"pod-{index}-1", phase=phase)
 
 
-def picture(node: NodePod | None, rendezvous: Rendezvous | None = None) -> Observed:
-    return Observed(nodes=(node,) if node is not None else (), rendezvous=rendezvous or make_rendezvous())
+def picture(node: NodePod | None, rendezvous: RendezvousState | None = None) -> Facts:
+    return facts(nodes=(node,) if node is not None else (), rendezvous=rendezvous or make_rendezvous())
 
 
 @pytest.mark.parametrize(("node", "expected"), FATES.values(), ids=FATES)
@@ -130,7 +125,7 @@ def old(node: NodePod, ended: float = 0.0) -> NodePod:
     return replace(node, exit=exit_)
 
 
-STORE: dict[str, tuple[NodePod, RendezvousStatus, Rendezvous | None, Cause]] = {
+STORE: dict[str, tuple[NodePod, RendezvousStatus, RendezvousState | None, Cause]] = {
     "no host answers": (failed(1), HOST, None, Cause.INFRASTRUCTURE),
     "another host answers": (failed(1), HOST, NEW_HOST, Cause.INFRASTRUCTURE),
     "no host answers, but the code is not the agent's": (failed(1, 2), HOST, None, Cause.CODE),
@@ -156,9 +151,9 @@ STORE: dict[str, tuple[NodePod, RendezvousStatus, Rendezvous | None, Cause]] = {
 
 @pytest.mark.parametrize(("node", "host", "rendezvous", "cause"), STORE.values(), ids=STORE)
 def test_agents_that_end_with_their_store(
-    node: NodePod, host: RendezvousStatus, rendezvous: Rendezvous | None, cause: Cause
+    node: NodePod, host: RendezvousStatus, rendezvous: RendezvousState | None, cause: Cause
 ) -> None:
-    observed = Observed(nodes=(node,), rendezvous=rendezvous)
+    observed = facts(nodes=(node,), rendezvous=rendezvous)
     assert [loss.cause for loss in new_losses([recorded()], observed, 3, host)] == [cause]
 
 
@@ -180,15 +175,9 @@ def test_an_agent_that_comes_after_the_rendezvous_was_closed(
     assert [loss.cause for loss in new_losses([node], observed, 3, HOST)] == [cause]
 
 
-def reported(count: int, seconds: float = 0.0, instance: str = "aa") -> Rendezvous:
+def reported(count: int, seconds: float = 0.0, instance: str = "aa") -> RendezvousState:
     """Return the state of a host that has counted so many failures, the last that long after NOW."""
-    return replace(
-        make_rendezvous(),
-        instance=instance,
-        unrequested=count,
-        last_unrequested_at=at(seconds),
-        last_unrequested_by=("10.0.1.2",),
-    )
+    return left(replace(make_rendezvous(), instance=instance), count, at(seconds), "10.0.1.2")
 
 
 def seen_before(count: int) -> RendezvousStatus:
@@ -196,7 +185,7 @@ def seen_before(count: int) -> RendezvousStatus:
 
 
 BY = ("10.0.1.2",)
-FAILURES: dict[str, tuple[RendezvousStatus, Rendezvous | None, float | None, float, WorkerFailures]] = {
+FAILURES: dict[str, tuple[RendezvousStatus, RendezvousState | None, float | None, float, WorkerFailures]] = {
     # name: (recorded, rendezvous, last loss, now, expected)
     "no host": (seen_before(2), None, None, 0, WorkerFailures(0, 2)),
     "nothing new": (seen_before(2), reported(2), None, 0, WorkerFailures(0, 2)),
@@ -232,7 +221,7 @@ FAILURES: dict[str, tuple[RendezvousStatus, Rendezvous | None, float | None, flo
 @pytest.mark.parametrize(("recorded", "rendezvous", "loss", "now", "expected"), FAILURES.values(), ids=FAILURES)
 def test_worker_failures(
     recorded: RendezvousStatus,
-    rendezvous: Rendezvous | None,
+    rendezvous: RendezvousState | None,
     loss: float | None,
     now: float,
     expected: WorkerFailures,

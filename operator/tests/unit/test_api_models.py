@@ -25,6 +25,7 @@ from torchrun_operator.api.v1alpha1 import (
     status_of,
 )
 from torchrun_operator.api.validation import Problem, problems, problems_of, readable
+from torchrun_operator.core.findings.size import wanted as wanted_nodes
 
 TRAINER = {"name": "trainer", "image": "training", "futureField": {"kept": True}}
 TEMPLATE = {"spec": {"containers": [{"name": "logs", "image": "shipper"}, TRAINER]}}
@@ -100,7 +101,8 @@ def test_wanted_nodes(nnodes: int | str, replicas: int | None, range_: tuple[int
     spec = spec_of(raw(nnodes=nnodes, replicas=replicas))
     assert (spec.min_nodes, spec.max_nodes) == range_
     assert spec.node_range == NodeRange(*range_)
-    assert spec.wanted_nodes == wanted
+    assert wanted_nodes(spec).nodes == wanted
+    assert wanted_nodes(spec, suspended=True).pods == 0
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from builders import (
     HOST,
     THREE,
     after,
+    facts,
     failed,
     instead,
     make_job,
@@ -17,8 +18,9 @@ from builders import (
     without,
 )
 from torchrun_operator.api.v1alpha1 import TorchrunJob
-from torchrun_operator.core.completion import Completion, completion
-from torchrun_operator.core.observed import NodePod, Observed, Phase, Rendezvous
+from torchrun_operator.core.facts.model import NodePod, Phase
+from torchrun_operator.core.findings.completion import Completion, completion
+from torchrun_rendezvous.protocol import RendezvousState
 
 DONE = tuple(make_node(index, Phase.SUCCEEDED) for index in range(3))
 CLOSED = make_rendezvous(*THREE, closed=True)
@@ -41,7 +43,7 @@ def lost_and_still_terminating() -> TorchrunJob:
     return after(job, seen(*nodes, rendezvous=make_rendezvous(*without(THREE, 1), round=2)))
 
 
-CASES: dict[str, tuple[TorchrunJob, tuple[NodePod, ...], Rendezvous | None, Completion]] = {
+CASES: dict[str, tuple[TorchrunJob, tuple[NodePod, ...], RendezvousState | None, Completion]] = {
     "it trains": (training_job(), THREE, make_rendezvous(*THREE), RUNS),
     "some wait for the others": (training_job(), THREE, make_rendezvous(*THREE, finished=2), FINISHING),
     "the agents have closed": (training_job(), THREE, CLOSED, FINISHING),
@@ -99,6 +101,7 @@ CASES: dict[str, tuple[TorchrunJob, tuple[NodePod, ...], Rendezvous | None, Comp
 
 @pytest.mark.parametrize(("job", "nodes", "rendezvous", "expected"), CASES.values(), ids=CASES)
 def test_completion(
-    job: TorchrunJob, nodes: tuple[NodePod, ...], rendezvous: Rendezvous | None, expected: Completion
+    job: TorchrunJob, nodes: tuple[NodePod, ...], rendezvous: RendezvousState | None, expected: Completion
 ) -> None:
-    assert completion(job, Observed(nodes=nodes, rendezvous_pod=HOST, rendezvous=rendezvous)) == expected
+    found = facts(job=job, nodes=nodes, rendezvous_pod=HOST, rendezvous=rendezvous)
+    assert completion(found, 3) == expected

@@ -13,8 +13,11 @@ from builders import (
     THREE,
     after,
     at,
+    decide,
+    facts,
     failed,
     instead,
+    left,
     make_job,
     make_node,
     make_rendezvous,
@@ -37,9 +40,9 @@ from decision_cases import (
     target,
 )
 from torchrun_operator.api.v1alpha1 import Restarts
-from torchrun_operator.core.decide import decide
-from torchrun_operator.core.decision import Deletion, Event
-from torchrun_operator.core.observed import Cause, Exit, Observed, Phase
+from torchrun_operator.core.events import Event
+from torchrun_operator.core.facts.model import Cause, Exit, Phase
+from torchrun_operator.core.policies.plan import Deletion
 
 CRASHED = replace(
     HOST, phase=Phase.STARTING, ready=False, waiting_reason="CrashLoopBackOff", waiting_message="back-off"
@@ -57,8 +60,7 @@ def loss_case(node: Any, what: str, cause: Cause, *, leavers: tuple[str, ...] = 
         deletions=deletions,
         target=target(*leavers),
         events=(lost(1, what, cause),),
-        losses={cause: 1},
-        logs_to_read=("digits-1",) if cause is Cause.CODE else (),
+        restarts={cause: 1},
     )
     true = ("Valid", "AllScheduled", "Training", "NodeLost") if node is not None else ("Valid", "Training", "NodeLost")
     return Case(training_job(), seen(*nodes, rendezvous=ALL), expected, "Resizing", true, Restarts(**{str(cause): 1}))
@@ -89,27 +91,27 @@ LOSSES = {
 STARTS = {
     "a new job": Case(
         make_job(),
-        Observed(token_digest=DIGEST),
+        facts(token_digest=DIGEST),
         decision(create_rendezvous=True, create_nodes=(0, 1, 2), apply_services=False),
         "Pending",
         ("Valid",),
     ),
     "its pods wait for machines": Case(
-        after(make_job(), Observed()),
+        after(make_job(), facts()),
         seen(*(make_node(index, Phase.PENDING) for index in range(3))),
         decision(target=target(size=2)),
         "Pending",
         ("Valid",),
     ),
     "its pods have machines": Case(
-        after(make_job(), Observed()),
+        after(make_job(), facts()),
         seen(*STARTING),
         decision(),
         "Starting",
         ("Valid", "AllScheduled"),
     ),
     "one more has to be created": Case(
-        after(make_job(), Observed()),
+        after(make_job(), facts()),
         seen(*STARTING[1:]),
         decision(create_nodes=(0,)),
         "Pending",
@@ -155,10 +157,10 @@ CHANGES = {
         scaled(training_job(), 2),
         seen(*THREE, rendezvous=ALL),
         decision(
-            deletions=(Deletion("digits-2", "pod-2-1", "spec.replicas asks for 2 nodes"),),
+            deletions=(Deletion("digits-2", "pod-2-1", "spec.replicas asks for 2 nodes", surplus=True),),
             target=target("10.0.1.2", size=2),
             events=(Event("NodeRemoved", "Pod digits-2 is removed: spec.replicas asks for 2 nodes"),),
-            losses={Cause.RESIZE: 1},
+            restarts={Cause.RESIZE: 1},
         ),
         "Resizing",
         ("Valid", "AllScheduled", "Training", "ReplicasChanged"),
@@ -167,7 +169,7 @@ CHANGES = {
     "more are wanted": Case(
         scaled(training_job(), 4),
         seen(*THREE, rendezvous=ALL),
-        decision(create_nodes=(3,), target=target(size=4), losses={Cause.RESIZE: 1}),
+        decision(create_nodes=(3,), target=target(size=4), restarts={Cause.RESIZE: 1}),
         "Resizing",
         ("Valid", "Training", "ReplicasChanged"),
         Restarts(resize=1),
@@ -197,7 +199,7 @@ CHANGES = {
             ),
             target=target("10.0.1.0", "10.0.1.1", "10.0.1.2"),
             events=tuple(lost(i, "exited with code 1 (Error): ValueError", "infrastructure") for i in range(3)),
-            losses={Cause.INFRASTRUCTURE: 3},
+            restarts={Cause.INFRASTRUCTURE: 3},
         ),
         "Resizing",
         ("Valid", "AllScheduled", "NodeLost"),
@@ -212,7 +214,7 @@ CHANGES = {
                 Deletion("digits-rdzv", "pod-rdzv", SILENCE, 0),
             ),
             events=tuple(lost(i, f"has lost the rendezvous host: {SILENCE}", "infrastructure") for i in (0, 1)),
-            losses={Cause.INFRASTRUCTURE: 2},
+            restarts={Cause.INFRASTRUCTURE: 2},
         ),
         "Resizing",
         ("Valid", "AllScheduled", "NodeLost"),
@@ -243,7 +245,9 @@ CHANGES = {
         training_job(),
         seen(*THREE, rendezvous_pod=CRASHED),
         decision(
-            deletions=(Deletion("digits-rdzv", "pod-rdzv", "its kubelet would let it wait longer with each restart"),)
+            deletions=(
+                Deletion("digits-rdzv", "pod-rdzv", "its kubelet would wait longer before each further restart"),
+            )
         ),
         "Resizing",
         ("Valid", "AllScheduled", "ReplicasChanged"),
@@ -264,7 +268,7 @@ CHANGES = {
     ),
     "workers fail": Case(
         training_job(),
-        seen(*THREE, rendezvous=replace(ALL, unrequested=1, last_unrequested_at=NOW, complete=False, round=2)),
+        seen(*THREE, rendezvous=left(ALL, 1, NOW, complete=False, round=2)),
         decision(look_again_seconds=3.0),
         "Resizing",
         ("Valid", "AllScheduled", "RestartingWorkers"),
@@ -273,9 +277,7 @@ CHANGES = {
         training_job(),
         seen(
             *THREE,
-            rendezvous=replace(
-                ALL, unrequested=1, last_unrequested_at=NOW, last_unrequested_by=("10.0.1.2",), complete=False, round=2
-            ),
+            rendezvous=left(ALL, 1, NOW, "10.0.1.2", complete=False, round=2),
         ),
         decision(
             events=(
@@ -285,8 +287,7 @@ CHANGES = {
                     warning=True,
                 ),
             ),
-            losses={Cause.CODE: 1},
-            logs_to_read=("digits-2", "digits-0", "digits-1"),
+            restarts={Cause.CODE: 1},
         ),
         "Resizing",
         ("Valid", "AllScheduled", "RestartingWorkers"),
@@ -295,12 +296,12 @@ CHANGES = {
     ),
     "workers fail because a node was lost a while ago": Case(
         training_job(),
-        seen(*without(THREE, 1), rendezvous=replace(ALL, unrequested=1, last_unrequested_at=at(-60))),
+        seen(*without(THREE, 1), rendezvous=left(ALL, 1, at(-60))),
         decision(
             create_nodes=(1,),
             target=target("10.0.1.1"),
             events=(lost(1, "was deleted", "infrastructure"),),
-            losses={Cause.INFRASTRUCTURE: 1},
+            restarts={Cause.INFRASTRUCTURE: 1},
         ),
         "Resizing",
         ("Valid", "Training", "NodeLost"),
@@ -313,8 +314,7 @@ CHANGES = {
             target=target("10.0.1.1", size=2),
             events=(lost(1, "exited with code 3 (Error)", "code"),),
             look_again_seconds=2.0,
-            losses={Cause.CODE: 1},
-            logs_to_read=("digits-1",),
+            restarts={Cause.CODE: 1},
         ),
         "Resizing",
         ("Valid", "AllScheduled", "Training", "NodeLost"),
@@ -362,12 +362,12 @@ def test_a_new_pod_that_dies_at_once_is_not_replaced_before_five_seconds() -> No
     young = failed(1, 128, "StartError", created_at=at(-1))
     young = replace(young, exit=Exit(128, "StartError", "", at(-1)))
     found = decide(training_job(), seen(*instead(THREE, young), rendezvous=ALL), NOW)
-    assert (found.deletions, found.look_again_seconds) == ((), 4.0)
+    assert (found.plan.deletions, found.plan.look_again_seconds) == ((), 4.0)
 
 
 def test_since_is_when_the_host_was_first_seen() -> None:
     job = training_job(now=CREATED)
     assert job.status.rendezvous.since == CREATED
-    other = replace(ALL, instance="bb", unrequested=0)
+    other = replace(ALL, instance="bb")
     found = decide(job, seen(*THREE, rendezvous=other), NOW).status.rendezvous
     assert (found.instance, found.unrequested, found.since) == ("bb", 0, NOW)

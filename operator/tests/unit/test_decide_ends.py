@@ -12,8 +12,11 @@ from builders import (
     THREE,
     after,
     at,
+    decide,
+    facts,
     failed,
     instead,
+    left,
     make_job,
     make_node,
     scaled,
@@ -27,35 +30,32 @@ from decision_cases import (
     ALL,
     CODE,
     DONE,
-    NOTHING,
     STARTING,
     Case,
     check_again,
     check_case,
     decision,
+    doing,
     lost,
     restarted,
     target,
 )
 from torchrun_operator.api.conditions import ConditionType
 from torchrun_operator.api.v1alpha1 import Restarts, TorchrunJob
-from torchrun_operator.core.decide import decide
-from torchrun_operator.core.decision import Decision, Deletion
-from torchrun_operator.core.observed import Cause, Observed, Phase
+from torchrun_operator.core.facts.model import Cause, Facts, Phase
+from torchrun_operator.core.policies.plan import Deletion
 
-START_OVER = "a node was lost after others had finished: all start again from the last snapshot"
+START_OVER = "a node was lost after others had finished: all nodes start again from the last snapshot"
 BROKEN = seen(DONE[0], failed(1, 137), THREE[2], rendezvous=replace(ALL, closed=True))
 
 ENDS = {
     "maxRestarts is exceeded": Case(
         restarted(training_job(), 3),
         seen(*instead(THREE, failed(1, 3, message="ValueError: bad loss")), rendezvous=ALL),
-        Decision(
-            status=NOTHING,
+        doing(
             target=target("10.0.1.1", close=True),
             events=(lost(1, "exited with code 3 (Error): ValueError: bad loss", "code"),),
-            losses={Cause.CODE: 1},
-            logs_to_read=("digits-1",),
+            restarts={Cause.CODE: 1},
         ),
         "Failed",
         ("Valid", "AllScheduled", "MaxRestartsExceeded"),
@@ -64,7 +64,7 @@ ENDS = {
     "all succeed": Case(
         training_job(),
         seen(*DONE, rendezvous=replace(ALL, closed=True)),
-        Decision(status=NOTHING),
+        doing(),
         "Complete",
         ("Valid", "AllScheduled", "Finished"),
     ),
@@ -78,7 +78,7 @@ ENDS = {
     "all succeed while a new node waits": Case(
         scaled(training_job(), 4),
         seen(*DONE, make_node(3, Phase.PENDING), rendezvous=replace(ALL, closed=True)),
-        Decision(status=NOTHING, losses={Cause.RESIZE: 1}),
+        doing(restarts={Cause.RESIZE: 1}),
         "Complete",
         ("Valid", "Finished"),
         Restarts(resize=1),
@@ -95,7 +95,7 @@ ENDS = {
                 Deletion("digits-2", "pod-2-1", START_OVER),
             ),
             events=(lost(1, "exited with code 137 (SIGKILL)", "infrastructure"),),
-            losses={Cause.INFRASTRUCTURE: 1},
+            restarts={Cause.INFRASTRUCTURE: 1},
         ),
         "Resizing",
         ("Valid", "AllScheduled", "Training", "NodeLost"),
@@ -133,7 +133,7 @@ ENDS = {
     "it ended before any status told of ranks": Case(
         after(make_job(), seen(*STARTING)),
         seen(*DONE),
-        Decision(status=NOTHING),
+        doing(),
         "Complete",
         ("Valid", "AllScheduled", "Finished"),
     ),
@@ -143,8 +143,7 @@ PAUSES = {
     "it is suspended": Case(
         suspended(training_job()),
         seen(*THREE[:2], terminating(THREE[2]), rendezvous=ALL),
-        Decision(
-            status=NOTHING,
+        doing(
             deletions=(
                 Deletion("digits-0", "pod-0-1", "spec.suspend is true"),
                 Deletion("digits-1", "pod-1-1", "spec.suspend is true"),
@@ -156,14 +155,14 @@ PAUSES = {
     ),
     "its pods are gone": Case(
         after(suspended(training_job()), seen(*THREE, rendezvous=ALL)),
-        Observed(),
-        Decision(status=NOTHING),
+        facts(),
+        doing(),
         "Suspended",
         ("Valid", "Suspended"),
     ),
     "it is resumed": Case(
-        suspended(after(suspended(training_job()), Observed()), suspend=False),
-        Observed(token_digest=DIGEST),
+        suspended(after(suspended(training_job()), facts()), suspend=False),
+        facts(token_digest=DIGEST),
         decision(create_rendezvous=True, create_nodes=(0, 1, 2), apply_services=False),
         "Pending",
         ("Valid",),
@@ -188,8 +187,7 @@ AFTERWARDS = {
     "failed: its agents are told to leave": Case(
         failed_job(),
         seen(*instead(THREE, failed(1, 3)), make_node(3, Phase.PENDING), rendezvous=ALL),
-        Decision(
-            status=NOTHING,
+        doing(
             deletions=(Deletion("digits-3", "pod-3-1", ENDED),),
             target=target("10.0.1.1", close=True),
             look_again_seconds=5.0,
@@ -202,8 +200,7 @@ AFTERWARDS = {
     "failed: those that did not leave are deleted": Case(
         failed_job(),
         seen(*instead(THREE, failed(1, 3)), rendezvous=ALL),
-        Decision(
-            status=NOTHING,
+        doing(
             deletions=(
                 Deletion("digits-0", "pod-0-1", ENDED),
                 Deletion("digits-2", "pod-2-1", ENDED),
@@ -218,8 +215,7 @@ AFTERWARDS = {
     "failed: nobody could tell them to leave": Case(
         failed_job(),
         seen(*instead(THREE, failed(1, 3)), rendezvous_pod=None),
-        Decision(
-            status=NOTHING,
+        doing(
             deletions=(Deletion("digits-0", "pod-0-1", ENDED), Deletion("digits-2", "pod-2-1", ENDED)),
         ),
         "Failed",
@@ -230,7 +226,7 @@ AFTERWARDS = {
     "failed: the host has not answered this operator yet": Case(
         failed_job(),
         seen(*instead(THREE, failed(1, 3))),
-        Decision(status=NOTHING, target=target("10.0.1.1", close=True), look_again_seconds=5.0),
+        doing(target=target("10.0.1.1", close=True), look_again_seconds=5.0),
         "Failed",
         ("Valid", "AllScheduled", "MaxRestartsExceeded"),
         Restarts(code=4),
@@ -239,7 +235,7 @@ AFTERWARDS = {
     "failed: all have left": Case(
         failed_job(),
         seen(*CODE, rendezvous=replace(ALL, closed=True)),
-        Decision(status=NOTHING, deletions=(Deletion("digits-rdzv", "pod-rdzv", ENDED),)),
+        doing(deletions=(Deletion("digits-rdzv", "pod-rdzv", ENDED),)),
         "Failed",
         ("Valid", "AllScheduled", "MaxRestartsExceeded"),
         Restarts(code=4),
@@ -248,8 +244,7 @@ AFTERWARDS = {
     "complete: what still runs ends, what has finished stays": Case(
         after(training_job(), seen(*DONE, rendezvous=ALL)),
         seen(*DONE, make_node(3, Phase.PENDING)),
-        Decision(
-            status=NOTHING,
+        doing(
             deletions=(Deletion("digits-3", "pod-3-1", ENDED), Deletion("digits-rdzv", "pod-rdzv", ENDED)),
         ),
         "Complete",
@@ -257,8 +252,8 @@ AFTERWARDS = {
     ),
     "complete: suspending it changes nothing": Case(
         suspended(after(training_job(), seen(*DONE, rendezvous=ALL))),
-        Observed(nodes=DONE),
-        Decision(status=NOTHING),
+        facts(nodes=DONE),
+        doing(),
         "Complete",
         ("Valid", "AllScheduled", "Finished"),
     ),
@@ -277,7 +272,7 @@ def test_deciding_again_on_the_written_status_counts_and_tells_nothing_new(case:
     check_again(case)
 
 
-def messages(job: TorchrunJob, observed: Observed) -> dict[str, str]:
+def messages(job: TorchrunJob, observed: Facts) -> dict[str, str]:
     return {c.type: c.message for c in decide(job, observed, NOW).status.conditions}
 
 
@@ -291,7 +286,7 @@ def test_failure_names_the_pod_its_words_and_the_count() -> None:
 
 
 def test_failure_of_workers_names_the_node() -> None:
-    workers = replace(ALL, unrequested=3, last_unrequested_at=at(-5), last_unrequested_by=("10.0.1.2",))
+    workers = left(ALL, 3, at(-5), "10.0.1.2")
     found = messages(training_job(maxRestarts=0), seen(*THREE, rendezvous=workers))
     assert found[ConditionType.FAILED] == (
         "pod digits-2 failed first: a worker failed; the code has failed 3 times and spec.maxRestarts is 0; "
@@ -306,7 +301,7 @@ def test_failure_after_maxrestarts_was_lowered() -> None:
 
 def test_terminal_states_never_change() -> None:
     job = after(training_job(), seen(*DONE, rendezvous=ALL))
-    for observed in (Observed(), seen(*THREE, rendezvous=ALL), seen(*CODE)):
+    for observed in (facts(), seen(*THREE, rendezvous=ALL), seen(*CODE)):
         found = decide(scaled(suspended(job), 1), observed, at(100))
         assert (found.status.state, found.status.conditions, found.status.restarts, found.status.completion_time) == (
             "Complete",

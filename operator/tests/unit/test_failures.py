@@ -5,16 +5,31 @@ from typing import Any
 
 import pytest
 
-from builders import NOW, THREE, at, make_node, make_rendezvous, seen, training_job
+from builders import (
+    NOW,
+    THREE,
+    after,
+    at,
+    failed,
+    instead,
+    left,
+    make_node,
+    make_rendezvous,
+    seen,
+    terminating,
+    training_job,
+)
 from torchrun_operator.api.v1alpha1 import Failure
-from torchrun_operator.core.accounting import Loss, WorkerFailures
-from torchrun_operator.core.failures import describe_failure, logs_to_read, newest
-from torchrun_operator.core.observed import Cause, Exit
-from torchrun_operator.core.words import Words
+from torchrun_operator.core.facts.logs import logs_to_read
+from torchrun_operator.core.facts.model import Cause, Exit, Facts
+from torchrun_operator.core.facts.words import Words
+from torchrun_operator.core.findings.failures import describe_failure, newest
+from torchrun_operator.core.findings.losses import Loss
+from torchrun_operator.core.findings.workers import WorkerFailures
 
 NONE = WorkerFailures(0, 0)
 WORKERS = WorkerFailures(1, 1, by=("10.0.1.2",))
-RENDEZVOUS = make_rendezvous(*THREE, unrequested=1, last_unrequested_at=at(-5), last_unrequested_by=("10.0.1.2",))
+RENDEZVOUS = left(make_rendezvous(*THREE), 1, at(-5), "10.0.1.2")
 BANANA = Words("ValueError: a banana", "Traceback…", rank=5, local_rank=1, exit_code=1, time=at(-6))
 DELETED = Loss(0, "digits-0", Cause.INFRASTRUCTURE, "was deleted", rank=0, machine="machine-0")
 OUT_OF_MEMORY = Loss(
@@ -127,18 +142,49 @@ NEWEST: dict[str, tuple[dict[str, Words], tuple[Loss, ...], WorkerFailures, Fail
 def test_newest(
     said: dict[str, Words], losses: tuple[Loss, ...], failures: WorkerFailures, expected: Failure | None
 ) -> None:
-    observed = seen(*THREE, rendezvous=RENDEZVOUS, said=said)
-    assert newest(training_job(nprocPerNode=2), observed, losses, failures, None, NOW) == expected
+    found = seen(*THREE, rendezvous=RENDEZVOUS, said=said, job=training_job(nprocPerNode=2))
+    assert newest(found, losses, failures, None) == expected
 
 
-def test_logs_to_read() -> None:
-    job = training_job()
-    assert logs_to_read(job, (), NONE) == ()
-    assert logs_to_read(job, (DELETED, OUT_OF_MEMORY), NONE) == ("digits-1",)
-    assert logs_to_read(job, (), WORKERS) == ("digits-2", "digits-0", "digits-1")
-    many = tuple(make_node(index) for index in range(12))
-    found = logs_to_read(training_job(*many, nnodes="2:12", replicas=12), (), replace(WORKERS, by=("10.0.1.11",)))
+MANY = tuple(make_node(index) for index in range(12))
+LOGS: dict[str, tuple[Facts, tuple[str, ...]]] = {
+    "nothing has failed": (seen(*THREE, rendezvous=make_rendezvous(*THREE)), ()),
+    "a pod has failed": (seen(*instead(THREE, failed(1, 3))), ("digits-1",)),
+    "a pod was killed": (seen(*instead(THREE, failed(1, 137))), ()),
+    "a pod is out of memory: its exit code is that of a killed one": (
+        seen(*instead(THREE, failed(1, 137, "OOMKilled"))),
+        (),
+    ),
+    "a pod was evicted": (seen(*instead(THREE, failed(1, 1, disruption="EvictionByEvictionAPI"))), ()),
+    "a pod is being deleted": (seen(*instead(THREE, terminating(THREE[1]))), ()),
+    "workers have failed": (
+        seen(*THREE, rendezvous=left(make_rendezvous(*THREE), 1, at(-3), "10.0.1.2")),
+        ("digits-2", "digits-0", "digits-1"),
+    ),
+    "workers have just failed": (seen(*THREE, rendezvous=left(make_rendezvous(*THREE), 1, at(-2), "10.0.1.2")), ()),
+    "a pod and workers have failed": (
+        seen(*instead(THREE, failed(0, 3)), rendezvous=left(make_rendezvous(*THREE), 1, at(-3), "10.0.1.2")),
+        ("digits-2", "digits-0", "digits-1"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("found", "expected"), LOGS.values(), ids=LOGS)
+def test_logs_to_read(found: Facts, expected: tuple[str, ...]) -> None:
+    assert logs_to_read(replace(found, job=training_job())) == expected
+
+
+def test_no_more_than_eight_logs_are_read() -> None:
+    state = left(make_rendezvous(*MANY), 1, at(-3), "10.0.1.11")
+    job = training_job(*MANY, nnodes="2:12", replicas=12)
+    found = logs_to_read(seen(*MANY, rendezvous=state, job=job))
     assert (len(found), found[0]) == (8, "digits-11")
+
+
+def test_logs_of_counted_failures_are_not_read_again() -> None:
+    nodes = instead(THREE, failed(1, 3))
+    job = after(training_job(), seen(*nodes))
+    assert logs_to_read(seen(*nodes, job=job)) == ()
 
 
 @pytest.mark.parametrize(

@@ -5,14 +5,29 @@ from typing import Any
 
 import pytest
 
-from builders import NOW, THREE, after, at, make_node, make_rendezvous, seen, stored, terminating, training_job, without
+from builders import (
+    NOW,
+    THREE,
+    after,
+    at,
+    decide,
+    make_node,
+    make_rendezvous,
+    seen,
+    stored,
+    terminating,
+    training_job,
+    without,
+)
 from decision_cases import ALL, Case, check_again, check_case, decision, lost, target
 from torchrun_operator.api.conditions import ConditionType, find_condition
 from torchrun_operator.api.v1alpha1 import Restarts, Straggler, TorchrunJob
-from torchrun_operator.core.decide import decide
-from torchrun_operator.core.decision import Deletion, Event
-from torchrun_operator.core.hang import MISSING, ORPHANED, Deadlines, deadlines
-from torchrun_operator.core.observed import Cause, Overdue, Pace, Progress, Rendezvous
+from torchrun_operator.core.events import Event
+from torchrun_operator.core.facts.model import Cause
+from torchrun_operator.core.findings.hangs import Deadlines, deadlines
+from torchrun_operator.core.findings.stuck import MISSING, ORPHANED
+from torchrun_operator.core.policies.plan import Deletion, Plan
+from torchrun_rendezvous.protocol import EndRound, Member, Overdue, Pace, Progress, RendezvousState
 
 
 @pytest.mark.parametrize(
@@ -50,17 +65,17 @@ def overdue(round_: int = 0, step: int | None = 100, *, starting: bool = False, 
     return Overdue(round_, step, starting, seconds, at(-400))
 
 
-def hanging(found: Overdue | None = None, pause: float = 8, start: float | None = 8, **changes: Any) -> Rendezvous:
+def hanging(found: Overdue | None = None, pause: float = 8, start: float | None = 8, **changes: Any) -> RendezvousState:
     """Return a rendezvous whose round makes no progress."""
     return replace(ALL, pace=Pace(pause, start, found or overdue()), **changes)
 
 
 SAID = "no step since 2026-01-31T11:53:20Z, after step 100; 300 s are allowed"
-TOLD = target(end_round=("aa", 0), start_deadline_seconds=600.0)
+TOLD = target(end_round=EndRound("aa", 0), start_deadline_seconds=600.0)
 HUNG = decision(
     target=TOLD,
     events=(Event("ProgressDeadlineExceeded", f"Workers hang: {SAID}; their stacks are in the pods' logs", True),),
-    losses={Cause.CODE: 1},
+    restarts={Cause.CODE: 1},
     hung=True,
 )
 TRAINS = ("Valid", "AllScheduled", "Training")
@@ -75,7 +90,7 @@ def orphaned(seconds: float) -> TorchrunJob:
     return after(training_job(), seen(*THREE, rendezvous=ANOTHER), at(-seconds))
 
 
-def found_hung(job: TorchrunJob | None = None, rendezvous: Rendezvous | None = None) -> TorchrunJob:
+def found_hung(job: TorchrunJob | None = None, rendezvous: RendezvousState | None = None) -> TorchrunJob:
     """Return a job in which a hang has been counted."""
     job = job or training_job()
     return stored(job, decide(job, seen(*THREE, rendezvous=rendezvous or hanging()), NOW))
@@ -120,7 +135,7 @@ CASES = {
     "the next round hangs too": Case(
         found_hung(),
         seen(*THREE, rendezvous=hanging(overdue(1), round=1)),
-        replace(HUNG, target=replace(TOLD, end_round=("aa", 1))),
+        replace(HUNG, plan=replace(HUNG.plan, target=replace(TOLD, end_round=EndRound("aa", 1)))),
         "Running",
         TRAINS,
         Restarts(code=2),
@@ -136,7 +151,7 @@ CASES = {
     "too often": Case(
         training_job(maxRestarts=0),
         seen(*THREE, rendezvous=hanging()),
-        replace(HUNG, apply_objects=False, apply_services=False, target=replace(TOLD, close=True)),
+        replace(HUNG, plan=Plan(target=replace(TOLD, close=True))),
         "Failed",
         ("Valid", "AllScheduled", "ProgressDeadlineExceeded"),
         Restarts(code=1),
@@ -148,7 +163,7 @@ CASES = {
             create_nodes=(1,),
             target=target("10.0.1.1", start_deadline_seconds=600.0),
             events=(lost(1, "was deleted", "infrastructure"),),
-            losses={Cause.INFRASTRUCTURE: 1},
+            restarts={Cause.INFRASTRUCTURE: 1},
         ),
         "Resizing",
         ("Valid", "Training", "NodeLost"),
@@ -161,7 +176,7 @@ CASES = {
             target=TOLD,
             deletions=(Deletion("digits-1", "pod-1-1", MISSING, 1),),
             events=(lost(1, MISSING, "infrastructure"),),
-            losses={Cause.INFRASTRUCTURE: 1},
+            restarts={Cause.INFRASTRUCTURE: 1},
         ),
         "Resizing",
         ("Valid", "AllScheduled", "NodeLost"),
@@ -178,7 +193,7 @@ CASES = {
         decision(
             target=replace(TOLD, leavers=("10.0.1.1",)),
             events=(lost(1, "is being deleted", "infrastructure"),),
-            losses={Cause.INFRASTRUCTURE: 1},
+            restarts={Cause.INFRASTRUCTURE: 1},
         ),
         "Resizing",
         ("Valid", "AllScheduled", "NodeLost"),
@@ -191,7 +206,7 @@ CASES = {
             target=target(),
             deletions=(Deletion("digits-1", "pod-1-1", ORPHANED, 5), Deletion("digits-2", "pod-2-1", ORPHANED, 5)),
             events=(lost(1, ORPHANED, "infrastructure"), lost(2, ORPHANED, "infrastructure")),
-            losses={Cause.INFRASTRUCTURE: 2},
+            restarts={Cause.INFRASTRUCTURE: 2},
         ),
         "Resizing",
         ("Valid", "AllScheduled", "NodeLost"),
@@ -210,7 +225,7 @@ CASES = {
         decision(
             target=target(),
             events=(lost(1, "was deleted", "infrastructure"), lost(2, "was deleted", "infrastructure")),
-            losses={Cause.INFRASTRUCTURE: 2},
+            restarts={Cause.INFRASTRUCTURE: 2},
         ),
         "Resizing",
         ("Valid", "AllScheduled", "NodeLost"),
@@ -261,9 +276,10 @@ def test_deciding_again_counts_and_tells_nothing_new(case: Case) -> None:
         "the rendezvous is closed",
     ],
 )
-def test_no_hang(spec: dict[str, Any], rendezvous: Rendezvous) -> None:
+def test_no_hang(spec: dict[str, Any], rendezvous: RendezvousState) -> None:
     found = decide(training_job(**spec), seen(*THREE, rendezvous=rendezvous), NOW)
-    assert (found.hung, found.losses, found.target.end_round if found.target else None) == (False, {}, None)
+    target = found.plan.target
+    assert (found.hung, found.restarts, target.end_round if target else None) == (False, {}, None)
 
 
 def test_a_suspended_job_and_one_that_has_no_pods_do_not_hang() -> None:
@@ -287,11 +303,11 @@ def test_the_job_fails_with_the_reason_and_says_since_when() -> None:
 SLOW = Progress(step=500, time=at(-1), slow_rank=3, slow_node=1, slow_seconds=0.1234, step_seconds=0.5)
 
 
-def status_of(job: TorchrunJob, rendezvous: Rendezvous | None) -> Any:
+def status_of(job: TorchrunJob, rendezvous: RendezvousState | None) -> Any:
     return decide(job, seen(*THREE, rendezvous=rendezvous), NOW).status
 
 
-def with_progress(progress: Progress, **changes: Any) -> Rendezvous:
+def with_progress(progress: Progress, **changes: Any) -> RendezvousState:
     return make_rendezvous(*THREE, progress=progress, completed_at=at(-60), **changes)
 
 
@@ -351,7 +367,7 @@ WORDS = "rank 3 in pod digits-1 on machine-1 keeps the others waiting for 0.12 s
 )
 def test_straggler(
     job: TorchrunJob,
-    rendezvous: Rendezvous | None,
+    rendezvous: RendezvousState | None,
     expected: Straggler | None,
     condition: tuple[str, str, str] | None,
 ) -> None:
@@ -363,7 +379,9 @@ def test_straggler(
 
 def test_ranks_are_those_of_nodes_not_of_their_order() -> None:
     nodes = (make_node(0), make_node(1), make_node(2))
-    rendezvous = replace(with_progress(SLOW), members=(("10.0.1.2", 1), ("10.0.1.0", 0), ("10.0.1.1", 2)))
+    rendezvous = replace(
+        with_progress(SLOW), members=(Member("10.0.1.2", 1), Member("10.0.1.0", 0), Member("10.0.1.1", 2))
+    )
     status = decide(training_job(*nodes), seen(*nodes, rendezvous=rendezvous), NOW).status
     assert status.straggler is not None
     assert status.straggler.pod == "digits-2"

@@ -5,24 +5,29 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from builders import CREATED, HOST, NOW, THREE, at, failed, instead, make_node, make_rendezvous, seen, terminating
-from torchrun_operator.core.membership import (
-    absence,
-    is_full,
-    leavers,
-    patience_ends,
-    rank_of,
-    replace_at,
-    services_due,
-    size,
-    training,
+from builders import (
+    CREATED,
+    HOST,
+    NOW,
+    THREE,
+    at,
+    facts,
+    failed,
+    instead,
+    keeping_out,
+    make_node,
+    make_rendezvous,
+    seen,
+    terminating,
 )
-from torchrun_operator.core.observed import NodePod, Observed, Phase
+from torchrun_operator.core.facts.model import Facts, NodePod, Phase
+from torchrun_operator.core.findings.membership import is_full, leavers, ranks, services_due, training
+from torchrun_operator.core.findings.size import Wanted, absence, absences, patience_ends, replace_at, round_size
 
 STRANGER = make_rendezvous(*THREE, waiting=("10.9.9.9",))
 MANY = tuple(f"10.9.8.{i}" for i in range(100, 201))
 
-LEAVERS: dict[str, tuple[Observed, int, tuple[str, ...]]] = {
+LEAVERS: dict[str, tuple[Facts, int, tuple[str, ...]]] = {
     "none": (seen(*THREE, rendezvous=make_rendezvous(*THREE)), 3, ()),
     "surplus": (seen(*THREE, rendezvous=make_rendezvous(*THREE)), 2, ("10.0.1.2",)),
     "dead and dying": (
@@ -48,27 +53,27 @@ LEAVERS: dict[str, tuple[Observed, int, tuple[str, ...]]] = {
         ("10.0.1.2", "10.9.9.9"),
     ),
     "a stranger who was kept out before, though a new pod may run by now": (
-        seen(*THREE[:2], make_node(2, Phase.PENDING), rendezvous=replace(STRANGER, leavers=("10.9.9.9",))),
+        seen(*THREE[:2], make_node(2, Phase.PENDING), rendezvous=keeping_out(STRANGER, "10.9.9.9")),
         3,
         ("10.9.9.9",),
     ),
     "kept out before, and no longer there: it may come back": (
-        seen(*THREE, rendezvous=make_rendezvous(*THREE, leavers=("10.9.9.9",))),
+        seen(*THREE, rendezvous=keeping_out(make_rendezvous(*THREE), "10.9.9.9")),
         3,
         ("10.9.9.9",),
     ),
     "kept out before, and now the address of a new pod": (
-        seen(*THREE, rendezvous=make_rendezvous(*THREE[:2], leavers=("10.0.1.2",))),
+        seen(*THREE, rendezvous=keeping_out(make_rendezvous(*THREE[:2]), "10.0.1.2")),
         3,
         (),
     ),
     "as many kept out as are remembered": (
-        seen(*THREE, rendezvous=make_rendezvous(*THREE, leavers=MANY[:100])),
+        seen(*THREE, rendezvous=keeping_out(make_rendezvous(*THREE), *MANY[:100])),
         3,
         MANY[:100],
     ),
     "more kept out than are remembered": (
-        seen(*THREE, rendezvous=make_rendezvous(*THREE, waiting=MANY[:1], leavers=MANY)),
+        seen(*THREE, rendezvous=keeping_out(make_rendezvous(*THREE, waiting=MANY[:1]), *MANY)),
         3,
         MANY[:1],
     ),
@@ -92,7 +97,7 @@ LEAVERS: dict[str, tuple[Observed, int, tuple[str, ...]]] = {
 
 
 FOUR = (*THREE, make_node(3))
-SPARED: dict[str, tuple[Observed, int, int, tuple[str, ...]]] = {
+SPARED: dict[str, tuple[Facts, int, int, tuple[str, ...]]] = {
     "a spare waits": (seen(*FOUR, rendezvous=make_rendezvous(*THREE, waiting=("10.0.1.3",))), 3, 1, ()),
     "a spare with the lowest index": (
         seen(*FOUR, rendezvous=make_rendezvous(*FOUR[1:], waiting=("10.0.1.0",))),
@@ -123,16 +128,16 @@ SPARED: dict[str, tuple[Observed, int, int, tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize(("observed", "wanted", "spares", "expected"), SPARED.values(), ids=SPARED)
-def test_leavers_of_a_job_with_spares(observed: Observed, wanted: int, spares: int, expected: tuple[str, ...]) -> None:
+def test_leavers_of_a_job_with_spares(observed: Facts, wanted: int, spares: int, expected: tuple[str, ...]) -> None:
     assert leavers(observed, wanted, spares) == expected
 
 
 @pytest.mark.parametrize(("observed", "wanted", "expected"), LEAVERS.values(), ids=LEAVERS)
-def test_leavers(observed: Observed, wanted: int, expected: tuple[str, ...]) -> None:
+def test_leavers(observed: Facts, wanted: int, expected: tuple[str, ...]) -> None:
     assert leavers(observed, wanted) == expected
 
 
-TRAINING: dict[str, tuple[Observed, tuple[NodePod, ...]]] = {
+TRAINING: dict[str, tuple[Facts, tuple[NodePod, ...]]] = {
     "all": (seen(*THREE, rendezvous=make_rendezvous(*THREE)), THREE),
     "the round is open": (seen(*THREE, rendezvous=make_rendezvous(*THREE, complete=False)), ()),
     "the host does not answer": (seen(*THREE), ()),
@@ -146,7 +151,7 @@ TRAINING: dict[str, tuple[Observed, tuple[NodePod, ...]]] = {
 
 
 @pytest.mark.parametrize(("observed", "expected"), TRAINING.values(), ids=TRAINING)
-def test_training(observed: Observed, expected: tuple[NodePod, ...]) -> None:
+def test_training(observed: Facts, expected: tuple[NodePod, ...]) -> None:
     assert training(observed, 3) == expected
 
 
@@ -159,8 +164,8 @@ def test_training(observed: Observed, expected: tuple[NodePod, ...]) -> None:
         (seen(*THREE), [None, None, None]),
     ],
 )
-def test_rank_of(observed: Observed, expected: list[int | None]) -> None:
-    assert [rank_of(observed, node) for node in THREE] == expected
+def test_ranks(observed: Facts, expected: list[int | None]) -> None:
+    assert [ranks(observed).get(node.address or "") for node in THREE] == expected
 
 
 @pytest.mark.parametrize(
@@ -211,8 +216,8 @@ SIZES = {
 
 
 @pytest.mark.parametrize(("observed", "held", "expected"), SIZES.values(), ids=SIZES)
-def test_size(observed: Observed, held: frozenset[int], expected: int) -> None:
-    assert size(observed, 3, 2, NOW, held) == expected
+def test_size(observed: Facts, held: frozenset[int], expected: int) -> None:
+    assert round_size(Wanted(3, 0, 2), {*absences(observed), *held}) == expected
 
 
 @pytest.mark.parametrize(
@@ -227,7 +232,7 @@ def test_size(observed: Observed, held: frozenset[int], expected: int) -> None:
 )
 def test_size_with_two_spares(pending: tuple[int, ...], held: frozenset[int], expected: int) -> None:
     nodes = (make_node(index, Phase.PENDING if index in pending else Phase.RUNNING) for index in range(5))
-    assert size(seen(*nodes), 3, 2, NOW, frozenset(held), spares=2) == expected
+    assert round_size(Wanted(3, 2, 2), {*absences(seen(*nodes)), *held}) == expected
 
 
 @pytest.mark.parametrize(
@@ -239,16 +244,16 @@ def test_size_with_two_spares(pending: tuple[int, ...], held: frozenset[int], ex
         (seen(*THREE), False),
     ],
 )
-def test_is_full(observed: Observed, expected: bool) -> None:
+def test_is_full(observed: Facts, expected: bool) -> None:
     assert is_full(observed, 3) is expected
 
 
 def test_patience_ends() -> None:
     pods = (make_node(0), make_node(1, Phase.PENDING), YOUNG)
-    assert patience_ends(seen(*pods), 3, NOW) == [NOW + timedelta(seconds=2)]
+    assert patience_ends(seen(*pods), 3) == [NOW + timedelta(seconds=2)]
     starting = make_node(2, Phase.STARTING, created_at=NOW - timedelta(seconds=5))
-    assert patience_ends(seen(starting), 3, NOW) == []
-    assert patience_ends(seen(starting, rendezvous=TRAINED), 3, NOW) == [NOW + timedelta(seconds=10)]
+    assert patience_ends(seen(starting), 3) == []
+    assert patience_ends(seen(starting, rendezvous=TRAINED), 3) == [NOW + timedelta(seconds=10)]
 
 
 STARTED_HOST = replace(HOST, started_at=NOW - timedelta(seconds=1))
@@ -259,7 +264,7 @@ UNSTARTED = replace(THREE[0], address=None, started_at=None)
 @pytest.mark.parametrize(
     ("observed", "expected"),
     [
-        (Observed(), None),
+        (facts(), None),
         (seen(UNSTARTED, rendezvous_pod=replace(HOST, address=None, started_at=None)), None),
         (seen(*THREE_STARTED, rendezvous_pod=STARTED_HOST), datetime.min.replace(tzinfo=UTC)),
         (seen(UNSTARTED, *THREE_STARTED[1:], rendezvous_pod=STARTED_HOST), NOW + timedelta(seconds=2)),
@@ -268,7 +273,7 @@ UNSTARTED = replace(THREE[0], address=None, started_at=None)
     ],
     ids=["no pod", "none has started", "all have addresses", "a node has none", "the host has none", "no host"],
 )
-def test_services_due(observed: Observed, expected: datetime | None) -> None:
+def test_services_due(observed: Facts, expected: datetime | None) -> None:
     assert services_due(observed) == expected
 
 
@@ -281,10 +286,10 @@ def test_services_due(observed: Observed, expected: datetime | None) -> None:
             "CrashLoopBackOff: back-off",
         ),
         (make_node(0, Phase.PENDING, waiting_reason="Unschedulable", waiting_message="no GPU"), "no GPU"),
-        (make_node(0, Phase.PENDING), "waits for a machine"),
+        (make_node(0, Phase.PENDING), "waits to be scheduled"),
         (replace(SLOW, index=0), "is starting on machine-2"),
         (THREE[2], "gives no sign of life"),
     ],
 )
 def test_absence(node: NodePod, words: str) -> None:
-    assert absence(seen(node, rendezvous=replace(TRAINED, silent=("10.0.1.2",))), node, NOW) == words
+    assert absence(seen(node, rendezvous=replace(TRAINED, silent=("10.0.1.2",))), node) == words

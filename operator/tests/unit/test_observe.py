@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from torchrun_operator.core.observe import observe
-from torchrun_operator.core.observed import Exit, NodePod, Observed, Phase, Rendezvous, RendezvousPod
+from builders import NOW, facts, make_job
+from torchrun_operator.core.facts.model import Exit, NodePod, Phase, RendezvousPod
+from torchrun_operator.core.facts.pods import gather
+from torchrun_rendezvous.protocol import Member, RendezvousState
 
 JOB = "job-uid"
 CREATED = datetime(2026, 1, 31, 11, 0, 0, tzinfo=UTC)
@@ -187,20 +189,20 @@ NODES: dict[str, tuple[Any, NodePod]] = {
 
 @pytest.mark.parametrize(("raw", "expected"), NODES.values(), ids=NODES)
 def test_node_pod(raw: Any, expected: NodePod) -> None:
-    assert observe(JOB, [raw], None) == Observed(nodes=(expected,))
+    assert gather(make_job(), NOW, [raw], None) == facts(nodes=(expected,))
 
 
 RUNS: Any = {"phase": "Running", "podIP": "10.0.0.9"}
 SILENT_KUBELET: Any = {"status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}}
 OFF: Any = {"spec": {"taints": [{"key": "node.kubernetes.io/out-of-service", "effect": "NoExecute"}]}}
-SILENCE = "machine m1 is not ready: its kubelet is silent"
-IS_OFF = "machine m1 is off: tainted node.kubernetes.io/out-of-service"
-GONE = "machine m1 was removed from the cluster"
+SILENCE = "Kubernetes node m1 is not ready: its kubelet is silent"
+IS_OFF = "Kubernetes node m1 is off: it has the taint node.kubernetes.io/out-of-service"
+GONE = "Kubernetes node m1 was removed from the cluster"
 DONE: Any = {"phase": "Succeeded"}
-HEARD = Rendezvous("aa", 1, complete=True, closed=False, members=(("10.0.0.9", 0),), silent=())
-TOLD: dict[str, Rendezvous | None] = {
+HEARD = RendezvousState("aa", round=1, complete=True, closed=False, members=(Member("10.0.0.9", 0),), silent=())
+TOLD: dict[str, RendezvousState | None] = {
     "heard": HEARD,
-    "waiting": Rendezvous("aa", 1, complete=False, closed=False, waiting=("10.0.0.9",), silent=()),
+    "waiting": RendezvousState("aa", round=1, complete=False, closed=False, waiting=("10.0.0.9",), silent=()),
     "silent": replace(HEARD, silent=("10.0.0.9",)),
     "no member": replace(HEARD, members=()),
     "the host does not say who is silent": replace(HEARD, silent=None),
@@ -250,7 +252,7 @@ def test_pods_of_machines_in_trouble(
     raw = pod(status=status, metadata=metadata)
     if metadata and phase is Phase.RUNNING:
         phase = Phase.TERMINATING
-    (found,) = observe(JOB, [raw], TOLD[told], machines={"m1": machine}).nodes
+    (found,) = gather(make_job(), NOW, [raw], TOLD[told], machines={"m1": machine}).nodes
     assert (found.phase, found.trouble) == (phase, why)
 
 
@@ -264,14 +266,17 @@ def test_pods_of_machines_in_trouble(
     ],
     ids=["it answers", "it does not answer", "off, whatever answers", "removed"],
 )
-def test_rendezvous_pod_of_a_machine_in_trouble(machine: Any, state: Rendezvous | None, phase: Phase, why: str) -> None:
-    found = observe(JOB, [pod(role="rendezvous", status=RUNS)], state, machines={"m1": machine}).rendezvous_pod
+def test_rendezvous_pod_of_a_machine_in_trouble(
+    machine: Any, state: RendezvousState | None, phase: Phase, why: str
+) -> None:
+    pods = [pod(role="rendezvous", status=RUNS)]
+    found = gather(make_job(), NOW, pods, state, machines={"m1": machine}).rendezvous_pod
     assert found is not None
     assert (found.phase, found.trouble) == (phase, why)
 
 
 def test_machines_of_which_nothing_is_known_change_nothing() -> None:
-    assert observe(JOB, [pod(status=RUNS)], None, machines={}).nodes[0].phase is Phase.RUNNING
+    assert gather(make_job(), NOW, [pod(status=RUNS)], None, machines={}).nodes[0].phase is Phase.RUNNING
 
 
 def test_picture_of_a_whole_job() -> None:
@@ -291,10 +296,10 @@ def test_picture_of_a_whole_job() -> None:
         pod("bare", metadata={"ownerReferences": None}),
         pod("odd", index="x"),
     ]
-    state = Rendezvous("aa", 1, complete=False, closed=False)
-    found = observe(JOB, pods, state, token_digest="abc")
+    state = RendezvousState("aa", round=1, complete=False, closed=False)
+    found = gather(make_job(), NOW, pods, state, token_digest="abc")
     running = NodePod(2, "digits-2", "uid-digits-2", Phase.RUNNING, machine="m1", scheduled=True, created_at=CREATED)
-    assert found == Observed(
+    assert found == facts(
         nodes=(
             running,
             NodePod(10, "digits-10", "uid-digits-10", Phase.RUNNING, machine="m1", scheduled=True, created_at=CREATED),
@@ -317,12 +322,12 @@ def test_picture_of_a_whole_job() -> None:
 def test_pod_without_status_or_labels_of_its_own() -> None:
     raw = pod()
     del raw["status"]
-    assert observe(JOB, [raw], None).nodes == (node(Phase.STARTING),)
+    assert gather(make_job(), NOW, [raw], None).nodes == (node(Phase.STARTING),)
 
 
 def test_words_are_bounded() -> None:
     long = {"exitCode": 1, "reason": "Error", "message": "x" * 9000 + "the end"}
     raw = pod(status={"phase": "Failed", "containerStatuses": trainer(terminated=long)})
-    ended = observe(JOB, [raw], None).nodes[0].exit
+    ended = gather(make_job(), NOW, [raw], None).nodes[0].exit
     assert ended is not None
     assert (len(ended.message), ended.message[-7:]) == (4096, "the end")

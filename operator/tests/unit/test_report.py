@@ -15,6 +15,8 @@ from builders import (
     THREE,
     after,
     at,
+    decide,
+    facts,
     failed,
     instead,
     make_job,
@@ -30,9 +32,9 @@ from builders import (
 from golden import check_golden
 from torchrun_operator.api.conditions import Reason
 from torchrun_operator.api.v1alpha1 import MembershipChange, TorchrunJob, TorchrunJobStatus
-from torchrun_operator.core.decide import decide
-from torchrun_operator.core.observed import Cause, Observed, Phase, Progress
-from torchrun_operator.core.report import unaccepted
+from torchrun_operator.core.facts.model import Cause, Facts, Phase
+from torchrun_operator.core.status.accepted import unaccepted
+from torchrun_rendezvous.protocol import Progress
 
 GOLDEN = Path(__file__).parent / "golden" / "status"
 ALL = make_rendezvous(*THREE, completed_at=CREATED)
@@ -71,10 +73,10 @@ HOST_WITHOUT_IMAGE = replace(
     HOST, phase=Phase.STARTING, waiting_reason="ErrImagePull", waiting_message="no such image train:1"
 )
 
-SITUATIONS: dict[str, tuple[TorchrunJob, Observed]] = {
-    "new": (make_job(), Observed()),
-    "unschedulable": (after(make_job(), Observed()), seen(*THREE[:2], UNPLACED)),
-    "unheard": (after(make_job(), Observed()), seen(*THREE, rendezvous_pod=replace(HOST, started_at=at(-21)))),
+SITUATIONS: dict[str, tuple[TorchrunJob, Facts]] = {
+    "new": (make_job(), facts()),
+    "unschedulable": (after(make_job(), facts()), seen(*THREE[:2], UNPLACED)),
+    "unheard": (after(make_job(), facts()), seen(*THREE, rendezvous_pod=replace(HOST, started_at=at(-21)))),
     "short-of-nodes": (
         training_job(*THREE[:2]),
         seen(*THREE[:2], UNPLACED, rendezvous=make_rendezvous(*THREE[:2], completed_at=CREATED)),
@@ -83,10 +85,10 @@ SITUATIONS: dict[str, tuple[TorchrunJob, Observed]] = {
         training_job(),
         seen(*instead(THREE, make_node(1, Phase.LOST, trouble="machine m1 is not ready: its kubelet is silent"))),
     ),
-    "no-image": (after(make_job(), Observed()), seen(NO_IMAGE, make_node(1, Phase.STARTING))),
-    "rendezvous-without-image": (after(make_job(), Observed()), seen(*THREE, rendezvous_pod=HOST_WITHOUT_IMAGE)),
+    "no-image": (after(make_job(), facts()), seen(NO_IMAGE, make_node(1, Phase.STARTING))),
+    "rendezvous-without-image": (after(make_job(), facts()), seen(*THREE, rendezvous_pod=HOST_WITHOUT_IMAGE)),
     "waits-for-nodes": (
-        after(make_job(), Observed()),
+        after(make_job(), facts()),
         seen(*THREE, rendezvous=make_rendezvous(THREE[0], round=0, complete=False)),
     ),
     "trains": (training_job(), seen(*THREE, rendezvous=ALL)),
@@ -98,9 +100,9 @@ SITUATIONS: dict[str, tuple[TorchrunJob, Observed]] = {
     "node-dying": (training_job(), seen(*instead(THREE, terminating(THREE[1])), rendezvous=ALL)),
     "recovered": (recovered(12, 10), seen(*REPLACED, rendezvous=make_rendezvous(*REPLACED, round=2))),
     "suspending": (suspended(training_job()), seen(*THREE, rendezvous=ALL)),
-    "suspended": (after(suspended(training_job()), seen(*THREE)), Observed()),
-    "refused": (make_job(), Observed(refusal='pods "digits-0" is forbidden: exceeded quota: team')),
-    "name-taken": (make_job(), Observed(foreign=tuple(f"digits-{index}" for index in range(9)))),
+    "suspended": (after(suspended(training_job()), seen(*THREE)), facts()),
+    "refused": (make_job(), facts(refusal='pods "digits-0" is forbidden: exceeded quota: team')),
+    "name-taken": (make_job(), facts(foreign=tuple(f"digits-{index}" for index in range(9)))),
     "complete": (
         training_job(),
         seen(*(make_node(i, Phase.SUCCEEDED) for i in range(3)), rendezvous=replace(ALL, closed=True)),
@@ -113,13 +115,13 @@ SITUATIONS: dict[str, tuple[TorchrunJob, Observed]] = {
 
 
 @pytest.mark.parametrize(("job", "observed"), SITUATIONS.values(), ids=SITUATIONS)
-def test_status(job: TorchrunJob, observed: Observed, request: pytest.FixtureRequest) -> None:
+def test_status(job: TorchrunJob, observed: Facts, request: pytest.FixtureRequest) -> None:
     name = request.node.callspec.id
     check_golden(GOLDEN / f"{name}.yaml", decide(job, observed, NOW).status.wire())
 
 
 @pytest.mark.parametrize(("job", "observed"), SITUATIONS.values(), ids=SITUATIONS)
-def test_status_survives_the_wire_and_a_second_pass(job: TorchrunJob, observed: Observed) -> None:
+def test_status_survives_the_wire_and_a_second_pass(job: TorchrunJob, observed: Facts) -> None:
     decision = decide(job, observed, NOW)
     wire = json.loads(json.dumps(decision.status.wire()))
     assert TorchrunJobStatus.model_validate(wire) == decision.status
@@ -182,7 +184,7 @@ def test_status_of_the_largest_job_is_far_from_what_etcd_can_hold() -> None:
 def test_status_of_a_large_job_with_everything_lost_is_bounded_too() -> None:
     nodes = tuple(make_node(index) for index in range(1000))
     job = training_job(*nodes, nnodes=1000, replicas=1000)
-    status = decide(job, Observed(token_digest=DIGEST), NOW).status
+    status = decide(job, facts(token_digest=DIGEST), NOW).status
     assert len(json.dumps(status.wire())) < 350_000
     assert {node.phase for node in status.nodes} == {"Lost"}
     assert max(len(condition.message) for condition in status.conditions) < 300

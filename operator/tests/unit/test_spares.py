@@ -10,6 +10,8 @@ from builders import (
     NOW,
     THREE,
     after,
+    decide,
+    facts,
     failed,
     instead,
     make_job,
@@ -21,12 +23,13 @@ from builders import (
     terminating,
     without,
 )
-from decision_cases import NOTHING, Case, check_again, check_case, decision, lost, target
+from decision_cases import Case, check_again, check_case, decision, doing, lost, target
 from torchrun_operator.api.v1alpha1 import NodeStatus, Restarts, TorchrunJob
-from torchrun_operator.core.completion import Completion, completion
-from torchrun_operator.core.decide import decide
-from torchrun_operator.core.decision import Decision, Deletion, Event
-from torchrun_operator.core.observed import Cause, NodePod, Observed, Phase, Rendezvous
+from torchrun_operator.core.events import Event
+from torchrun_operator.core.facts.model import Cause, Facts, NodePod, Phase
+from torchrun_operator.core.findings.completion import Completion, completion
+from torchrun_operator.core.policies.plan import Deletion
+from torchrun_rendezvous.protocol import RendezvousState
 
 FOUR = (*THREE, make_node(3))
 SPARE = FOUR[1]
@@ -42,7 +45,7 @@ def job(**spec: Any) -> TorchrunJob:
     return make_job(elasticity={"spares": 1}, **spec)
 
 
-def spared(nodes: tuple[NodePod, ...] = FOUR, rendezvous: Rendezvous = FULL, **spec: Any) -> TorchrunJob:
+def spared(nodes: tuple[NodePod, ...] = FOUR, rendezvous: RendezvousState = FULL, **spec: Any) -> TorchrunJob:
     """Return the job once it trains."""
     return after(job(**spec), seen(*nodes, rendezvous=rendezvous))
 
@@ -54,7 +57,7 @@ def spare_lost(what: str) -> Event:
 CASES = {
     "a new job has one pod more than it trains with": Case(
         job(),
-        Observed(token_digest=HOST.token_digest),
+        facts(token_digest=HOST.token_digest),
         decision(create_rendezvous=True, create_nodes=(0, 1, 2, 3), apply_services=False),
         "Pending",
         ("Valid",),
@@ -110,7 +113,7 @@ CASES = {
                 lost(0, "was deleted", "infrastructure"),
                 lost(1, "exited with code 137 (SIGKILL)", "infrastructure"),
             ),
-            losses={Cause.INFRASTRUCTURE: 2},
+            restarts={Cause.INFRASTRUCTURE: 2},
         ),
         "Resizing",
         ("Valid", "AllScheduled", "Training", "NodeLost"),
@@ -123,7 +126,7 @@ CASES = {
             create_nodes=(2,),
             target=target("10.0.1.2"),
             events=(lost(2, "was deleted", "infrastructure"),),
-            losses={Cause.INFRASTRUCTURE: 1},
+            restarts={Cause.INFRASTRUCTURE: 1},
         ),
         "Resizing",
         ("Valid", "AllScheduled", "Training", "NodeLost"),
@@ -143,7 +146,7 @@ CASES = {
     "more are wanted: the spare is one of them": Case(
         scaled(spared(), 4),
         seen(*FOUR, rendezvous=FULL),
-        decision(create_nodes=(4,), target=target(size=4), losses={Cause.RESIZE: 1}),
+        decision(create_nodes=(4,), target=target(size=4), restarts={Cause.RESIZE: 1}),
         "Resizing",
         ("Valid", "AllScheduled", "Training", "ReplicasChanged"),
         Restarts(resize=1),
@@ -153,9 +156,11 @@ CASES = {
         seen(*FOUR, rendezvous=make_rendezvous(*THREE)),
         decision(
             target=target("10.0.1.2", "10.0.1.3", size=2),
-            deletions=(Deletion("digits-3", "pod-3-1", "spec.replicas asks for 2 nodes, beside 1 spares"),),
+            deletions=(
+                Deletion("digits-3", "pod-3-1", "spec.replicas asks for 2 nodes, beside 1 spares", surplus=True),
+            ),
             events=(Event("NodeRemoved", "Pod digits-3 is removed: spec.replicas asks for 2 nodes, beside 1 spares"),),
-            losses={Cause.RESIZE: 1},
+            restarts={Cause.RESIZE: 1},
         ),
         "Resizing",
         ("Valid", "AllScheduled", "Training", "ReplicasChanged"),
@@ -176,7 +181,7 @@ CASES = {
             *(make_node(i, Phase.SUCCEEDED) for i in (2, 3)),
             rendezvous=replace(FULL, closed=True),
         ),
-        Decision(status=NOTHING, events=(spare_lost("exited with code 1 (Error)"),)),
+        doing(events=(spare_lost("exited with code 1 (Error)"),)),
         "Complete",
         ("Valid", "AllScheduled", "Finished"),
     ),
@@ -199,12 +204,12 @@ def test_a_complete_job_keeps_the_pods_of_its_members_alone() -> None:
     ended = after(spared(), observed)
     assert ended.status.state == "Complete"
     gone = decide(ended, observed, NOW)
-    assert [d.name for d in gone.deletions] == ["digits-1", "digits-rdzv"]
+    assert [d.name for d in gone.plan.deletions] == ["digits-1", "digits-rdzv"]
     final = after(ended, seen(*done, rendezvous_pod=None)).status
     assert [(node.index, node.phase) for node in final.nodes] == [(0, "Succeeded"), (2, "Succeeded"), (3, "Succeeded")]
 
 
-def spares(observed: Observed, before: TorchrunJob | None = None) -> list[int]:
+def spares(observed: Facts, before: TorchrunJob | None = None) -> list[int]:
     """Return the indices of the nodes that the status calls spares."""
     return [node.index for node in after(before or job(), observed).status.nodes if node.spare]
 
@@ -222,7 +227,7 @@ def spares(observed: Observed, before: TorchrunJob | None = None) -> list[int]:
     ],
     ids=["no host", "no round", "a full round", "a small one", "between rounds", "another round", "it is gone"],
 )
-def test_who_is_a_spare(observed: Observed, before: TorchrunJob | None, expected: list[int]) -> None:
+def test_who_is_a_spare(observed: Facts, before: TorchrunJob | None, expected: list[int]) -> None:
     assert spares(observed, before) == expected
 
 
@@ -243,7 +248,7 @@ def test_without_spares_a_node_that_came_late_is_none() -> None:
     ],
     ids=["it waits", "its agent has not come yet", "it is being deleted", "the round has room for it", "no host"],
 )
-def test_spares_that_are_ready(observed: Observed, expected: int) -> None:
+def test_spares_that_are_ready(observed: Facts, expected: int) -> None:
     assert after(job(), observed).status.membership.spares == expected
 
 
@@ -255,13 +260,13 @@ def test_the_scale_subresource_counts_nodes_without_spares() -> None:
 
 def test_a_suspended_job_keeps_no_spare() -> None:
     paused = decide(suspended(spared()), seen(*FOUR, rendezvous=FULL), NOW)
-    assert [d.name for d in paused.deletions] == ["digits-0", "digits-1", "digits-2", "digits-3", "digits-rdzv"]
+    assert [d.name for d in paused.plan.deletions] == ["digits-0", "digits-1", "digits-2", "digits-3", "digits-rdzv"]
 
 
 def test_a_machine_for_the_spare_is_not_waited_for_but_told_of() -> None:
     status = after(job(), seen(*instead(FOUR, make_node(1, Phase.PENDING)))).status
     scheduled = next(c for c in status.conditions if c.type == "Scheduled")
-    assert (scheduled.status, scheduled.message) == ("True", "all 3 node pods have a machine, and 0 of 1 spares")
+    assert (scheduled.status, scheduled.message) == ("True", "all 3 node pods are scheduled, and 0 of 1 spares")
 
 
 DONE = tuple(make_node(i, Phase.SUCCEEDED) for i in range(4))
@@ -286,7 +291,7 @@ ENDS: dict[str, tuple[TorchrunJob, tuple[NodePod, ...], Completion]] = {
 
 @pytest.mark.parametrize(("before", "nodes", "expected"), ENDS.values(), ids=ENDS)
 def test_completion(before: TorchrunJob, nodes: tuple[NodePod, ...], expected: Completion) -> None:
-    assert completion(before, Observed(nodes=nodes, rendezvous_pod=HOST)) == expected
+    assert completion(facts(job=before, nodes=nodes, rendezvous_pod=HOST), 3) == expected
 
 
 def test_a_status_without_the_field_says_nothing_of_spares() -> None:

@@ -7,8 +7,7 @@ import pytest
 from builders import NOW
 from torchrun_operator.api.conditions import Condition, ConditionStatus
 from torchrun_operator.api.v1alpha1 import TorchrunJobStatus
-from torchrun_operator.core.decision import Event
-from torchrun_operator.core.transitions import transitions
+from torchrun_operator.core.events import Event, transitions
 
 
 def status(*conditions: tuple[str, bool, str], now: datetime = NOW) -> TorchrunJobStatus:

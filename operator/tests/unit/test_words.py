@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from torchrun_operator.core.words import Words, earliest, of_log, of_termination
+from torchrun_operator.core.facts.words import Words, earliest, of_log, of_termination
 
 AT = datetime(2026, 1, 31, 12, 0, 1, 250000, tzinfo=UTC)
 

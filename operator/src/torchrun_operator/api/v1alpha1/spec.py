@@ -267,16 +267,6 @@ class TorchrunJobSpec(Model):
         return self.node_range.max
 
     @property
-    def wanted_nodes(self) -> int:
-        """The nodes that the user wants now."""
-        return self.max_nodes if self.replicas is None else self.replicas
-
-    @property
-    def node_pods(self) -> int:
-        """The nodes that there are to be now: the wanted ones and the spares. No index is a spare's: who is, shows."""
-        return self.wanted_nodes + self.elasticity.spares
-
-    @property
     def containers(self) -> list[dict[str, Any]]:
         """The template's containers, as they are."""
         containers: list[dict[str, Any]] = (self.template.get("spec") or {}).get("containers") or []

@@ -104,6 +104,16 @@ class RendezvousStatus(TolerantModel):
     ] = None
 
 
+class Refusal(TolerantModel):
+    """What the API server refused of the job's objects, so that a restarted operator knows it at once."""
+
+    message: Annotated[str, Field(description="What the API server said.", max_length=32768)]
+    name_taken: Annotated[
+        bool,
+        Field(description="Whether an object of that name belongs to another owner."),
+    ] = False
+
+
 class Progress(TolerantModel):
     """What the training script reports."""
 
@@ -167,6 +177,9 @@ class TorchrunJobStatus(TolerantModel):
     rendezvous: Annotated[
         RendezvousStatus, Field(description="What the operator has counted of the rendezvous host.")
     ] = RendezvousStatus()
+    refusal: Annotated[
+        Refusal | None, Field(description="What the API server last refused of the job's objects; unset if nothing.")
+    ] = None
     progress: Annotated[Progress | None, Field(description="What the training script reports.")] = None
     straggler: Annotated[
         Straggler | None, Field(description="The worker that all others have long been waiting for, if there is one.")

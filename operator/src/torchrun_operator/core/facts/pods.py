@@ -1,4 +1,4 @@
-"""From what the API server says of pods to the frozen picture; pure."""
+"""Reads what the API server says about pods."""
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
@@ -12,24 +12,28 @@ from torchrun_operator.api.names import (
     ROLE_RENDEZVOUS,
     TRAINER_CONTAINER,
 )
-from torchrun_operator.core.machines import Trouble, troubles
-from torchrun_operator.core.observed import Exit, NodePod, Observed, Phase, Rendezvous, RendezvousPod
+from torchrun_operator.api.v1alpha1 import TorchrunJob
+from torchrun_operator.core.facts.machines import Trouble, troubles
+from torchrun_operator.core.facts.model import Exit, Facts, NodePod, Phase, RendezvousPod
+from torchrun_rendezvous.protocol import RendezvousState
 
 _MESSAGE_CHARACTERS = 4096
 """What a kubelet keeps of a termination message."""
 
 
-def observe(
-    job_uid: str,
+def gather(
+    job: TorchrunJob,
+    now: datetime,
     pods: Iterable[Mapping[str, Any]],
-    rendezvous: Rendezvous | None,
+    rendezvous: RendezvousState | None,
     *,
     token_digest: str = "",
     machines: Mapping[str, Mapping[str, Any] | None] | None = None,
-) -> Observed:
-    """Sort the pods that carry the job's label into its own nodes, its rendezvous pod, and strangers.
+) -> Facts:
+    """Sort the pods that carry the job's label into its nodes, its rendezvous pod, and pods of another owner.
 
-    Machines are the cluster's nodes by name, None for one that has been removed; what is not in it is taken as well.
+    ``machines`` are the Kubernetes nodes by name, None for one that was removed from the cluster. A Kubernetes node
+    that is missing there counts as well.
     """
     trouble = troubles(machines or {})
     nodes: list[NodePod] = []
@@ -37,20 +41,32 @@ def observe(
     rendezvous_pod = None
     for pod in pods:
         labels = pod["metadata"].get("labels") or {}
-        if not _owned(pod, job_uid):
+        if not _owned(pod, job.metadata.uid):
             foreign.append(pod["metadata"]["name"])
         elif labels.get(LABEL_ROLE) == ROLE_RENDEZVOUS:
             rendezvous_pod = _rendezvous_pod(pod, _lost(pod, trouble, heard=rendezvous is not None))
         elif labels.get(LABEL_ROLE) == ROLE_NODE and str(labels.get(LABEL_NODE_INDEX, "")).isdecimal():
-            heard = rendezvous is not None and rendezvous.hears((pod.get("status") or {}).get("podIP"))
+            heard = rendezvous is not None and hears(rendezvous, (pod.get("status") or {}).get("podIP"))
             nodes.append(_node_pod(pod, int(labels[LABEL_NODE_INDEX]), _lost(pod, trouble, heard=heard)))
-    return Observed(
+    refused = job.status.refusal
+    return Facts(
+        job=job,
+        now=now,
         nodes=tuple(sorted(nodes, key=lambda node: node.index)),
         rendezvous_pod=rendezvous_pod,
         rendezvous=rendezvous,
         token_digest=token_digest,
+        refusal=refused.message if refused is not None else "",
+        name_taken=refused is not None and refused.name_taken,
         foreign=tuple(sorted(foreign)),
     )
+
+
+def hears(rendezvous: RendezvousState, address: str | None) -> bool:
+    """Tell whether the rendezvous host has lately heard the agent at that address, as far as the host can tell."""
+    if rendezvous.silent is None or address in rendezvous.silent:
+        return False
+    return address in rendezvous.waiting or any(address == member.address for member in rendezvous.members)
 
 
 def _owned(pod: Mapping[str, Any], job_uid: str) -> bool:
@@ -59,7 +75,7 @@ def _owned(pod: Mapping[str, Any], job_uid: str) -> bool:
 
 
 def _lost(pod: Mapping[str, Any], trouble: Mapping[str, Trouble], *, heard: bool) -> str:
-    """Why the pod is lost with its machine. One that is heard of is not: only Kubernetes has lost sight of it."""
+    """Return why the pod is lost with its Kubernetes node. A pod that the rendezvous host hears is not lost."""
     found = trouble.get(pod["spec"].get("nodeName") or "")
     return found.what if found is not None and (found.certain or not heard) else ""
 
@@ -109,7 +125,7 @@ _ENDED = frozenset({Phase.SUCCEEDED, Phase.FAILED})
 
 
 def _node_phase(pod: Mapping[str, Any], status: Mapping[str, Any], lost: str) -> Phase:
-    """A node has ended when its trainer has: a proxy beside it may run for ever."""
+    """Return a node's phase. A node has ended when its trainer container has: a sidecar may run for ever."""
     phase = _phase(pod)
     if phase is Phase.RUNNING:
         ended = _terminated(status)
@@ -119,7 +135,7 @@ def _node_phase(pod: Mapping[str, Any], status: Mapping[str, Any], lost: str) ->
 
 
 def _others_run(status: Mapping[str, Any]) -> bool:
-    """Whether containers beside the trainer run. A kubelet calls a pod running still for a moment after the last."""
+    """Tell whether other containers still run. The phase of a pod stays Running for a moment after the last one."""
     others = (c for c in status.get("containerStatuses") or () if c.get("name") != TRAINER_CONTAINER)
     return status.get("phase") == Phase.RUNNING and any(
         (c.get("state") or {}).get("running") is not None for c in others
@@ -147,7 +163,7 @@ def _phase(pod: Mapping[str, Any]) -> Phase:
 
 
 def _terminated(status: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Return how the trainer ended, if it has."""
+    """Return how the trainer container ended, if it has."""
     trainers = (c for c in status.get("containerStatuses") or () if c.get("name") == TRAINER_CONTAINER)
     return next((c["state"]["terminated"] for c in trainers if (c.get("state") or {}).get("terminated")), None)
 
@@ -162,7 +178,7 @@ def _exit(status: Mapping[str, Any]) -> Exit | None:
             finished_at=_time(ended.get("finishedAt")),
         )
     if status.get("phase") == Phase.FAILED:
-        # Evicted before it ran, or another container failed: the pod's own words are all there is.
+        # Evicted before it ran, or another container failed: only the pod's own message is left.
         return Exit(
             -1, str(status.get("reason") or "Failed"), str(status.get("message") or "")[:_MESSAGE_CHARACTERS], None
         )
@@ -170,7 +186,7 @@ def _exit(status: Mapping[str, Any]) -> Exit | None:
 
 
 def _waiting(status: Mapping[str, Any]) -> tuple[str, str]:
-    """Why the pod does not run yet: the first container that waits for something bad, else what the scheduler says."""
+    """Return why the pod does not run yet: the reason of the first container in trouble, or the scheduler's."""
     for container in [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]:
         waiting = (container.get("state") or {}).get("waiting") or {}
         if waiting.get("reason") not in (None, "", "ContainerCreating", "PodInitializing"):

@@ -1,0 +1,120 @@
+"""The events that tell people what one pass found and did, and which conditions changed. Pure."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from torchrun_operator.api.conditions import Condition, ConditionStatus, ConditionType, Reason, find_condition
+from torchrun_operator.api.v1alpha1 import TorchrunJobStatus
+from torchrun_operator.core.findings.failures import describe_failure
+from torchrun_operator.core.findings.find import Findings
+from torchrun_operator.core.findings.losses import Loss
+from torchrun_operator.core.policies.plan import Plan
+
+_MOST_SINGLE = 3
+"""More pods than this with the same fate share one event."""
+_MOST_NAMED = 5
+
+
+class EventReason(StrEnum):
+    """Reasons of events that no condition has."""
+
+    NODE_LOST = "NodeLost"
+    SPARE_LOST = "SpareLost"
+    WORKERS_FAILED = "WorkersFailed"
+    NODE_REMOVED = "NodeRemoved"
+
+
+@dataclass(frozen=True)
+class Event:
+    """A core/v1 event on the job."""
+
+    reason: str
+    message: str
+    warning: bool = False
+
+
+def events(findings: Findings, plan: Plan) -> tuple[Event, ...]:
+    """Return the events of what this pass counts and of the pods that it removes because fewer nodes are wanted."""
+    counts = findings.counts
+    found = [*_losses(counts.losses), *_spares(counts.spares)]
+    if counts.workers.count and counts.failure is not None:
+        words = describe_failure(counts.failure)
+        message = f"Workers failed and restart in place; {words}"
+        found.append(Event(EventReason.WORKERS_FAILED, message, warning=True))
+    if counts.hang is not None:
+        found.append(Event(Reason.PROGRESS_DEADLINE_EXCEEDED, f"Workers hang: {counts.hang.told}", warning=True))
+    removed = [deletion for deletion in plan.deletions if deletion.surplus]
+    if len(removed) <= _MOST_SINGLE:
+        found += [Event(EventReason.NODE_REMOVED, f"Pod {d.name} is removed: {d.why}") for d in removed]
+    else:
+        names = _named([deletion.name for deletion in removed])
+        found.append(Event(EventReason.NODE_REMOVED, f"{len(removed)} pods ({names}) are removed: {removed[0].why}"))
+    return tuple(found)
+
+
+def _losses(losses: Sequence[Loss]) -> Iterable[Event]:
+    for group in _alike(losses):
+        first = group[0]
+        if len(group) <= _MOST_SINGLE:
+            for loss in group:
+                message = f"Node {loss.index} (pod {loss.pod}) {loss.what}; cause: {loss.cause}"
+                yield Event(EventReason.NODE_LOST, message, warning=True)
+        else:
+            pods = _named([loss.pod for loss in group])
+            message = f"Each of {len(group)} nodes (pods {pods}) {first.what}; cause: {first.cause}"
+            yield Event(EventReason.NODE_LOST, message, warning=True)
+
+
+def _spares(losses: Sequence[Loss]) -> Iterable[Event]:
+    for loss in losses:
+        message = f"Spare node {loss.index} (pod {loss.pod}) {loss.what}; training goes on"
+        yield Event(EventReason.SPARE_LOST, message, warning=True)
+
+
+def _alike(losses: Sequence[Loss]) -> list[list[Loss]]:
+    """Group losses that happened in the same way and for the same cause, in the order of their first one."""
+    groups: dict[tuple[str, str], list[Loss]] = {}
+    for loss in losses:
+        groups.setdefault((loss.what, loss.cause), []).append(loss)
+    return [*groups.values()]
+
+
+def _named(names: Sequence[str]) -> str:
+    more = len(names) - _MOST_NAMED
+    return ", ".join([*names[:_MOST_NAMED], *([f"and {more} more"] if more > 0 else [])])
+
+
+_BAD_WHEN_TRUE = frozenset({ConditionType.FAILED, ConditionType.STRAGGLING})
+_BAD_WHEN_FALSE = frozenset({ConditionType.ACCEPTED})
+_SILENT_WHEN_FALSE = frozenset({ConditionType.SUSPENDED, ConditionType.RUNNING, ConditionType.SCHEDULED})
+"""A job starts with these being False, and other events already tell when they become False later."""
+_SILENT_AT_FIRST = frozenset({ConditionType.ACCEPTED, ConditionType.SCHEDULED})
+"""These are expected to be True from the start."""
+_TOLD_BY_EVENTS = frozenset({Reason.NODE_LOST, Reason.RESTARTING_WORKERS})
+"""Reasons for Resizing whose causes have events of their own: NodeLost, WorkersFailed, ProgressDeadlineExceeded."""
+
+
+def transitions(old: TorchrunJobStatus, new: TorchrunJobStatus) -> tuple[Event, ...]:
+    """Return an event for each condition whose status changed, or that got worse in another way."""
+    found = []
+    for condition in new.conditions:
+        before = find_condition(old.conditions, ConditionType(condition.type))
+        if _worth_telling(before, condition):
+            found.append(Event(condition.reason, condition.message, warning=_bad(condition)))
+    return tuple(found)
+
+
+def _worth_telling(before: Condition | None, after: Condition) -> bool:
+    if before is not None and before.status is after.status:
+        return _bad(after) and (before.reason, before.message) != (after.reason, after.message)
+    if after.status is ConditionStatus.TRUE:
+        told = after.type == ConditionType.RESIZING and after.reason in _TOLD_BY_EVENTS
+        return not told and (before is not None or after.type not in _SILENT_AT_FIRST)
+    return _bad(after) or (before is not None and after.type not in _SILENT_WHEN_FALSE)
+
+
+def _bad(condition: Condition) -> bool:
+    if condition.status is ConditionStatus.TRUE:
+        return condition.type in _BAD_WHEN_TRUE
+    return condition.type in _BAD_WHEN_FALSE

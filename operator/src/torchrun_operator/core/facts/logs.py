@@ -1,0 +1,47 @@
+"""Which logs a pass reads: those of pods that failed and that no status has recorded as failed yet.
+
+This is a superset of what the findings need: whether a failure counts, and as what, is decided later from the facts.
+"""
+
+from datetime import timedelta
+
+from torchrun_operator.core.facts.model import LIVE, Facts, Phase
+
+SETTLE = timedelta(seconds=3)
+"""How long a failure of workers waits for news of a lost node that would explain it."""
+KILLED = frozenset({128 + 9, 128 + 15})
+"""Exit codes of SIGKILL and SIGTERM: something outside ended the container, so its log says nothing about it."""
+_MOST_LOGS = 8
+"""The node that is seen to leave first is not always the one that failed first, so more than one log is read."""
+
+
+def logs_to_read(facts: Facts) -> tuple[str, ...]:
+    """Return the names of the pods whose logs may tell of new failures, the most telling ones first."""
+    return tuple(dict.fromkeys([*_of_workers(facts), *_of_pods(facts)]))[:_MOST_LOGS]
+
+
+def _of_pods(facts: Facts) -> list[str]:
+    counted = {node.uid for node in facts.job.status.nodes if node.phase not in LIVE}
+    return [
+        node.name
+        for node in facts.nodes
+        if node.phase is Phase.FAILED
+        and node.uid not in counted
+        and node.exit is not None
+        and node.exit.code not in KILLED
+        and not node.disruption
+    ]
+
+
+def _of_workers(facts: Facts) -> list[str]:
+    """Return the members of a round that ended because workers failed, once that failure is about to be counted."""
+    rendezvous, recorded = facts.rendezvous, facts.job.status.rendezvous
+    if rendezvous is None or rendezvous.last_unrequested is None:
+        return []
+    counted = recorded.unrequested if recorded.instance == rendezvous.instance else 0
+    settled = facts.now >= rendezvous.last_unrequested.time + SETTLE
+    if rendezvous.rounds_ended.unrequested <= counted or not settled:
+        return []
+    members = [node for node in facts.job.status.nodes if node.rank is not None]
+    first = [node.pod for node in members if node.address in rendezvous.last_unrequested.addresses]
+    return [*first, *(node.pod for node in members)]

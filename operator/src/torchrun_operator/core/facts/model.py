@@ -1,0 +1,126 @@
+"""The facts that one pass decides from. Everything that a decision depends on is here, the time included."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from torchrun_operator.api.v1alpha1 import TorchrunJob
+from torchrun_operator.core.facts.words import Words
+from torchrun_rendezvous.protocol import RendezvousState
+
+
+class Phase(StrEnum):
+    """The phase of a node pod.
+
+    Terminating wins over what the containers do. Lost wins over Terminating: the Kubernetes node of the pod is gone or
+    silent, so no kubelet ends the pod or reports its end.
+    """
+
+    PENDING = "Pending"
+    STARTING = "Starting"
+    RUNNING = "Running"
+    TERMINATING = "Terminating"
+    LOST = "Lost"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+
+
+LIVE = frozenset({Phase.PENDING, Phase.STARTING, Phase.RUNNING})
+"""A node in one of these phases trains, or may yet come to train."""
+GONE = frozenset({Phase.LOST, Phase.TERMINATING, Phase.FAILED})
+"""A node in one of these phases does not come back."""
+
+
+class Cause(StrEnum):
+    """Why a node or a round ended: the keys of status.restarts."""
+
+    CODE = "code"
+    INFRASTRUCTURE = "infrastructure"
+    PREEMPTION = "preemption"
+    RESIZE = "resize"
+
+
+@dataclass(frozen=True)
+class Exit:
+    """How the trainer container ended."""
+
+    code: int
+    """Exit code of the container; -1 if the pod failed before the container ran."""
+    reason: str
+    """The reason that Kubernetes gives: Error, OOMKilled, StartError, Evicted…"""
+    message: str
+    """The worker's own message (torchrun's error file) if there is one, else the message of Kubernetes."""
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True)
+class NodePod:
+    """The pod of one node of the job."""
+
+    index: int
+    name: str
+    uid: str
+    phase: Phase
+    address: str | None = None
+    machine: str | None = None
+    """The Kubernetes node that it runs on."""
+    created_at: datetime | None = None
+    started_at: datetime | None = None
+    """When the kubelet accepted the pod."""
+    disruption: str = ""
+    """Why Kubernetes ended it on purpose, as one word: preemption, eviction, taint. Empty: it did not."""
+    trouble: str = ""
+    """What happened to its Kubernetes node, if the pod is lost."""
+    exit: Exit | None = None
+    scheduled: bool = False
+    lingers: bool = False
+    """The trainer container has ended, other containers still run."""
+    waiting_reason: str = ""
+    """Why the pod or one of its containers waits."""
+    waiting_message: str = ""
+
+    @property
+    def live(self) -> bool:
+        """Whether it trains or may yet come to train."""
+        return self.phase in LIVE
+
+
+@dataclass(frozen=True)
+class RendezvousPod:
+    """The pod of the rendezvous host."""
+
+    name: str
+    uid: str
+    phase: Phase
+    address: str | None = None
+    ready: bool = False
+    token_digest: str = ""
+    started_at: datetime | None = None
+    trouble: str = ""
+    """What happened to its Kubernetes node, if the pod is lost."""
+    waiting_reason: str = ""
+    waiting_message: str = ""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything that a decision depends on."""
+
+    job: TorchrunJob
+    now: datetime
+    nodes: tuple[NodePod, ...] = ()
+    """The pods of the job's nodes, by index."""
+    rendezvous_pod: RendezvousPod | None = None
+    rendezvous: RendezvousState | None = None
+    """What the rendezvous host last reported; None: it has not answered (yet)."""
+    token_digest: str = ""
+    """The digest that the rendezvous pod should have."""
+    refusal: str = ""
+    """What the API server said when it last refused one of the job's objects; empty: it refuses none."""
+    name_taken: bool = False
+    """It refused because an object of that name belongs to another owner."""
+    foreign: tuple[str, ...] = ()
+    """Names of pods that carry the job's label and belong to another owner."""
+    said: Mapping[str, Words] = field(default_factory=dict)
+    """What failed workers wrote last, by pod, for the pods whose logs were read."""

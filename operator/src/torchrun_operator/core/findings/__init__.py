@@ -1,0 +1,1 @@
+"""Findings: what the facts mean for the job. Each value is computed once, in `find`. Pure."""

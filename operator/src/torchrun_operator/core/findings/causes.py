@@ -1,0 +1,89 @@
+"""Whose fault it is that a node failed: the code's, the infrastructure's, or a preemption."""
+
+import signal
+from collections.abc import Iterable
+from datetime import timedelta
+
+from torchrun_operator.api.v1alpha1 import NodeStatus, RendezvousStatus
+from torchrun_operator.core.facts.logs import KILLED
+from torchrun_operator.core.facts.model import Cause, Exit, NodePod
+from torchrun_operator.core.facts.words import of_termination
+from torchrun_rendezvous.protocol import RendezvousState
+
+_MACHINE_REASONS = frozenset(
+    {"NodeLost", "NodeShutdown", "Terminated", "Shutdown", "NodeAffinity", "UnexpectedAdmissionError", "Unknown"}
+)
+"""containerd says Unknown of a container that it finds dead after its Kubernetes node has started again."""
+_MACHINE_DISRUPTIONS = frozenset({"DeletionByPodGC"})
+"""Reasons of the condition DisruptionTarget that speak of a Kubernetes node that is gone."""
+_STORE_BLIP = timedelta(seconds=90)
+"""Agents end within a second or two of the store's death if its connections are closed. If the pod of the store is cut
+off, they first wait for an answer (read_timeout, 60 s by default) and then for their workers.
+"""
+
+
+def cause_of_disruption(pod: NodePod) -> Cause:
+    """Return why Kubernetes ends the pod."""
+    machine = not pod.disruption or pod.disruption in _MACHINE_DISRUPTIONS
+    return Cause.INFRASTRUCTURE if machine else Cause.PREEMPTION
+
+
+def cause_of_failure(
+    node: NodeStatus, pod: NodePod, rendezvous: RendezvousState | None, recorded: RendezvousStatus
+) -> Cause:
+    """Return why a failed pod failed. ``node`` and ``recorded`` are what the status recorded before."""
+    if pod.disruption:
+        return cause_of_disruption(pod)
+    ended = pod.exit
+    if ended is None or ended.reason in _MACHINE_REASONS:
+        return Cause.INFRASTRUCTURE
+    if ended.reason == "OOMKilled":
+        return Cause.CODE  # before the exit code: it is 137 as well
+    late = ended.code == 1 and node.rank is None and rendezvous is not None and rendezvous.closed
+    if ended.code in KILLED or late or _store_lost(pod, ended, rendezvous, recorded):
+        return Cause.INFRASTRUCTURE
+    return Cause.CODE
+
+
+def failed_by_code(
+    pod: NodePod,
+    recorded: Iterable[NodeStatus],
+    rendezvous: RendezvousState | None,
+    rendezvous_status: RendezvousStatus,
+) -> bool:
+    """Tell whether the code made a failed pod fail, whether its loss is counted now or was counted before."""
+    unknown = NodeStatus(index=pod.index, pod=pod.name, uid=pod.uid)
+    node = next((node for node in recorded if node.uid == pod.uid), unknown)
+    return cause_of_failure(node, pod, rendezvous, rendezvous_status) is Cause.CODE
+
+
+def _store_lost(pod: NodePod, ended: Exit, rendezvous: RendezvousState | None, recorded: RendezvousStatus) -> bool:
+    """Tell whether the agent ended because the store ended, or never came up: agents then exit with code 1."""
+    if ended.code != 1:
+        return False
+    if rendezvous is None or (recorded.instance and rendezvous.instance != recorded.instance):
+        return True
+    since, created = recorded.since, pod.created_at
+    if since is None or created is None or created >= since:
+        return False
+    return ended.finished_at is None or ended.finished_at <= since + _STORE_BLIP
+
+
+def describe(ended: Exit | None) -> str:
+    """Describe in one line how a container ended."""
+    if ended is None:
+        return "failed"
+    detail = f" ({_detail(ended)})" if _detail(ended) else ""
+    words = f"failed: {ended.reason}" if ended.code < 0 else f"exited with code {ended.code}{detail}"
+    said = of_termination(ended.message).message[:300]
+    return f"{words}: {said}" if said else words
+
+
+def _detail(ended: Exit) -> str:
+    return signal_name(ended.code) if ended.reason in ("", "Error") and signal_name(ended.code) else ended.reason
+
+
+def signal_name(code: int) -> str:
+    """Return the signal behind an exit code: 128 + number for a container, minus the number for a worker."""
+    number = -code if code < 0 else code - 128
+    return next((known.name for known in signal.Signals if known == number), "")

@@ -1,0 +1,105 @@
+"""The newest failure, with what a person would otherwise look for: which rank, how it ended, what it said."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from torchrun_operator.api.v1alpha1 import Failure, NodeStatus, TorchrunJob
+from torchrun_operator.core.facts.model import Cause, Exit, Facts
+from torchrun_operator.core.facts.words import Words, earliest, of_termination
+from torchrun_operator.core.findings.causes import describe, signal_name
+from torchrun_operator.core.findings.hangs import Hang
+from torchrun_operator.core.findings.losses import Loss
+from torchrun_operator.core.findings.workers import HUNG, WORKERS_FAILED, WorkerFailures
+
+
+def newest(facts: Facts, losses: Sequence[Loss], workers: WorkerFailures, hang: Hang | None) -> Failure | None:
+    """Return the failure to record, if this pass counts one; a failure of the code before all others."""
+    if workers.count:
+        return _of_workers(facts, workers)
+    if hang is not None:
+        return Failure(time=facts.now, cause=Cause.CODE, reason=HUNG, message=f"workers hang: {hang.told}")
+    loss = next((loss for loss in losses if loss.cause is Cause.CODE), next(iter(losses), None))
+    return _of_loss(facts, loss) if loss is not None else None
+
+
+def describe_failure(failure: Failure) -> str:
+    """Describe in one line what failed first and why."""
+    if failure.reason == HUNG:
+        return failure.message
+    who = f"pod {failure.pod}" if failure.pod else "an unknown node"
+    if failure.rank is not None:
+        who = f"rank {failure.rank} ({who})"
+    return f"{who} failed first: {failure.message or 'see its log'}{_how(failure)}"
+
+
+def _how(failure: Failure) -> str:
+    """Return how it ended, if its message does not say it."""
+    words = [word for word in (failure.signal, failure.reason) if word and word not in ("Error", WORKERS_FAILED)]
+    if failure.exit_code is None or failure.message == describe(
+        Exit(failure.exit_code, failure.reason or "", "", None)
+    ):
+        return ""
+    return f" ({', '.join([f'exit code {failure.exit_code}', *words])})"
+
+
+def _of_workers(facts: Facts, workers: WorkerFailures) -> Failure:
+    job = facts.job
+    pod, words = earliest(facts.said.items()) or (_first_to_leave(job, workers), Words())
+    node = next((node for node in job.status.nodes if node.pod == pod), None)
+    ended_by = signal_name(words.exit_code) if words.exit_code is not None and words.exit_code < 0 else ""
+    return Failure(
+        time=failed_at(facts) or facts.now,
+        cause=Cause.CODE,
+        pod=pod,
+        machine=node.machine if node is not None else None,
+        rank=_rank(job, node, words) if words.time is not None else None,
+        exit_code=words.exit_code,
+        signal=ended_by or None,
+        reason=WORKERS_FAILED,
+        message=words.message or (f"a worker was ended by {ended_by}" if ended_by else "a worker failed"),
+        traceback=words.traceback or None,
+    )
+
+
+def _first_to_leave(job: TorchrunJob, workers: WorkerFailures) -> str | None:
+    return next((node.pod for node in job.status.nodes if node.address in workers.by), None)
+
+
+def failed_at(facts: Facts) -> datetime | None:
+    """Return when a member last left its round because its workers failed, by the clock of the rendezvous host."""
+    last = facts.rendezvous.last_unrequested if facts.rendezvous is not None else None
+    return last.time if last is not None else None
+
+
+def _of_loss(facts: Facts, loss: Loss) -> Failure:
+    job, ended = facts.job, loss.exit
+    if ended is None:
+        return Failure(time=facts.now, cause=loss.cause, pod=loss.pod, machine=loss.machine, message=loss.what)
+    node = next((node for node in job.status.nodes if node.pod == loss.pod), None)
+    words = of_termination(ended.message)
+    logged = facts.said.get(loss.pod, Words()) if loss.cause is Cause.CODE else Words()
+    words = words if words.traceback else logged if logged.message else words
+    return Failure(
+        time=ended.finished_at or facts.now,
+        cause=loss.cause,
+        pod=loss.pod,
+        machine=loss.machine,
+        rank=_rank(job, node, words) if words.traceback else None,
+        exit_code=ended.code if ended.code >= 0 else None,
+        signal=signal_name(ended.code) or None if ended.code >= 0 else None,
+        reason=ended.reason or None,
+        message=words.message or loss.what,
+        traceback=words.traceback or None,
+    )
+
+
+def _rank(job: TorchrunJob, node: NodeStatus | None, words: Words) -> int | None:
+    """Return the global rank of the worker: the one it wrote, or the one that follows from its local rank."""
+    if words.rank is not None:
+        return words.rank
+    per_node = job.spec.nproc_per_node
+    if node is None or node.rank is None or not isinstance(per_node, int):
+        return None
+    if words.local_rank is None and per_node != 1:
+        return None
+    return node.rank * per_node + (words.local_rank or 0)

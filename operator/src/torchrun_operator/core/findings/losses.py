@@ -1,0 +1,110 @@
+"""Losses: nodes that were live in the last status and are not live any more.
+
+The status that counts a loss also records the node as dead, so a loss is counted once, whatever crashes in between.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from torchrun_operator.api.v1alpha1 import Failure, NodeStatus, RendezvousStatus
+from torchrun_operator.core.facts.model import LIVE, Cause, Exit, Facts, NodePod, Phase
+from torchrun_operator.core.findings.causes import cause_of_disruption, cause_of_failure, describe
+from torchrun_rendezvous.protocol import RendezvousState
+
+SAME_CAUSE = timedelta(seconds=10)
+"""Workers that fail this close to the loss of a node failed because of it."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A node that was live and is not live any more."""
+
+    index: int
+    pod: str
+    cause: Cause
+    what: str
+    """What happened to it, for people."""
+    exit: Exit | None = None
+    rank: int | None = None
+    """Its group rank, if it was a member."""
+    machine: str | None = None
+    created_at: datetime | None = None
+    spare: bool = False
+    """Nobody trained on it, so nothing restarts and nothing is counted."""
+
+
+def new_losses(
+    recorded: Iterable[NodeStatus],
+    facts: Facts,
+    node_pods: int,
+    rendezvous_status: RendezvousStatus,
+    *,
+    full: bool = False,
+) -> tuple[Loss, ...]:
+    """Return the losses that no status has counted yet. Surplus nodes (index >= node_pods) leave; they are not lost.
+
+    A pod that failed before any status named it counts as well: as a spare if the round is ``full`` without it.
+    """
+    recorded = tuple(recorded)
+    pods = {node.uid: node for node in facts.nodes}
+    known = {node.uid for node in recorded}
+    live = [node for node in recorded if node.phase in LIVE]
+    unknown = [
+        NodeStatus(index=node.index, pod=node.name, uid=node.uid, address=node.address, spare=full or None)
+        for node in facts.nodes
+        if node.phase is Phase.FAILED and node.uid not in known
+    ]
+    found = (
+        (node, _loss(node, pods, facts, rendezvous_status)) for node in (*live, *unknown) if node.index < node_pods
+    )
+    return tuple(replace(loss, spare=_was_spare(node, facts.rendezvous)) for node, loss in found if loss is not None)
+
+
+def _was_spare(node: NodeStatus, rendezvous: RendezvousState | None) -> bool:
+    """Tell whether nobody trained on the node. While a round forms the node may be joining it, and is no spare."""
+    if not node.spare:
+        return False
+    if rendezvous is None or rendezvous.closed:
+        return True
+    return rendezvous.complete and all(member.address != node.address for member in rendezvous.members)
+
+
+def _loss(node: NodeStatus, pods: Mapping[str, NodePod], facts: Facts, recorded: RendezvousStatus) -> Loss | None:
+    pod = pods.get(node.uid)
+
+    def loss(cause: Cause, what: str) -> Loss:
+        if pod is None:
+            return Loss(node.index, node.pod, cause, what, rank=node.rank, machine=node.machine)
+        ended = pod.exit if pod.phase is Phase.FAILED else None
+        return Loss(node.index, node.pod, cause, what, ended, node.rank, pod.machine, pod.created_at)
+
+    if pod is None:
+        return loss(Cause.INFRASTRUCTURE, "was deleted")
+    if pod.phase is Phase.LOST:
+        return loss(Cause.INFRASTRUCTURE, f"is lost: {pod.trouble}")
+    if pod.phase is Phase.TERMINATING:
+        cause = cause_of_disruption(pod)
+        preempted = cause is Cause.PREEMPTION
+        return loss(cause, f"is being evicted or preempted ({pod.disruption})" if preempted else "is being deleted")
+    if pod.phase is Phase.FAILED:
+        return loss(cause_of_failure(node, pod, facts.rendezvous, recorded), describe(pod.exit))
+    host = facts.rendezvous_pod
+    if pod.phase is Phase.RUNNING and host is not None and host.phase is Phase.LOST:
+        return loss(Cause.INFRASTRUCTURE, f"has lost the rendezvous host: {host.trouble}")
+    return None
+
+
+def code_failures(losses: Iterable[Loss], last: Failure | None) -> int:
+    """Return how many failures of the code these losses are: one, however many nodes it ended.
+
+    None if the failure counted last was the same one. A pod that was created after that has failed again.
+    """
+    return int(any(loss.cause is Cause.CODE and not _same(loss, last) for loss in losses))
+
+
+def _same(loss: Loss, last: Failure | None) -> bool:
+    ended = loss.exit.finished_at if loss.exit is not None else None
+    if last is None or last.cause != Cause.CODE or ended is None or loss.created_at is None:
+        return False
+    return loss.created_at <= last.time and abs(ended - last.time) <= SAME_CAUSE

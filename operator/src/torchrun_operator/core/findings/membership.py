@@ -1,0 +1,114 @@
+"""Who is in the round, who must leave it, and who is a spare."""
+
+from datetime import UTC, datetime, timedelta
+
+from torchrun_operator.api.v1alpha1 import TorchrunJob
+from torchrun_operator.core.facts.model import Facts, NodePod, Phase, RendezvousPod
+
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
+_AGENT_START = timedelta(seconds=3)
+"""An agent imports torch before it looks for the rendezvous."""
+_FORMER_LEAVERS = 100
+"""How many addresses without pods are kept out at least. With more than that, and more than there are nodes, the list
+starts afresh, so that it does not grow for as long as the job lives.
+"""
+
+
+def leavers(facts: Facts, wanted: int, spares: int = 0) -> tuple[str, ...]:
+    """Return the addresses that must not be members: those of dead, terminating and surplus pods, and of former pods.
+
+    In a job with spares the rendezvous host chooses who trains. Members beyond the wanted number have to leave the
+    round; they come back as spares once they are not named here any more.
+
+    An address without a pod may belong to a new pod that the API server has not reported yet. As long as a pod that
+    may be running has no address, new unknown addresses are left alone. An address that was kept out before stays out:
+    the agent of a Kubernetes node that was cut off comes back long after its pod was replaced. A new pod that gets
+    such an address joins as soon as the API server reports it.
+    """
+    staying = {node.address for node in facts.nodes if _stays(node, wanted + spares) and node.address}
+    going = {node.address for node in facts.nodes if not _stays(node, wanted + spares) and node.address}
+    nameless = any(node.live and not node.address and not _unplaced(node) for node in facts.nodes)
+    rendezvous = facts.rendezvous
+    if rendezvous is not None:
+        kept_out = rendezvous.target.leavers if rendezvous.target is not None else ()
+        former = set(kept_out) - staying - going
+        if len(former) <= max(_FORMER_LEAVERS, wanted + spares):
+            going |= former
+        if not nameless:
+            going |= {member.address for member in rendezvous.members} | {*rendezvous.waiting, *rendezvous.missing}
+    return tuple(sorted((going - staying) | _too_many(facts, staying, wanted)))
+
+
+def _unplaced(node: NodePod) -> bool:
+    """Tell whether the scheduler said that the pod does not fit anywhere. Without its word the pod may be further."""
+    return not node.scheduled and bool(node.waiting_reason)
+
+
+def _too_many(facts: Facts, staying: set[str], wanted: int) -> set[str]:
+    """Return the members with the highest ranks, as far as there are more than wanted."""
+    rendezvous = facts.rendezvous
+    if rendezvous is None or not rendezvous.complete:
+        return set()
+    members = sorted((member.rank, member.address) for member in rendezvous.members if member.address in staying)
+    return {address for _, address in members[wanted:]}
+
+
+def _stays(node: NodePod, node_pods: int) -> bool:
+    # A node that has succeeded has left by itself. Evicting it would restart those that are about to succeed.
+    return node.phase is Phase.SUCCEEDED or (node.live and node.index < node_pods)
+
+
+def services_due(facts: Facts) -> datetime | None:
+    """Return from when on the job's services should exist; None: there is no pod yet that could look them up.
+
+    Kubernetes writes the endpoints of a service again whenever one of its pods gets an address. If the service is made
+    when all pods have one, that happens once. A pod that starts slowly (a large image) delays the services by seconds.
+    """
+    pods: list[NodePod | RendezvousPod] = [*facts.nodes]
+    if facts.rendezvous_pod is not None:
+        pods.append(facts.rendezvous_pod)
+    if pods and all(pod.address for pod in pods):
+        return _LONG_AGO
+    return min((pod.started_at + _AGENT_START for pod in pods if pod.started_at is not None), default=None)
+
+
+def training(facts: Facts, node_pods: int) -> tuple[NodePod, ...]:
+    """Return the running nodes that are members of a complete round: the ones that train."""
+    rendezvous = facts.rendezvous
+    if rendezvous is None or not rendezvous.complete:
+        return ()
+    members = {member.address for member in rendezvous.members}
+    running = (node for node in facts.nodes if node.phase is Phase.RUNNING and node.index < node_pods)
+    return tuple(node for node in running if node.address in members)
+
+
+def is_full(facts: Facts, wanted: int) -> bool:
+    """Tell whether a complete round has all wanted nodes: those outside it are then spares."""
+    rendezvous = facts.rendezvous
+    return rendezvous is not None and rendezvous.complete and len(rendezvous.members) >= wanted
+
+
+def ranks(facts: Facts) -> dict[str, int]:
+    """Return the group rank of each member of the complete round, by address; empty where no round is complete."""
+    rendezvous = facts.rendezvous
+    return {} if rendezvous is None or not rendezvous.complete else dict(rendezvous.members)
+
+
+def resized(job: TorchrunJob, wanted: int) -> bool:
+    """Tell whether a job that has trained should now have another number of nodes than its status was written for."""
+    trained = any(node.rank is not None for node in job.status.nodes)
+    return trained and job.status.membership.desired_nodes not in (0, wanted)
+
+
+def idle(facts: Facts) -> tuple[NodePod, ...]:
+    """Return the nodes that the status records as spares and that have not taken part since."""
+    recorded = {node.uid for node in facts.job.status.nodes if node.spare}
+    members = {member.address for member in facts.rendezvous.members} if facts.rendezvous is not None else set()
+    return tuple(node for node in facts.nodes if node.uid in recorded and node.address not in members)
+
+
+def reachable_host(facts: Facts) -> str | None:
+    """Return the address of the rendezvous host that the operator may talk to, if there is one."""
+    pod = facts.rendezvous_pod
+    up = pod is not None and pod.phase is Phase.RUNNING and pod.token_digest == facts.token_digest
+    return pod.address if pod is not None and up else None

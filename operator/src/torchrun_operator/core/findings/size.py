@@ -1,0 +1,119 @@
+"""How many nodes the job should have, and how many the next round should wait for."""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from torchrun_operator.api.v1alpha1 import TorchrunJobSpec
+from torchrun_operator.core.facts.model import Facts, NodePod, Phase
+
+FATAL_WAITS = frozenset(
+    {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError",
+     "SignatureValidationFailed", "CreateContainerConfigError", "CreateContainerError", "RunContainerError",
+     "CrashLoopBackOff"}
+)  # fmt: skip
+"""Reasons for which a container waits and that seldom pass unless a person acts."""
+_PATIENCE = {Phase.PENDING: timedelta(seconds=3), Phase.STARTING: timedelta(seconds=15)}
+"""A pod that can be scheduled is scheduled sooner; a pod whose image is already on its Kubernetes node runs sooner."""
+_SHORT_LIFE = timedelta(seconds=5)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The nodes that the job should have now."""
+
+    nodes: int
+    """Nodes that train together."""
+    spares: int
+    """Nodes beyond those. No index belongs to a spare: the round decides who is one."""
+    minimum: int
+    """The fewest nodes that can train."""
+
+    @property
+    def pods(self) -> int:
+        """Node pods that should exist."""
+        return self.nodes + self.spares
+
+
+def wanted(spec: TorchrunJobSpec, *, suspended: bool = False) -> Wanted:
+    """Return how many nodes the job should have. Free capacity and quotas will be further inputs."""
+    if suspended:
+        return Wanted(0, 0, spec.min_nodes)
+    nodes = spec.max_nodes if spec.replicas is None else spec.replicas
+    return Wanted(nodes, spec.elasticity.spares, spec.min_nodes)
+
+
+def round_size(wanted: Wanted, late: Collection[int]) -> int:
+    """Return how many nodes the next round should have.
+
+    These are the wanted nodes, less the late ones (indices) that no spare replaces. A node that starts is worth the
+    wait: the others restart their workers meanwhile, which takes as long. A node that cannot be scheduled, cannot pull
+    its image, is silent, or is held back after a failure is late; it joins a later round.
+    """
+    there = wanted.pods - sum(1 for index in set(late) if index < wanted.pods)
+    return max(wanted.minimum, min(wanted.nodes, there))
+
+
+def absence(facts: Facts, node: NodePod) -> str:
+    """Return why nobody waits for the node, for people; empty: it is there or on its way."""
+    rendezvous = facts.rendezvous
+    if node.waiting_reason in FATAL_WAITS:
+        return f"{node.waiting_reason}: {node.waiting_message}"
+    if rendezvous is not None and node.address in (rendezvous.silent or ()):
+        return "gives no sign of life"
+    ends = _patience_ends(facts, node)
+    if ends is None or facts.now < ends:
+        return ""
+    if node.phase is Phase.PENDING:
+        return node.waiting_message or "waits to be scheduled"
+    return f"is starting on {node.machine}"
+
+
+def absences(facts: Facts) -> dict[int, str]:
+    """Return the nodes that nobody waits for, by index, and why."""
+    return {node.index: why for node in facts.nodes if (why := absence(facts, node))}
+
+
+def _patience_ends(facts: Facts, node: NodePod) -> datetime | None:
+    """Return until when to wait for a node that does not run yet. The first round waits for all scheduled nodes."""
+    patience = _PATIENCE.get(node.phase)
+    trained = facts.rendezvous is not None and facts.rendezvous.completed_at is not None
+    if patience is None or node.created_at is None or (node.phase is Phase.STARTING and not trained):
+        return None
+    return node.created_at + patience
+
+
+def patience_ends(facts: Facts, node_pods: int) -> list[datetime]:
+    """Return the times after which nobody waits any longer for nodes that do not run yet."""
+    ends = [_patience_ends(facts, node) for node in facts.nodes if node.index < node_pods]
+    return [end for end in ends if end is not None and end > facts.now]
+
+
+def held(
+    nodes: Iterable[NodePod], code_restarts: int, by_code: Mapping[str, bool], now: datetime
+) -> dict[int, datetime]:
+    """Return the failed nodes that may not be replaced yet, by index, and when they may.
+
+    ``by_code`` says for each failed pod (uid) whether the code made it fail.
+    """
+    times = {
+        node.index: replace_at(node, code_restarts, failed_by_code=by_code.get(node.uid, False))
+        for node in nodes
+        if node.phase is Phase.FAILED
+    }
+    return {index: time for index, time in times.items() if time is not None and time > now}
+
+
+def replace_at(node: NodePod, code_restarts: int, *, failed_by_code: bool) -> datetime | None:
+    """Return when a failed node may be replaced; None: now.
+
+    A node that keeps failing because of the code waits 1, 2, 4… and at most 60 s. A node that fails at once is
+    replaced 5 s after it was created at the earliest, so that a pod that cannot live does not flood the cluster.
+    """
+    ended = node.exit.finished_at if node.exit is not None else None
+    candidates = []
+    if failed_by_code and ended is not None and code_restarts > 1:
+        candidates.append(ended + timedelta(seconds=min(60, 2 ** (code_restarts - 2))))
+    if node.created_at is not None:
+        candidates.append(node.created_at + _SHORT_LIFE)
+    return max(candidates, default=None)

@@ -1,0 +1,71 @@
+"""Failures of workers whose agents live on and restart them in place: the rendezvous host counts these rounds."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from torchrun_operator.api.conditions import Reason
+from torchrun_operator.api.v1alpha1 import Failure, Membership, RendezvousStatus
+from torchrun_operator.core.facts.logs import SETTLE
+from torchrun_operator.core.facts.model import Cause
+from torchrun_operator.core.findings.losses import SAME_CAUSE
+from torchrun_rendezvous.protocol import RendezvousState
+
+HUNG = Reason.PROGRESS_DEADLINE_EXCEEDED
+"""The reason of a failure of workers that made no progress for too long."""
+WORKERS_FAILED = "WorkersFailed"
+"""The reason of a failure of workers whose agents restart them in place."""
+
+
+@dataclass(frozen=True)
+class WorkerFailures:
+    """Rounds that a member left because its workers failed, since the status was written."""
+
+    count: int
+    """How many were the code's fault."""
+    handled: int
+    """The value of the host's counter up to which failures are dealt with."""
+    undecided_until: datetime | None = None
+    by: tuple[str, ...] = ()
+    """Addresses of the members that left first."""
+
+
+NO_FAILURES = WorkerFailures(0, 0)
+
+
+def new_worker_failures(
+    recorded: RendezvousStatus,
+    rendezvous: RendezvousState | None,
+    now: datetime,
+    *,
+    lost_now: bool,
+    last_loss: datetime | None,
+) -> WorkerFailures:
+    """Tell failures of the workers themselves from those that a lost node explains.
+
+    When a node dies, the collectives of the survivors fail and their agents leave the round within a second, often
+    before Kubernetes reports the dead pod. So a failure waits SETTLE for such news. A loss that is only seen now may
+    have happened at any time since the last pass, which may be long ago if the operator was away.
+    """
+    if rendezvous is None:
+        return WorkerFailures(0, recorded.unrequested)
+    before = recorded.unrequested if rendezvous.instance == recorded.instance else 0
+    counter, last = rendezvous.rounds_ended.unrequested, rendezvous.last_unrequested
+    if counter <= before or last is None:
+        return WorkerFailures(0, counter)
+    if lost_now or (last_loss is not None and abs(last_loss - last.time) <= SAME_CAUSE):
+        return WorkerFailures(0, counter)
+    if now < last.time + SETTLE:
+        return WorkerFailures(0, before, undecided_until=last.time + SETTLE)
+    return WorkerFailures(counter - before, counter, by=last.addresses)
+
+
+def last_loss(membership: Membership, failure: Failure | None) -> datetime | None:
+    """Return when a node was last lost, which explains that the workers of its peers fail.
+
+    Workers that failed in place do not explain that workers fail again.
+    """
+    change = membership.last_change
+    if change is None:
+        return None
+    in_place = failure is not None and failure.reason in (WORKERS_FAILED, HUNG)
+    return None if change.cause == Cause.CODE and in_place else change.time

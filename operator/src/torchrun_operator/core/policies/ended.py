@@ -1,0 +1,33 @@
+"""The job has completed or failed: finished pods stay for their logs, and what still runs is stopped."""
+
+from torchrun_operator.api.conditions import ConditionType, is_true
+from torchrun_operator.core.facts.model import Facts, Phase
+from torchrun_operator.core.findings.find import Findings, Stage
+from torchrun_operator.core.policies.plan import Plan, deletion, host_deletion
+from torchrun_operator.core.policies.upkeep import target
+
+_LOOK_AGAIN_SECONDS = 5.0
+_STOP_GRACE_SECONDS = 60
+"""How long the agents of a failed job have to end by themselves, which keeps their logs and exit codes."""
+_WHY = "the job has ended"
+
+
+def ended(facts: Facts, findings: Findings) -> Plan | None:
+    """Stop an ended job. The agents of a failed job leave once their rendezvous is closed; others are deleted."""
+    if findings.stage is not Stage.ENDED:
+        return None
+    status, host = facts.job.status, facts.rendezvous_pod
+    failed = is_true(status.conditions, ConditionType.FAILED)
+    ended_at = status.completion_time or facts.now
+    waiting = failed and (facts.now - ended_at).total_seconds() < _STOP_GRACE_SECONDS
+    running = [node for node in facts.nodes if node.live or node.lingers or node.phase is Phase.LOST]
+    hears = host is not None and host.phase is Phase.RUNNING  # even if it has not answered this operator yet
+    patient = waiting and hears and any(node.phase is Phase.RUNNING for node in running)
+    doomed = [node for node in running if not patient or node.phase is not Phase.RUNNING]
+    if not failed:
+        doomed += [node for node in findings.idle if node.phase is Phase.FAILED]  # it came too late, that is all
+    deletions = tuple(deletion(node, _WHY) for node in doomed)
+    if patient:
+        closing = target(facts, findings, close=True)
+        return Plan(deletions=deletions, target=closing, look_again_seconds=_LOOK_AGAIN_SECONDS)
+    return Plan(deletions=(*deletions, *host_deletion(host, _WHY)))

@@ -1,0 +1,17 @@
+"""The code failed more often than spec.maxRestarts allows: the rendezvous is closed, so that the agents end."""
+
+from torchrun_operator.core.facts.model import Facts
+from torchrun_operator.core.findings.find import Findings
+from torchrun_operator.core.policies.plan import Plan
+from torchrun_operator.core.policies.upkeep import seconds_until, stale_host, target
+
+
+def exhausted(facts: Facts, findings: Findings) -> Plan | None:
+    """Close the rendezvous of a job that fails now."""
+    if not findings.exhausted:
+        return None
+    return Plan(
+        deletions=stale_host(facts, findings),
+        target=target(facts, findings, close=True),
+        look_again_seconds=seconds_until([findings.counts.workers.undecided_until], facts.now),
+    )

@@ -1,0 +1,16 @@
+"""Some members have succeeded and the others are about to: nobody can be replaced any more."""
+
+from torchrun_operator.core.facts.model import Facts
+from torchrun_operator.core.findings.find import Findings
+from torchrun_operator.core.policies.plan import Plan, deletion
+from torchrun_operator.core.policies.upkeep import going_on
+
+_WHY = "the job is about to end, and nobody can be replaced any more"
+
+
+def finishing(facts: Facts, findings: Findings) -> Plan | None:
+    """Delete the spares: their agents could only fail, once the agents that have finished close the rendezvous."""
+    if not findings.completion.finishing:
+        return None
+    spares = tuple(deletion(node, _WHY) for node in findings.idle if node.live)
+    return going_on(facts, findings, deletions=spares)

@@ -1,0 +1,19 @@
+"""The rendezvous host is lost with its Kubernetes node: agents that are cut off from it hang for a minute."""
+
+from torchrun_operator.core.facts.model import Facts, Phase
+from torchrun_operator.core.findings.find import Findings
+from torchrun_operator.core.policies.plan import Deletion, Plan
+from torchrun_operator.core.policies.upkeep import going_on
+
+ORPHAN_GRACE_SECONDS = 5
+"""Workers may save what they can. Their agent hangs, because it wants to tell the store that it leaves."""
+
+
+def host_lost(facts: Facts, findings: Findings) -> Plan | None:
+    """Delete the running nodes of a job whose rendezvous host is lost."""
+    host = facts.rendezvous_pod
+    if host is None or host.phase is not Phase.LOST:
+        return None
+    why = f"the rendezvous host is lost: {host.trouble}"
+    running = [node for node in facts.nodes if node.phase is Phase.RUNNING]
+    return going_on(facts, findings, deletions=[Deletion(n.name, n.uid, why, ORPHAN_GRACE_SECONDS) for n in running])

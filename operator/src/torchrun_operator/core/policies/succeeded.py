@@ -1,0 +1,11 @@
+"""Every member has succeeded: the status says so, and nothing is started any more."""
+
+from torchrun_operator.core.facts.model import Facts
+from torchrun_operator.core.findings.find import Findings
+from torchrun_operator.core.policies.plan import Plan
+from torchrun_operator.core.policies.upkeep import stale_host
+
+
+def succeeded(facts: Facts, findings: Findings) -> Plan | None:
+    """Leave the pods of a job that completes now as they are."""
+    return Plan(deletions=stale_host(facts, findings)) if findings.completion.complete else None

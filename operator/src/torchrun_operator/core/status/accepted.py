@@ -1,0 +1,34 @@
+"""The condition Accepted: whether the job can run as it is written."""
+
+from datetime import datetime
+
+from torchrun_operator.api import v1alpha1 as api
+from torchrun_operator.api.conditions import ConditionType, Reason, set_condition
+from torchrun_operator.core.facts.model import Facts
+from torchrun_operator.core.status.verdict import Verdict
+
+_MOST_NAMED = 5
+
+
+def accepted(facts: Facts) -> Verdict:
+    """Return whether the API server takes the job's objects."""
+    if facts.foreign:
+        names = ", ".join(facts.foreign[:_MOST_NAMED])
+        message = f"pods of another owner carry this job's label: {names}; delete them, or give the job another name"
+        return Verdict(ConditionType.ACCEPTED, False, Reason.NAME_TAKEN, message)
+    if facts.refusal:
+        reason = Reason.NAME_TAKEN if facts.name_taken else Reason.REFUSED_BY_CLUSTER
+        return Verdict(ConditionType.ACCEPTED, False, reason, facts.refusal)
+    return Verdict(ConditionType.ACCEPTED, True, Reason.VALID, "the job can be run as it is written")
+
+
+def unaccepted(
+    old: api.TorchrunJobStatus, generation: int, reason: Reason, message: str, now: datetime
+) -> api.TorchrunJobStatus:
+    """Return the status of a job that cannot be worked on as it stands; everything else in it stays as it was."""
+    conditions = set_condition(
+        old.conditions, ConditionType.ACCEPTED, False, reason, message, now=now, generation=generation
+    )
+    return old.model_copy(
+        update={"conditions": conditions, "state": api.JobState.INVALID, "observed_generation": generation}
+    )

@@ -1,0 +1,14 @@
+"""The condition Complete: every member has succeeded."""
+
+from torchrun_operator.api.conditions import ConditionType, Reason
+from torchrun_operator.core.facts.model import Facts, Phase
+from torchrun_operator.core.findings.find import Findings
+from torchrun_operator.core.status.verdict import Verdict
+
+
+def complete(facts: Facts, findings: Findings) -> list[Verdict]:
+    """Return the condition once the job is complete."""
+    if not findings.completion.complete:
+        return []
+    count = sum(1 for node in facts.nodes if node.phase is Phase.SUCCEEDED)
+    return [Verdict(ConditionType.COMPLETE, True, Reason.FINISHED, f"all {count} nodes succeeded")]

@@ -1,0 +1,27 @@
+"""The condition Failed: the code failed more often than spec.maxRestarts allows."""
+
+from torchrun_operator.api.conditions import ConditionType, Reason
+from torchrun_operator.core.facts.model import Cause, Facts
+from torchrun_operator.core.findings.failures import describe_failure
+from torchrun_operator.core.findings.find import Findings
+from torchrun_operator.core.findings.workers import HUNG
+from torchrun_operator.core.status.verdict import Verdict
+
+
+def failed(facts: Facts, findings: Findings) -> list[Verdict]:
+    """Return the condition once the job has failed."""
+    if not findings.exhausted:
+        return []
+    reason = Reason.PROGRESS_DEADLINE_EXCEEDED if findings.counts.hang else Reason.MAX_RESTARTS_EXCEEDED
+    return [Verdict(ConditionType.FAILED, True, reason, _message(facts, findings))]
+
+
+def _message(facts: Facts, findings: Findings) -> str:
+    job, times = facts.job, findings.counts.restarts.code
+    count = f"the code has failed {times} times and spec.maxRestarts is {job.spec.max_restarts}"
+    failure = findings.counts.failure or job.status.last_failure
+    if failure is None or failure.cause != Cause.CODE:
+        return count
+    if failure.reason == HUNG:
+        return f"{describe_failure(failure)}; {count}"
+    return f"{describe_failure(failure)}; {count}; see kubectl logs {failure.pod or job.metadata.name + '-0'}"

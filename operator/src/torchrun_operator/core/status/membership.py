@@ -1,0 +1,74 @@
+"""status.membership: the nodes that train together, and how that last changed."""
+
+from torchrun_operator.api import v1alpha1 as api
+from torchrun_operator.core.facts.model import Cause, Facts, Phase
+from torchrun_operator.core.findings.failures import failed_at
+from torchrun_operator.core.findings.find import Findings, Stage
+from torchrun_operator.core.status.running import only_unheard
+
+
+def membership(facts: Facts, findings: Findings) -> api.Membership:
+    """Return the membership; while the rendezvous host does not answer, as far as it is known from before."""
+    old, rendezvous, spec = facts.job.status.membership, facts.rendezvous, facts.job.spec
+    if rendezvous is None and only_unheard(facts):
+        active = min(old.nodes, sum(1 for node in facts.nodes if node.phase is Phase.RUNNING))
+    else:
+        active = len(findings.training)
+    progress = rendezvous.progress if rendezvous is not None else None
+    return api.Membership(
+        round=rendezvous.round if rendezvous is not None else old.round,
+        nodes=active,
+        world_size=_world_size(facts, active, progress.world_size if progress else None),
+        desired_nodes=findings.wanted.nodes,
+        spares=_ready_spares(facts, findings),
+        summary=f"{active}/{spec.min_nodes}:{spec.max_nodes}",
+        instance=rendezvous.instance if rendezvous is not None else old.instance,
+        last_change=_last_change(facts, findings),
+    )
+
+
+def _ready_spares(facts: Facts, findings: Findings) -> int | None:
+    """Return the nodes beyond a full round whose agents wait for the next one; None for a job without spares."""
+    if not facts.job.spec.elasticity.spares:
+        return None
+    if facts.rendezvous is None or not findings.full:
+        return 0
+    waiting = frozenset(facts.rendezvous.waiting)
+    return sum(1 for node in facts.nodes if node.phase is Phase.RUNNING and node.address in waiting)
+
+
+def _world_size(facts: Facts, nodes: int, reported: int | None) -> int:
+    """Return nodes times processes; if torchrun chooses the processes (gpu, cpu, auto), what the script reports."""
+    per_node = facts.job.spec.nproc_per_node
+    if isinstance(per_node, int):
+        return nodes * per_node
+    return (reported or 0) if nodes else 0
+
+
+def _last_change(facts: Facts, findings: Findings) -> api.MembershipChange | None:
+    """Return the newest change and, once the script reports a step of a later round, how long the recovery took."""
+    change, counts = facts.job.status.membership.last_change, findings.counts
+    if findings.stage is Stage.SUSPENDED:
+        return change
+    if counts.losses:
+        return api.MembershipChange(time=facts.now, cause=counts.losses[0].cause)
+    if counts.workers.count:
+        return api.MembershipChange(time=failed_at(facts) or facts.now, cause=Cause.CODE)
+    if counts.hang is not None:
+        return api.MembershipChange(time=facts.now, cause=Cause.CODE)
+    if counts.resized:
+        return api.MembershipChange(time=facts.now, cause=Cause.RESIZE)
+    return _recovered(facts, change)
+
+
+def _recovered(facts: Facts, change: api.MembershipChange | None) -> api.MembershipChange | None:
+    rendezvous = facts.rendezvous
+    if change is None or change.recovery_seconds is not None or rendezvous is None or not rendezvous.complete:
+        return change
+    progress, formed = rendezvous.progress, rendezvous.completed_at
+    if progress is None or formed is None or not change.time < formed <= progress.time:
+        return change  # steps of the round before: it may go on for a while after the loss of a node
+    before = facts.job.status.progress.step if facts.job.status.progress else None
+    lost = max(0, before - progress.step + 1) if before is not None else None
+    recovery = round((progress.time - change.time).total_seconds(), 1)
+    return change.model_copy(update={"recovery_seconds": recovery, "lost_steps": lost})

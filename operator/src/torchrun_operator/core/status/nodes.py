@@ -1,0 +1,62 @@
+"""status.nodes: one entry per node."""
+
+from torchrun_operator.api import v1alpha1 as api
+from torchrun_operator.core.facts.model import Facts, NodePod, Phase
+from torchrun_operator.core.findings.find import Findings, Stage
+
+
+def nodes(facts: Facts, findings: Findings, deleted: frozenset[str]) -> tuple[api.NodeStatus, ...]:
+    """List the nodes by index. A node whose pod is gone stays, as lost, until its replacement is there.
+
+    ``deleted`` are the uids of the pods that this pass deletes.
+    """
+    if findings.stage is Stage.SUSPENDED:
+        return ()
+    recorded = {node.index: node for node in facts.job.status.nodes}
+    entries = {node.index: _node(node, recorded.get(node.index), facts, findings, deleted) for node in facts.nodes}
+    for index, node in recorded.items():
+        if index not in entries and index < findings.wanted.pods and not node.spare:
+            rank = node.rank if _may_be_member(node, facts) else None
+            entries[index] = node.model_copy(update={"phase": Phase.LOST, "rank": rank})
+    return tuple(entries[index] for index in sorted(entries))
+
+
+def _node(
+    node: NodePod, recorded: api.NodeStatus | None, facts: Facts, findings: Findings, deleted: frozenset[str]
+) -> api.NodeStatus:
+    known = recorded if recorded is not None and recorded.uid == node.uid else None
+    rank = findings.ranks.get(node.address) if node.address is not None else None
+    if rank is None and known is not None and (node.phase is Phase.SUCCEEDED or _may_be_member(known, facts)):
+        rank = known.rank  # between rounds, and when it has succeeded, a node keeps the rank it had
+    return api.NodeStatus(
+        index=node.index,
+        pod=node.name,
+        uid=node.uid,
+        machine=node.machine,
+        phase=Phase.TERMINATING if node.live and _going(node, known, facts, deleted) else node.phase,
+        address=node.address,
+        rank=rank,
+        spare=_is_spare(facts, findings, rank, known=known is not None and bool(known.spare)) or None,
+    )
+
+
+def _going(node: NodePod, known: api.NodeStatus | None, facts: Facts, deleted: frozenset[str]) -> bool:
+    """Tell whether the pod's deletion was decided: now, or before, while the host that was the reason is unheard."""
+    before = known is not None and known.phase == Phase.TERMINATING
+    return node.uid in deleted or (before and facts.rendezvous is None)
+
+
+def _is_spare(facts: Facts, findings: Findings, rank: int | None, *, known: bool) -> bool:
+    """Tell whether a node is beyond the wanted ones, or was so when a round was last complete."""
+    if not facts.job.spec.elasticity.spares or rank is not None:
+        return False
+    complete = facts.rendezvous is not None and facts.rendezvous.complete
+    return findings.full if complete else known
+
+
+def _may_be_member(node: api.NodeStatus, facts: Facts) -> bool:
+    """Tell whether no complete round is known that does without the node."""
+    rendezvous = facts.rendezvous
+    if rendezvous is None or not rendezvous.complete:
+        return True
+    return any(member.address == node.address for member in rendezvous.members)

@@ -1,0 +1,49 @@
+"""The condition Running: whether a complete round trains."""
+
+from datetime import timedelta
+
+from torchrun_operator.api.conditions import ConditionType, Reason
+from torchrun_operator.api.names import PORT_HTTP, rendezvous_name
+from torchrun_operator.api.v1alpha1 import Membership
+from torchrun_operator.core.facts.model import Facts, NodePod, Phase, RendezvousPod
+from torchrun_operator.core.findings.find import Findings, Stage
+from torchrun_operator.core.findings.size import FATAL_WAITS
+from torchrun_operator.core.status.verdict import Verdict
+
+_UNHEARD = timedelta(seconds=20)
+"""A host that is ready answers at once. One that loads torch may be slow."""
+
+
+def running(facts: Facts, findings: Findings, membership: Membership) -> Verdict:
+    """Return whether nodes train, and what the job waits for if none do."""
+    if findings.stage is Stage.SUSPENDED or findings.completion.complete or findings.exhausted:
+        return Verdict(ConditionType.RUNNING, False, Reason.ENDED, "nothing trains")
+    if membership.nodes:
+        message = f"{membership.nodes} of {membership.desired_nodes} wanted nodes train in round {membership.round}"
+        return Verdict(ConditionType.RUNNING, True, Reason.TRAINING, message)
+    pods: list[NodePod | RendezvousPod] = [*facts.nodes]
+    if facts.rendezvous_pod is not None:
+        pods.append(facts.rendezvous_pod)
+    waits = next((pod for pod in pods if pod.waiting_reason in FATAL_WAITS), None)
+    if waits is not None:
+        message = f"pod {waits.name} cannot start: {waits.waiting_reason}: {waits.waiting_message}"
+        return Verdict(ConditionType.RUNNING, False, Reason.PODS_WAITING, message)
+    if facts.rendezvous is None:
+        return Verdict(ConditionType.RUNNING, False, Reason.STARTING_RENDEZVOUS, _unheard(facts))
+    joined, needed = len(facts.rendezvous.members), findings.wanted.minimum
+    message = f"{joined} nodes have joined round {facts.rendezvous.round}; it needs {needed}"
+    return Verdict(ConditionType.RUNNING, False, Reason.WAITING_FOR_NODES, message)
+
+
+def only_unheard(facts: Facts) -> bool:
+    """Tell whether the rendezvous host is well and has merely not answered this operator yet, as after a restart."""
+    host = facts.rendezvous_pod
+    return host is not None and host.ready and host.phase is Phase.RUNNING
+
+
+def _unheard(facts: Facts) -> str:
+    message = f"the rendezvous pod {rendezvous_name(facts.job.metadata.name)} does not answer yet"
+    host = facts.rendezvous_pod
+    if only_unheard(facts) and host and host.started_at and facts.now - host.started_at > _UNHEARD:
+        message += f", though it is ready: does a network policy keep the operator from its TCP port {PORT_HTTP}?"
+    return message

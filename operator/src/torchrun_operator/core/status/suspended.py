@@ -1,0 +1,17 @@
+"""The condition Suspended: whether the job has given back its pods."""
+
+from torchrun_operator.api.conditions import ConditionType, Reason
+from torchrun_operator.core.facts.model import Facts
+from torchrun_operator.core.findings.find import Findings, Stage
+from torchrun_operator.core.status.verdict import Verdict
+
+
+def suspended(facts: Facts, findings: Findings) -> Verdict:
+    """Return whether the job is suspended, and whether pods are left."""
+    if findings.stage is not Stage.SUSPENDED:
+        return Verdict(ConditionType.SUSPENDED, False, Reason.NOT_SUSPENDED, "spec.suspend is not set")
+    if facts.nodes:
+        message = f"{len(facts.nodes)} pods are being deleted"
+        return Verdict(ConditionType.SUSPENDED, True, Reason.SUSPENDING, message)
+    message = "no pods while spec.suspend is true; set it to false to continue from the last snapshot"
+    return Verdict(ConditionType.SUSPENDED, True, Reason.SUSPENDED, message)

@@ -1,0 +1,44 @@
+"""What is remembered of a job between passes. It saves requests; a new operator finds out all of it again."""
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+_RETRY_SECONDS = 15.0
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """The last time that the job's objects were created or applied, and what the API server refused then."""
+
+    at: datetime
+    generation: int
+    """Of the job's spec."""
+    refusal: str = ""
+    """Empty: it took everything."""
+    name_taken: bool = False
+    times: int = 0
+    """How many attempts in a row were refused."""
+
+    def retry_seconds(self, generation: int, now: datetime) -> float | None:
+        """Return how long not to try again; None: try now.
+
+        What is refused may soon pass (the objects of a deleted job of that name) or last (a quota). A changed spec is
+        tried at once.
+        """
+        if not self.refusal or self.generation != generation:
+            return None
+        wait = timedelta(seconds=min(_RETRY_SECONDS, 2.0 ** (self.times - 1)))
+        left = (self.at + wait - now).total_seconds()
+        return left if left > 0 else None
+
+
+@dataclass
+class Memory:
+    """One job's."""
+
+    uid: str
+    applied: dict[tuple[str, str], tuple[str, datetime]] = field(default_factory=dict)
+    """The digest of what was applied last, and when, by kind and name."""
+    attempt: Attempt | None = None
+    """None: this operator has not tried anything yet, and the status says what an earlier one was refused."""
+    status_written_at: datetime | None = None

@@ -1,0 +1,82 @@
+"""Writes the status: at once if anything counts on it, and now and then if it only tells how far the job has come."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from torchrun_operator.cluster.port import Cluster, Key, Manifest
+from torchrun_operator.core.decide import Decision
+from torchrun_operator.core.facts.model import LIVE, Phase
+from torchrun_operator.reconcile.memory import Memory
+
+_FIRST_STATUS_SECONDS = 2.0
+_DETAIL_SECONDS = 2.0
+_UNSTARTED = frozenset({Phase.PENDING, Phase.STARTING})
+
+
+@dataclass(frozen=True)
+class Written:
+    """What became of the status."""
+
+    changed: bool = False
+    """It was written, and differs from the one before."""
+    waits_seconds: float | None = None
+    """It differs, and is due in so many seconds; None: nothing waits to be written."""
+    rest_seconds: float = 0.0
+    """No pass is worth it before that."""
+
+
+class StatusWriter:
+    """Writes statuses where they differ from those on record."""
+
+    def __init__(self, cluster: Cluster, clock: Callable[[], datetime], progress_interval: float) -> None:
+        """Write statuses that report nothing but progress every ``progress_interval`` seconds."""
+        self._cluster = cluster
+        self._clock = clock
+        self._progress_interval = progress_interval
+
+    async def write(self, key: Key, raw: Manifest, decision: Decision, memory: Memory) -> Written:
+        """Write the status if it is due. Raises ClusterError; ConflictError where the job has changed meanwhile."""
+        new, before, now = decision.status.wire(), raw.get("status") or {}, self._clock()
+        if new == before:
+            return Written()
+        if not before and _records_nothing(new) and decision.plan.create_nodes:
+            # The pods' own creation wipes nothing out, and the next status says what became of them.
+            return Written(waits_seconds=_FIRST_STATUS_SECONDS, rest_seconds=_FIRST_STATUS_SECONDS)
+        last = memory.status_written_at
+        if last is not None and _substance(new) == _substance(before):
+            interval = self._progress_interval if _only_progress(new, before) else _DETAIL_SECONDS
+            wait = interval - (now - last).total_seconds()
+            if wait > 0:
+                return Written(waits_seconds=wait)
+        await self._cluster.apply_status(*key, raw["metadata"]["resourceVersion"], new)
+        memory.status_written_at = now
+        return Written(changed=True)
+
+
+def _records_nothing(status: Mapping[str, Any]) -> bool:
+    """Tell whether a status names no pod and nothing that was refused."""
+    return not status.get("nodes") and "refusal" not in status
+
+
+def _only_progress(new: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
+    details = {"progress": None, "straggler": None}
+    return {**new, **details} == {**before, **details}
+
+
+def _substance(status: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what must be written at once: what other clients act on, and what counts losses.
+
+    The rest may wait a little: how far pods have come and the wording of messages. A start would otherwise write the
+    status a dozen times.
+    """
+    nodes = [
+        (node["index"], node.get("rank"), node.get("uid") if node.get("phase") not in _UNSTARTED else None)
+        for node in status.get("nodes", ())
+    ]
+    dead = [node["index"] for node in status.get("nodes", ()) if node.get("phase") not in LIVE]
+    conditions = [(c["type"], c["status"], c["reason"]) for c in status.get("conditions", ())]
+    left_out = ("progress", "straggler", "replicas", "readyReplicas", "nodes", "conditions")
+    rest = {key: value for key, value in status.items() if key not in left_out}
+    return {**rest, "nodes": nodes, "dead": dead, "conditions": conditions}
