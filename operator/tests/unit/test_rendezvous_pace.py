@@ -1,13 +1,19 @@
 """What the rendezvous host knows of time: when a round is overdue, and who does not come back to the next."""
 
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 import pytest
 
-from torchrun_operator.rendezvous.host import KICK, Memory, Node, Pace, Running, Target, View, step
+from torchrun_rendezvous.memory import Memory, Running
+from torchrun_rendezvous.pace import Stopwatch
+from torchrun_rendezvous.protocol import Progress, Target
+from torchrun_rendezvous.rounds import decide
+from torchrun_rendezvous.view import KICK, Node, View
 
 A, B, C = (Node(f"10.0.0.{i}", 1, 0) for i in range(1, 4))
-TARGET = Target(1, 3, 2, 5.0, deadline=20.0, start_deadline=100.0)
+TARGET = Target(1, 3, 2, 5.0, (), progress_deadline_seconds=20.0, start_deadline_seconds=100.0)
+NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 SINCE = "1970-01-01T00:00:{:02d}.000Z"
 
 
@@ -20,7 +26,7 @@ def running(number: int, *, kicked: bool = False) -> Running:
 class Clock:
     """A host that looks at the time once per second."""
 
-    pace: Pace = Pace()  # noqa: RUF009 - frozen
+    watch: Stopwatch = Stopwatch()  # noqa: RUF009 - frozen
     now: float = 0.0
     number: int | None = None
     step: int = 0
@@ -38,12 +44,12 @@ class Clock:
             else:
                 beat += word == "b"
                 self.step = int(word.strip("!")) if word != "b" else self.step
-                progress = {"step": self.step, "beat": beat, "totalSteps": self.step if "!" in word else 1000}
-                self.pace = self.pace.reported(progress, self.now)
+                progress = Progress(self.step, NOON, beat=beat, total_steps=self.step if "!" in word else 1000)
+                self.watch = self.watch.reported(progress, self.now)
 
     def tick(self, seconds: float) -> None:
         self.now += seconds
-        self.pace = self.pace.ticked(running(self.number) if self.number is not None else None, seconds, self.now)
+        self.watch = self.watch.ticked(running(self.number) if self.number is not None else None, seconds, self.now)
 
 
 def overdue(number: int, step: int | None, seconds: float, since: int, *, starting: bool = False) -> dict[str, object]:
@@ -89,30 +95,30 @@ def test_pace(script: str, pause: int, start: int | None, expected: dict[str, ob
     clock = Clock()
     clock.live(script)
     document = {"longestPauseSeconds": pause, "longestStartSeconds": start, "overdue": expected}
-    assert clock.pace.document(TARGET) == document
-    assert clock.pace.document(None) == {**document, "overdue": None}
-    unlimited = replace(TARGET, deadline=None, start_deadline=None)
-    assert clock.pace.document(unlimited) == {**document, "overdue": None}
+    assert clock.watch.pace(TARGET).document() == document
+    assert clock.watch.pace(None).document() == {**document, "overdue": None}
+    unlimited = replace(TARGET, progress_deadline_seconds=None, start_deadline_seconds=None)
+    assert clock.watch.pace(unlimited).document() == {**document, "overdue": None}
 
 
 def test_time_in_which_the_host_stood_still_is_not_counted() -> None:
     clock = Clock()
     clock.live("r4 2s 1 1s 2 1s")
-    assert clock.pace.ticked(running(4), 3600.0, 3604.0).idle == 2.0
+    assert clock.watch.ticked(running(4), 3600.0, 3604.0).idle == 2.0
 
 
 def test_a_round_that_was_told_to_end_is_not_timed() -> None:
     clock = Clock()
     clock.live("r4 2s 1 1s 2 25s")
-    ended = clock.pace.ticked(running(4, kicked=True), 0.1, 29.0)
-    assert ended.document(TARGET)["overdue"] is None
+    ended = clock.watch.ticked(running(4, kicked=True), 0.1, 29.0)
+    assert ended.pace(TARGET).overdue is None
 
 
 def test_pauses_are_forgotten_after_two_days_and_not_before_one() -> None:
-    pace = replace(Pace(), round=4, steps=5, longest_start=9.0, pauses=(60.0, 0.0), age=86_399.5)
-    first = pace.ticked(running(4), 1.0, 0.0)
+    watch = replace(Stopwatch(), round=4, steps=5, longest_start=9.0, pauses=(60.0, 0.0), age=86_399.5)
+    first = watch.ticked(running(4), 1.0, 0.0)
     assert first.pauses == (0.0, 60.0)
-    assert first.document(None)["longestPauseSeconds"] == 64
+    assert first.pace(None).longest_pause_seconds == 64
     second = replace(first, age=86_399.5, idle=0.0).ticked(running(4), 1.0, 0.0)
     assert (second.pauses, second.longest_start) == ((0.0, 0.0), 9.0)
 
@@ -152,7 +158,7 @@ CASES = {
         back(A, B),
         Memory(running=KICKED, awaited={C.address: 39.0}),
         {},
-        target=replace(TARGET, leavers=frozenset({C.address})),
+        target=replace(TARGET, leavers=(C.address,)),
     ),
     "it has no heartbeat any more": Case(
         replace(back(A, B), heartbeats={A: 0.0, B: 0.0}),
@@ -178,5 +184,5 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_awaited(case: Case) -> None:
-    memory = step(case.view, case.target, 100.0, case.memory).memory
+    memory = decide(case.view, case.target, 100.0, case.memory).memory
     assert (memory.awaited, memory.missing) == (case.awaited, case.missing)

@@ -1,0 +1,33 @@
+"""Start the rendezvous host. RDZV_ID, RDZV_PORT, RDZV_HTTP_PORT and RDZV_TOKEN_SHA256 say for which job."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+
+from torchrun_rendezvous.board import Board
+from torchrun_rendezvous.driver import Driver
+from torchrun_rendezvous.http import Server
+from torchrun_rendezvous.logs import log
+
+
+def main() -> None:
+    """Serve until SIGTERM, which ends the process at once: nothing here outlives it."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: os._exit(0))
+    digest = os.environ["RDZV_TOKEN_SHA256"].lower()
+    if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
+        sys.exit("RDZV_TOKEN_SHA256: 64 hexadecimal digits are needed")
+    board = Board()
+    driver = Driver(os.environ["RDZV_ID"], int(os.environ.get("RDZV_PORT", "29400")), board)
+    server = Server(int(os.environ.get("RDZV_HTTP_PORT", "29401")), board, digest)
+    log({"event": "started", "id": os.environ["RDZV_ID"], "http": server.server_address[1]})
+    driver.start()
+    threading.Thread(target=server.serve_forever, name="http", daemon=True).start()
+    threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""What HTTP and the driver share: the current state document and target."""
+
+from __future__ import annotations
+
+import math
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from torchrun_rendezvous import report
+from torchrun_rendezvous.logs import log
+from torchrun_rendezvous.memory import Memory
+from torchrun_rendezvous.pace import Stopwatch
+from torchrun_rendezvous.protocol import Progress, RendezvousState, Target
+from torchrun_rendezvous.view import View
+
+STALE_SECONDS = 15.0
+"""Without a good tick for so long, /healthz fails."""
+PROGRESS_SECONDS = 2.0
+"""New progress wakes the operator at most this often."""
+LOOK_SECONDS = 1.0
+"""How often a long poll looks whether its client is still connected."""
+
+
+class Board:
+    """Guarded by one condition that long polls wait on; every method may be called from any thread."""
+
+    def __init__(self) -> None:
+        self.wake = threading.Event()
+        """Set when the driver should look at once."""
+        self.target: Target | None = None
+        """What the driver pursues."""
+        self._changed = threading.Condition()
+        self._memory = Memory()
+        self._watch = Stopwatch()
+        first = RendezvousState(secrets.token_hex(8), version=1, pace=self._watch.pace(None))
+        self._state = report.described(first, View(), self._memory, None)
+        self._shown_progress: tuple[Progress | None, float] = (None, -math.inf)
+        self._ticked = -math.inf
+        self._operator_heard = time.monotonic()
+        self._restored = 0
+
+    def put(self, target: Target) -> RendezvousState:
+        """Accept a new target and return the state."""
+        with self._changed:
+            self._operator_heard = time.monotonic()
+            if target != self._state.target:
+                earlier = target.end_round is not None and target.end_round.instance != self._state.instance
+                self.target = replace(target, end_round=None) if earlier else target
+                self._state = replace(self._state, target=target)
+                self._bump()
+                self.wake.set()
+            return self._state
+
+    def report(self, progress: Progress) -> dict[str, object]:
+        """Accept what a worker reports; return what the worker should know."""
+        with self._changed:
+            self._state = replace(self._state, progress=progress)
+            self._watch = self._watch.reported(progress, time.time())
+            self._show_progress()
+            return {"progressDeadlineSeconds": self.target.progress_deadline_seconds if self.target else None}
+
+    def publish(self, view: View, memory: Memory, target: Target | None) -> None:
+        """Accept what the driver found and did."""
+        with self._changed:
+            now = time.monotonic()
+            running = None if view.finished or view.closed else memory.running
+            self._watch = self._watch.ticked(running, now - self._ticked, time.time())
+            self._ticked = now
+            self._memory = memory
+            state = report.described(self._state, view, memory, target)
+            state = replace(state, pace=self._watch.pace(target))
+            if state.closed and not self._state.closed:
+                log({"event": "closed", "round": state.round})
+            if state != self._state:
+                self._state = state
+                self._bump()
+            self._show_progress()
+
+    def restored(self) -> None:
+        """Count that the store held something other than a state."""
+        with self._changed:
+            self._restored += 1
+
+    def wait(self, after: int, timeout: float, connected: Callable[[], bool]) -> RendezvousState:
+        """Return the state once its version is above ``after``, or when ``timeout`` seconds have passed.
+
+        The operator is there as long as it waits for the answer.
+        """
+        end = time.monotonic() + timeout
+        with self._changed:
+            while connected():
+                self._operator_heard = now = time.monotonic()
+                if self._state.version > after or now >= end:
+                    break
+                self._changed.wait_for(lambda: self._state.version > after, min(LOOK_SECONDS, end - now))
+            return self._state
+
+    def operator_silence(self) -> float:
+        """Return the seconds since the operator was last heard from, or since the start, if it never was."""
+        with self._changed:
+            return time.monotonic() - self._operator_heard
+
+    def healthy(self) -> bool:
+        """Whether the store is up and was read lately."""
+        with self._changed:
+            return time.monotonic() - self._ticked < STALE_SECONDS
+
+    def metrics(self) -> str:
+        """Return the metrics in Prometheus' text format."""
+        silence = round(self.operator_silence(), 3)
+        with self._changed:
+            state, memory, watch, restored = self._state, self._memory, self._watch, self._restored
+        return report.metrics(state, memory, without_step=watch.shown, operator_silence=silence, restored=restored)
+
+    def _show_progress(self) -> None:
+        shown, at = self._shown_progress
+        now = time.monotonic()
+        if self._state.progress is not shown and now - at >= PROGRESS_SECONDS:
+            self._shown_progress = (self._state.progress, now)
+            self._bump()
+
+    def _bump(self) -> None:
+        self._state = replace(self._state, version=self._state.version + 1)
+        self._changed.notify_all()

@@ -1,0 +1,171 @@
+"""The driver hosts the store and moves the rounds on. Nothing else in this process talks to the store."""
+
+from __future__ import annotations
+
+import faulthandler
+import inspect
+import math
+import os
+import threading
+import time
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from torchrun_rendezvous.board import Board
+from torchrun_rendezvous.logs import log
+from torchrun_rendezvous.memory import HEARTBEAT_SECONDS, Memory, Senses
+from torchrun_rendezvous.rounds import decide
+from torchrun_rendezvous.sockets import connected_peers, unanswered_seconds
+from torchrun_rendezvous.state import Codec, StateError
+from torchrun_rendezvous.view import View
+
+if TYPE_CHECKING:
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+TICK_SECONDS = 0.1
+HURRY_SECONDS = 0.002
+"""The pause while members of a fresh round could see a node that waits."""
+ATTEMPTS = 50
+"""How often a tick decides again because an agent wrote in between, before it lets others run."""
+LOOK_PAUSE, MOST_LOOK_SECONDS = 10, 0.5
+"""A look at the connections may take a tenth of the time; a lost one must be noticed within liveness.GONE_SECONDS."""
+FATAL_SECONDS = 60.0
+"""Without a good tick for so long the process ends: a new store can only be better."""
+OLD_HEARTBEAT_SECONDS = 5.0
+"""Old torch, 2.6 for one, ignores the interval it is told."""
+AWAY_SECONDS = 5.0
+"""The operator always has a request under way, and is back within 5 s after a failure."""
+STORE_TIMEOUT = timedelta(seconds=10)
+
+
+class Driver(threading.Thread):
+    """The thread of the store."""
+
+    def __init__(self, rendezvous_id: str, port: int, board: Board) -> None:
+        super().__init__(name="driver", daemon=True)
+        self._prefix = f"torch.rendezvous.{rendezvous_id}"
+        self._port = port
+        self._board = board
+        self._memory = Memory()
+        self._good = Codec.SENTINEL.decode()
+        """The last state that was one."""
+        self._epoch = time.time() - time.monotonic()
+        self._ticked_at, self._armed_at = 0.0, -math.inf
+        self._look_at = -math.inf
+        self._interval = HEARTBEAT_SECONDS
+
+    def run(self) -> None:
+        """Serve until the process ends; a store that cannot be opened ends it."""
+        began = time.monotonic()
+        try:
+            store, codec = self._open()
+        except Exception as error:
+            log({"event": "store-failed", "error": repr(error)})
+            os._exit(1)
+        log({"event": "store-up", "port": self._port, "seconds": round(time.monotonic() - began, 2)})
+        self._ticked_at = time.monotonic()
+        while True:
+            self._arm()
+            self._board.wake.clear()
+            try:
+                pause = self._tick(store, codec)
+                self._ticked_at = time.monotonic()
+            except Exception as error:
+                log({"event": "tick-failed", "error": repr(error)})
+                pause = 1.0
+            self._board.wake.wait(pause)
+
+    def _arm(self) -> None:
+        """End the process FATAL_SECONDS after the last good tick, even if a tick hangs with all locks held."""
+        if self._ticked_at > self._armed_at:
+            self._armed_at = time.monotonic() + 1.0  # once per second is often enough
+            faulthandler.dump_traceback_later(FATAL_SECONDS, exit=True)
+
+    def _open(self) -> tuple[TCPStore, Codec]:
+        # Imported here because it takes seconds: HTTP answers before, and a SIGTERM meanwhile ends the process.
+        from torch.distributed import TCPStore  # type: ignore[attr-defined]  # noqa: PLC0415
+        from torch.distributed.elastic.rendezvous import dynamic_rendezvous as torchs  # noqa: PLC0415
+
+        store = TCPStore(
+            "0.0.0.0",  # noqa: S104 - the nodes of the job are elsewhere
+            self._port,
+            is_master=True,
+            wait_for_workers=False,
+            multi_tenant=True,
+            timeout=STORE_TIMEOUT,
+        )
+        store.compare_set(self._prefix, "", Codec.SENTINEL.decode())
+        takes_interval = (
+            "keep_alive_interval" in inspect.signature(torchs.DynamicRendezvousHandler.from_backend).parameters
+        )
+        self._interval = HEARTBEAT_SECONDS if takes_interval else OLD_HEARTBEAT_SECONDS
+        return store, Codec(torchs._RendezvousState, torchs._NodeDesc)  # noqa: SLF001
+
+    def _tick(self, store: TCPStore, codec: Codec) -> float:
+        """Decide and write, again if an agent wrote in between; return the seconds to the next tick."""
+        target = self._board.target
+        for _ in range(ATTEMPTS):
+            raw: bytes = store.get(self._prefix) if store.check([self._prefix]) else b""
+            try:
+                state = codec.decode(raw)
+                view = codec.view(state, self._finished(store))
+            except StateError as error:
+                self._restore(store, error)
+                continue
+            self._good = raw.decode()
+            # The clock is not asked for the date again: it may be set, and that is no silence of any node.
+            now = self._epoch + time.monotonic()
+            decision = decide(view, target, now, self._memory, self._senses(store, view))
+            if state is not None and decision.view != view:
+                new = codec.encode(state, decision.view)
+                if store.compare_set(self._prefix, self._good, new.decode()) != new:
+                    continue
+            self._memory = decision.memory
+            if decision.repair is not None:
+                self._repair(store, decision.repair)
+            for line in decision.lines:
+                log(line)
+            self._board.publish(decision.view, decision.memory, target)
+            return HURRY_SECONDS if decision.hurry else TICK_SECONDS
+        return HURRY_SECONDS
+
+    def _restore(self, store: TCPStore, error: StateError) -> None:
+        """Put back the last good state: anything else would end every agent that reads it."""
+        log({"event": "state-restored", "error": str(error)})
+        store.set(self._prefix, self._good)
+        self._board.restored()
+
+    def _senses(self, store: TCPStore, view: View) -> Senses:
+        running, published = self._memory.running, True
+        peers, unanswered = self._look()
+        if running and view.complete and view.round == running.round:
+            published = store.check([f"{self._prefix}.{running.round}/{key}" for key in ("MASTER_ADDR", "MASTER_PORT")])
+        away = self._board.operator_silence() > AWAY_SECONDS
+        return Senses(peers, unanswered, published, away, self._interval)
+
+    def _look(self) -> tuple[frozenset[str] | None, dict[str, float] | None]:
+        """Ask the kernel for the connections, if it is time: with thousands of them that takes a tenth of a second."""
+        began = time.monotonic()
+        if began < self._look_at:
+            return None, None
+        seen = connected_peers(self._port), unanswered_seconds(self._port)
+        took = time.monotonic() - began
+        self._look_at = began + min(max(TICK_SECONDS, LOOK_PAUSE * took), MOST_LOOK_SECONDS)
+        return seen
+
+    def _finished(self, store: TCPStore) -> int:
+        """Return how many agents of the running round wait in torchrun's exit barrier."""
+        if self._memory.running is None:
+            return 0
+        key = f"{self._prefix}.{self._memory.running.round}/torchelastic/agent/terminal_state/num_members"
+        said = store.get(key) if store.check([key]) else b"0"
+        return int(said) if said.isdigit() and len(said) < 10 else 0
+
+    def _repair(self, store: TCPStore, number: int) -> None:
+        """Publish the address that rank 0 no longer can, or the others would time out and close the rendezvous.
+
+        It leads nowhere, which does not matter: the round has been kicked. A published address is kept.
+        """
+        for key, value in (("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "1")):
+            if store.compare_set(f"{self._prefix}.{number}/{key}", "", value) == value.encode():
+                log({"event": "repaired", "round": number, "key": key})

@@ -1,0 +1,94 @@
+"""How a complete round ends: who left it, whether that was requested, and how a rendezvous closes and reopens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import replace
+
+from torchrun_rendezvous.memory import Decision, Running
+from torchrun_rendezvous.view import Node, View, addresses
+
+DISTURBED_SECONDS = 5.0
+"""A member that leaves so soon after a stranger waited has seen the stranger."""
+
+
+def started(view: View) -> Running:
+    """Return the round that a complete state begins."""
+    members = dict(view.participants)
+    beats = {node: view.heartbeats.get(node, -math.inf) for node in members}
+    return Running(round=view.round, members=members, still=frozenset(members), beats=beats)
+
+
+def observe(decision: Decision, now: float) -> Decision:
+    """Notice members that left by themselves, and a round that the agents completed by themselves."""
+    view, memory = decision.view, decision.memory
+    running = memory.running
+    if running is None:
+        if not view.complete or not view.participants:
+            return decision
+        running = started(view)
+        decision = decision.log("round-found", round=view.round, members=addresses(running.members))
+        return decision.remember(running=running, rounds=memory.rounds + 1, completed_at=now)
+    still = _still(view, running)
+    gone = running.still - still
+    if not gone:
+        return decision
+    decision = decision.log("left", round=running.round, addresses=addresses(gone))
+    return decision.remember(running=left(replace(running, still=still), gone, now))
+
+
+def _still(view: View, running: Running) -> frozenset[Node]:
+    """Return the members that have not left. While the next round is open they are in no list."""
+    if view.complete and view.round == running.round:
+        return frozenset(node for node in running.still if node in view.participants)
+    if not view.complete and view.round == running.round + 1:
+        return running.still - view.listed()
+    return frozenset()
+
+
+def left(running: Running, nodes: Iterable[Node], now: float) -> Running:
+    """Remember which members left first, unless the end of the round was requested before."""
+    names = addresses(nodes)
+    if not names or running.requested or running.first_left:
+        return running
+    if now - running.disturbed_at < DISTURBED_SECONDS:
+        return replace(running, requested=True)
+    return replace(running, first_left=names, first_left_at=now)
+
+
+def conclude(decision: Decision, now: float) -> Decision:
+    """Count the end of a round once no member is left in it: only then it is known whether a member had died."""
+    memory = decision.memory
+    running = memory.running
+    if running is None or running.still:
+        return decision
+    requested = running.requested or not running.first_left
+    decision = decision.log("round-ended", round=running.round, requested=requested).remember(
+        running=None,
+        former=frozenset(addresses(running.members)),
+        forming_since=now,
+        enough_since=None,
+        growth_since=None,
+    )
+    if requested:
+        return decision.remember(requested=memory.requested + 1)
+    last = (running.round, running.first_left, running.first_left_at)
+    return decision.remember(unrequested=memory.unrequested + 1, last_unrequested=last)
+
+
+def close(decision: Decision) -> Decision:
+    """End the rendezvous for good, and have the members look for the next round, which tells them."""
+    view, running = decision.view, decision.memory.running
+    decision = decision.log("closing", round=view.round).show(replace(view, closed=True))
+    if running is None or view.finished:
+        return decision
+    running = replace(running, kicked=True, requested=not running.first_left)
+    return decision.show(decision.view.with_kick()).remember(running=running)
+
+
+def reopen(decision: Decision) -> Decision:
+    """Undo the close of an agent that failed or was told to end (torch before 2.8 closes for all then)."""
+    view = decision.view
+    decision = decision.log("reopened", round=view.round).show(replace(view, closed=False))
+    return decision.remember(reopened=decision.memory.reopened + 1)

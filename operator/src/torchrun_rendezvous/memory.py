@@ -1,0 +1,131 @@
+"""What the host knows beside the state in the store: senses come in, memory stays, a decision goes out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+from torchrun_rendezvous.view import Node, View
+
+HEARTBEAT_SECONDS = 2.0
+"""The interval between heartbeats that agents are told."""
+
+LogLine = dict[str, object]
+"""One line of the log; "event" names what happened."""
+
+
+class Senses(NamedTuple):
+    """What the host notices beside the state in the store."""
+
+    peers: frozenset[str] | None = None
+    """Addresses that are connected to the store; None: the kernel was not asked this time, or does not say."""
+    unanswered: Mapping[str, float] | None = None
+    """For how many seconds these addresses have acknowledged nothing; None as above."""
+    published: bool = True
+    """Rank 0 of the complete round has published its address."""
+    away: bool = False
+    """The operator has not been heard from lately."""
+    interval: float = HEARTBEAT_SECONDS
+    """Seconds between an agent's heartbeats."""
+
+
+UNAWARE = Senses()
+
+
+class LifeSigns(NamedTuple):
+    """What shows that a node lives."""
+
+    beat: float
+    """The last heartbeat, by the node's own clock."""
+    heard: float
+    """When that heartbeat was first seen, by Memory.clock."""
+    connected: bool = False
+    """The address was seen among the peers of the store."""
+    disconnected_at: float | None = None
+    """Since when it is no longer among them; seconds since the epoch."""
+    beat_at: float = math.inf
+    """The host's time at the heartbeat; seconds since the epoch."""
+    reached: float | None = None
+    """When the node's kernel last acknowledged something, by Memory.clock."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """A complete round: its members by rank, which of them are still in it, and why it ends."""
+
+    round: int
+    members: Mapping[Node, int]
+    still: frozenset[Node]
+    beats: Mapping[Node, float]
+    """Heartbeats at completion: a member with a newer one has seen the round."""
+    kicked: bool = False
+    requested: bool = False
+    first_left: tuple[str, ...] = ()
+    first_left_at: float = 0.0
+    disturbed_at: float = -math.inf
+    repaired: bool = False
+    unpublished: float = 0.0
+    """For how many seconds members have waited for rank 0's address, stalls of the host not counted."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What the state in the store does not say. Times are seconds since the epoch."""
+
+    running: Running | None = None
+    former: frozenset[str] = frozenset()
+    """Addresses of the last complete round: they come before spares."""
+    signs: Mapping[Node, LifeSigns] = field(default_factory=dict)
+    clock: float = 0.0
+    """Seconds in which the host was awake and heard from some node: silence is measured by it."""
+    interval: float = HEARTBEAT_SECONDS
+    looked_at: float = math.inf
+    heard_at: float = -math.inf
+    evicted: frozenset[Node] = frozenset()
+    aside: Mapping[str, float] = field(default_factory=dict)
+    """Addresses that live but are not wanted in the round, and when they were last seen."""
+    awaited: Mapping[str, float] = field(default_factory=dict)
+    """Members of an ended round that are not back, and since when."""
+    missing: tuple[str, ...] = ()
+    """Those of them that should have come back long ago."""
+    enough_since: float | None = None
+    growth_since: float | None = None
+    forming_since: float | None = None
+    formation_seconds: float | None = None
+    completed_at: float | None = None
+    rounds: int = 0
+    rounds_alone: int = 0
+    """Rounds completed while the operator was away."""
+    requested: int = 0
+    unrequested: int = 0
+    reopened: int = 0
+    evictions: Mapping[str, int] = field(default_factory=dict)
+    """How many nodes were dropped, by reason."""
+    last_unrequested: tuple[int, tuple[str, ...], float] | None = None
+    """Round, addresses that left it first, and when."""
+
+
+class Decision(NamedTuple):
+    """The state to write, what to remember, what to log, and what else to do. Each rule adds its part."""
+
+    view: View
+    memory: Memory
+    lines: tuple[LogLine, ...] = ()
+    repair: int | None = None
+    """A round whose MASTER_ADDR no member is left to publish."""
+    hurry: bool = False
+    """Look again at once: members of a fresh round could see a node that waits."""
+
+    def show(self, view: View) -> Decision:
+        """Write another state."""
+        return self._replace(view=view)
+
+    def remember(self, **changes: Any) -> Decision:  # noqa: ANN401 - the fields of Memory
+        """Change fields of the memory."""
+        return self._replace(memory=replace(self.memory, **changes))
+
+    def log(self, event: str, **details: object) -> Decision:
+        """Add a line to the log."""
+        return self._replace(lines=(*self.lines, {"event": event, **details}))

@@ -1,0 +1,219 @@
+"""The documents between operator, rendezvous host and workers: one type each, which both sides read and write.
+
+Names are camelCase on the wire. The annotation of a field is its parser, so a new field is one line. A host may be
+older than its operator, or newer: a new field needs a default, and its readers have to do without it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any, NamedTuple, TypeVar
+
+from torchrun_rendezvous.documents import MAX_INTEGER, Integer, Number, ProtocolError, Text, Wire, read, write
+
+__all__ = [
+    "EndRound",
+    "Member",
+    "Overdue",
+    "Pace",
+    "Progress",
+    "ProtocolError",
+    "RendezvousState",
+    "RoundsEnded",
+    "Target",
+    "Unrequested",
+]
+
+T = TypeVar("T")
+MAX_NODES = 1_048_576
+
+Count = Annotated[int, Integer()]
+Positive = Annotated[int, Integer(1)]
+Nodes = Annotated[int, Integer(0, MAX_NODES)]
+Figure = Annotated[float, Number()]
+Seconds = Annotated[float, Number(0)]
+Deadline = Annotated[float, Number(1, MAX_INTEGER)]
+Address = Annotated[str, Text(255, kind="an address")]
+
+
+class _Document:
+    def document(self) -> dict[str, Any]:
+        """Return the record as a JSON-ready document."""
+        written: dict[str, Any] = write(self)
+        return written
+
+    @classmethod
+    def parse(cls: type[T], document: object) -> T:
+        """Return the record of a document. Raises ProtocolError."""
+        return read(cls, document)
+
+
+class EndRound(NamedTuple):
+    """A round that has to end, and the host process that counts it."""
+
+    instance: Annotated[str, Text(64)]
+    round: Count
+
+    def document(self) -> dict[str, Any]:
+        """Return the record as a JSON-ready document."""
+        written: dict[str, Any] = write(self)
+        return written
+
+    @classmethod
+    def parse(cls, document: object) -> EndRound:
+        """Return the record of a document. Raises ProtocolError."""
+        return read(cls, document)
+
+
+class Member(NamedTuple):
+    """A node of the running round, and its group rank there."""
+
+    address: Address
+    rank: Count
+
+    def document(self) -> dict[str, Any]:
+        """Return the record as a JSON-ready document."""
+        written: dict[str, Any] = write(self)
+        return written
+
+    @classmethod
+    def parse(cls, document: object) -> Member:
+        """Return the record of a document. Raises ProtocolError."""
+        return read(cls, document)
+
+
+@dataclass(frozen=True)
+class Target(_Document):
+    """What the operator wants of a job's rendezvous.
+
+    The next round has `size` nodes, or at least `minimum` once that many have waited `last_call_seconds` for more.
+    """
+
+    generation: Count
+    """Only echoed: it says which target the host has."""
+    size: Nodes
+    minimum: Annotated[int, Integer(1, MAX_NODES), Wire(name="min")]
+    last_call_seconds: Annotated[float, Number(0, 86400)]
+    leavers: tuple[Address, ...]
+    """Addresses that must not be members; sorted, each once."""
+    close: bool = False
+    """End the rendezvous for good: agents exit as soon as they look for the next round, which they do at once."""
+    end_round: EndRound | None = None
+    """A round that has to end although no member left it."""
+    progress_deadline_seconds: Deadline | None = None
+    """How long a round may take from one reported step to the next; None: any time."""
+    start_deadline_seconds: Deadline | None = None
+    """How long a round may take to report two steps; None: any time."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "leavers", tuple(sorted(set(self.leavers))))
+
+
+@dataclass(frozen=True)
+class RoundsEnded(_Document):
+    """How many complete rounds ended, by cause."""
+
+    requested: Annotated[Count, Wire(required=True)] = 0
+    unrequested: Annotated[Count, Wire(required=True)] = 0
+    """The workers of a member failed."""
+
+
+@dataclass(frozen=True)
+class Unrequested(_Document):
+    """The last round that ended without a request: who left it first, and when."""
+
+    round: Count
+    addresses: tuple[Address, ...]
+    time: datetime
+
+
+@dataclass(frozen=True)
+class Progress(_Document):
+    """What a worker last reported. The host adds the time; nothing else is checked against anything."""
+
+    step: Count
+    time: datetime
+    world_size: Annotated[Positive | None, Wire(required=True, null=False)] = None
+    total_steps: Count | None = None
+    epoch: Count | None = None
+    loss: Figure | None = None
+    samples_per_second: Seconds | None = None
+    snapshot_step: Count | None = None
+    snapshot_time: datetime | None = None
+    beat: Count | None = None
+    """Changes while one long step makes progress."""
+    slow_rank: Count | None = None
+    """The rank that the others wait for at every step; None: none."""
+    slow_node: Nodes | None = None
+    """The group rank of its node."""
+    slow_seconds: Seconds | None = None
+    """How long the others wait for it in each step, which takes step_seconds."""
+    step_seconds: Seconds | None = None
+
+
+@dataclass(frozen=True)
+class Overdue(_Document):
+    """A round whose workers have reported no other step for longer than `seconds`."""
+
+    round: Count
+    step: Count | None
+    """The last reported one; None: none was."""
+    starting: bool
+    """The round has not reported two steps yet."""
+    seconds: Figure
+    since: datetime
+    """When that step was reported, or the round began, by the host's clock."""
+
+
+@dataclass(frozen=True)
+class Pace(_Document):
+    """The longest time between two reported steps, and from the beginning of a round to its second step.
+
+    Both are rounded up to powers of two.
+    """
+
+    longest_pause_seconds: Seconds = 0.0
+    longest_start_seconds: Seconds | None = None
+    """None: this host has seen no round start, so nobody knows that the script reports steps at all."""
+    overdue: Overdue | None = None
+
+
+@dataclass(frozen=True)
+class RendezvousState(_Document):
+    """The state document of a host."""
+
+    instance: Annotated[str, Text(64, r"[0-9a-f]+", kind="a hexadecimal number")]
+    """Changes when the host restarts; everything else starts again with it."""
+    version: Annotated[Count, Wire(required=True)] = 0
+    round: Annotated[Count, Wire(required=True)] = 0
+    """The running round, or else the one that forms."""
+    complete: Annotated[bool, Wire(required=True)] = False
+    """The round runs, and no member has left it or was asked to."""
+    closed: Annotated[bool, Wire(required=True)] = False
+    finished: Count = 0
+    """How many agents wait for the others because their workers are done."""
+    members: Annotated[tuple[Member, ...], Wire(required=True)] = ()
+    waiting: Annotated[tuple[Address, ...], Wire(required=True)] = ()
+    """Nodes that are not in the running round and not unwanted."""
+    silent: tuple[Address, ...] | None = None
+    """Nodes that give no sign of life; None: the host does not say."""
+    missing: tuple[Address, ...] = ()
+    """Nodes of a round that had to end which have not come back within a minute."""
+    target: Annotated[Target | None, Wire(required=True)] = None
+    rounds_ended: Annotated[RoundsEnded, Wire(required=True)] = RoundsEnded()
+    last_unrequested: Annotated[Unrequested | None, Wire(required=True)] = None
+    completed_at: Annotated[datetime | None, Wire(required=True)] = None
+    """When the newest complete round was completed."""
+    progress: Annotated[Progress | None, Wire(required=True)] = None
+    pace: Pace = Pace()
+
+    @classmethod
+    def read(cls, body: bytes) -> RendezvousState:
+        """Return the state that a host's answer holds. Raises ProtocolError for anything else."""
+        try:
+            document = json.loads(body)
+        except (ValueError, RecursionError):
+            raise ProtocolError("document: JSON is needed") from None
+        return cls.parse(document)
