@@ -40,7 +40,7 @@ lint: $(ENV) ## Check style, types and layers
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
-	.venv/bin/lint-imports
+	PYTHONPATH=e2e .venv/bin/lint-imports
 
 .PHONY: format
 format: $(ENV) ## Format the code, and mend what ruff can mend
