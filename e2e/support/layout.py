@@ -13,7 +13,7 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PLACES = ("operator", "trainer", "e2e", "charts")
+PLACES = ("operator", "trainer", "e2e", "charts", "docs")
 SUFFIXES = {".py", ".sh", ".go", ".tpl", ".j2", ".yaml", ".yml"}
 FIXTURES = {"golden", "fixtures"}
 """Directories of fixtures: data of any length."""
