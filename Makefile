@@ -17,8 +17,6 @@ PYTEST := $(RUN) -m pytest
 TORCH_VERSIONS := 2.6.0 2.11.0
 TORCH_PYTHONS := $(TORCH_VERSIONS:%=$(CACHE)/torch/%/bin/python) $(CURDIR)/$(RUN)
 EMPTY :=
-# They need Helm, so they run in the tier that has it.
-CHART_TESTS := operator/tests/unit/test_chart.py
 
 REGISTRY ?=
 TAG ?= dev
@@ -42,7 +40,7 @@ lint: $(ENV) ## Check style, types and layers
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
-	.venv/bin/lint-imports
+	PYTHONPATH=e2e .venv/bin/lint-imports
 
 .PHONY: format
 format: $(ENV) ## Format the code, and mend what ruff can mend
@@ -63,7 +61,7 @@ verify: $(ENV) ## Check that the generated files are up to date
 
 .PHONY: test-unit
 test-unit: $(ENV) ## Run the tests that need no cluster
-	$(PYTEST) operator/tests trainer/tests e2e/tests -m "not integration and not cluster and not slow" --ignore $(CHART_TESTS)
+	$(PYTEST) operator/tests trainer/tests e2e/tests -m "not integration and not cluster and not slow"
 
 .PHONY: test-slow
 test-slow: $(ENV) ## Run what make test leaves out: real agents without an operator, with the newest torch, and what they say
@@ -84,7 +82,11 @@ test-torch-versions: $(ENV) $(TORCH_VERSIONS:%=$(CACHE)/torch/%/.ready) ## Run r
 .PHONY: test-integration
 test-integration: $(ENV) ## Run the tests with a real API server and Helm (make cluster-up builds both)
 	programs=$$($(LOCAL) bin); PATH=$$programs:$$PATH KUBE_BINARY=$$programs/kube $(PYTEST) \
-	    operator/tests/integration $(CHART_TESTS)
+	    operator/tests/integration charts/tests
+
+.PHONY: test-chart
+test-chart: $(ENV) ## Run the tests of the Helm chart, which are part of test-integration
+	programs=$$($(LOCAL) bin); PATH=$$programs:$$PATH $(PYTEST) charts/tests
 
 .PHONY: test-cluster
 test-cluster: $(ENV) ## Run the tests with real torchrun in real pods; brings the local cluster up if need be

@@ -1,78 +1,59 @@
-"""Writes the reference of TorchrunJob for people, from the same schema that the API server checks by."""
+"""Writes the reference of TorchrunJob from the schema that the API server uses; its text is in reference.md.j2."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 from crd import schema
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from model_schema import Schema
 from rules import RULES, Rule
 
 from torchrun_operator.api.names import API_VERSION, CATEGORIES, KIND, SHORT_NAME
 
-_HEAD = f"""<!-- Generated from operator/src/torchrun_operator/api by operator/codegen/generate.py; do not edit. -->
-# {KIND}
-
-`{API_VERSION}`, short name `{SHORT_NAME}`, in the categories {" and ".join(f"`{name}`" for name in CATEGORIES)}.
-`kubectl explain {SHORT_NAME}.spec` says the same in a terminal.
-
-Fields that do not exist are errors, in the pod template too: `kubectl apply` and `kubectl create` refuse them.
-"""
-_SPEC = """
-## spec
-
-"""
-_STATUS = """
-## status
-
-Written by the operator alone.
-
-"""
-_RULES = """
-## Rules
-
-What breaks one of these is refused by the API server, with the words on the right.
-
-| Field | Words |
-| --- | --- |
-"""
-_SCALE = """
-## Scaling
-
-`kubectl scale trj/NAME --replicas=N` and autoscalers change `spec.replicas` through the `scale` subresource. A
-HorizontalPodAutoscaler takes a job without `spec.replicas` for one that is scaled to 0 and leaves it alone: set it.
-"""
 _OPAQUE = ("spec.template", "spec.snapshots.volumeClaimTemplate")
-"""Kubernetes' own types: their fields are not repeated here."""
+"""Types of Kubernetes. The reference does not repeat their fields."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """One row of a table of fields, in Markdown."""
+
+    path: str
+    required: bool
+    type: str
+    default: str
+    description: str
 
 
 def reference() -> str:
     """Return the reference as Markdown."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+        autoescape=select_autoescape(),
+    )
+    environment.filters["cell"] = _cell
     root = schema()["properties"]
-    rules = "".join(f"| `{_blamed(rule)}` | {_cell(rule.message)} |\n" for rule in RULES)
-    return (
-        _HEAD
-        + _SPEC
-        + _table("spec", root["spec"])
-        + _RULES
-        + rules
-        + _SCALE
-        + _STATUS
-        + _table("status", root["status"])
+    return environment.get_template("reference.md.j2").render(
+        api_version=API_VERSION,
+        kind=KIND,
+        short_name=SHORT_NAME,
+        categories=CATEGORIES,
+        spec=list(_fields("spec", root["spec"])),
+        rules=[{"blamed": _blamed(rule), "message": rule.message} for rule in RULES],
+        status=list(_fields("status", root["status"])),
     )
 
 
-def _table(path: str, node: Schema) -> str:
-    head = "| Field | Type | Default | Description |\n| --- | --- | --- | --- |\n"
-    return head + "".join(_rows(path, node))
-
-
-def _rows(path: str, node: Schema) -> Iterator[str]:
+def _fields(path: str, node: Schema) -> Iterator[Field]:
     for name, child in node.get("properties", {}).items():
         field = f"{path}.{name}"
-        required = " (required)" if name in node.get("required", []) else ""
         default = f"`{_literal(child['default'])}`" if "default" in child else ""
-        yield f"| `{field}`{required} | {_type(child)} | {default} | {_cell(child['description'])} |\n"
+        yield Field(field, name in node.get("required", []), _type(child), default, child["description"])
         if field not in _OPAQUE:
-            yield from _rows(f"{field}[]" if "items" in child else field, child.get("items", child))
+            yield from _fields(f"{field}[]" if "items" in child else field, child.get("items", child))
 
 
 def _type(node: Schema) -> str:

@@ -13,36 +13,31 @@ class Kind(StrEnum):
 
     SCALE = "scale"
     KILL_NODE = "kill-node"
+    """SIGKILL to all processes of a node pod."""
     DELETE = "delete"
+    """Deletes a node pod with grace."""
     DELETE_NOW = "delete-now"
+    """Deletes a node pod without grace."""
     EVICT = "evict"
     TERMINATE_WORKER = "terminate-worker"
+    """SIGTERM to one worker process."""
     KILL_WORKER = "kill-worker"
+    """SIGKILL to one worker process."""
     CORDON = "cordon"
+    """A Kubernetes node takes no new pods for a while."""
     KILL_HOST = "kill-host"
+    """SIGKILL to the processes of the rendezvous pod."""
     DELETE_HOST = "delete-host"
+    """Deletes the rendezvous pod without grace."""
     KILL_OPERATOR = "kill-operator"
     DELETE_OPERATOR = "delete-operator"
+    """Deletes the pod of the operator without grace."""
     STOP_MACHINE = "stop-machine"
+    """A Kubernetes node has no power for a while."""
     PARTITION = "partition"
+    """A Kubernetes node has no network for a while."""
 
 
-MEANING = {
-    Kind.SCALE: "another number of nodes is asked for",
-    Kind.KILL_NODE: "all processes of a node pod are killed (SIGKILL)",
-    Kind.DELETE: "a node pod is deleted with its grace",
-    Kind.DELETE_NOW: "a node pod is deleted without grace",
-    Kind.EVICT: "a node pod is evicted",
-    Kind.TERMINATE_WORKER: "one worker process gets SIGTERM",
-    Kind.KILL_WORKER: "one worker process gets SIGKILL",
-    Kind.CORDON: "a machine takes no new pods for a while",
-    Kind.KILL_HOST: "the processes of the rendezvous pod are killed",
-    Kind.DELETE_HOST: "the rendezvous pod is deleted without grace",
-    Kind.KILL_OPERATOR: "the operator's processes are killed",
-    Kind.DELETE_OPERATOR: "the operator's pod is deleted without grace",
-    Kind.STOP_MACHINE: "a machine has no power for a while",
-    Kind.PARTITION: "a machine has no network for a while",
-}
 _WEIGHTS = {
     Kind.SCALE: 6,
     Kind.KILL_NODE: 4,

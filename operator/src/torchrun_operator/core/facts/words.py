@@ -26,11 +26,18 @@ _ECHOING_CODES = (1, -15)
 """How workers end whose peers have failed: by an exception of their own, or by their agent's SIGTERM."""
 _ENDED = re.compile(r"failed \(exitcode: (-?\d+)\) local_rank: (\d+)")
 """What torchrun's agent says of each worker that failed (torch.distributed.elastic.multiprocessing.api)."""
-_ECHOES = re.compile(
-    r"(RendezvousClosed|RendezvousConnection|ChildFailed|DistNetwork)Error\b|SignalException\b"
-    r"|closed by peer|reset by peer|remote process exited|Broken pipe"
+PEER_GONE = (
+    r"DistNetworkError\b",
+    "closed by peer",
+    "reset by peer",
+    "remote process exited",
+    "Broken pipe",
+    "Connection refused",
 )
-"""Errors of an agent, or of a worker whose peers have gone: they follow from another failure."""
+"""Errors of a worker whose peer is gone. The trainer library, which cannot import this, has the same patterns."""
+_AGENT_ERRORS = (r"(RendezvousClosed|RendezvousConnection|ChildFailed)Error\b", r"SignalException\b")
+_ECHOES = re.compile("|".join((*_AGENT_ERRORS, *PEER_GONE)))
+"""Errors that follow from another failure."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,110 @@
+"""Failures of the code: counted, retried, and the end of the job when they are too many."""
+
+from datetime import timedelta
+
+from world import counts, reasons, started
+
+NODES = ["digits-0", "digits-1", "digits-2"]
+
+
+async def test_code_that_fails_too_often_ends_the_job() -> None:
+    world = await started(maxRestarts=2)
+    for restarts in (1, 2):
+        world.end(world.pods["digits-1"], 3)
+        await world.settle()
+        assert (counts(world), world.status["state"]) == ({"code": restarts}, "Running")
+    world.end(world.pods["digits-1"], 3)
+    await world.settle()
+    assert (counts(world), world.status["state"]) == ({"code": 3}, "Failed")
+    assert world.condition("Failed")["reason"] == "MaxRestartsExceeded"
+    assert {pod["status"]["phase"] for pod in world.nodes.values()} == {"Failed"}  # told to leave: kept for their logs
+    assert "digits-rdzv" not in world.pods
+
+
+async def test_agents_of_a_failed_job_that_stay_are_deleted_after_a_minute() -> None:
+    world = await started(maxRestarts=0)
+    world.end(world.pods["digits-1"], 3)
+    await world.reconcile()
+    for _ in range(59):  # the hosts and agents stand still
+        outcome = await world.reconcile()
+        assert outcome is not None
+        assert outcome.look_again_seconds is not None
+        world.now += timedelta(seconds=1)
+    assert sorted(world.pods) == [*NODES, "digits-rdzv"]
+    world.now += timedelta(seconds=5)
+    await world.reconcile()
+    doomed = {name for name, pod in world.pods.items() if "deletionTimestamp" in pod["metadata"]}
+    assert doomed == {"digits-0", "digits-2", "digits-rdzv"}
+
+
+async def test_failing_workers_are_counted_when_it_is_clear_that_no_node_was_lost() -> None:
+    world = await started(maxRestarts=1)
+    world.fail_workers()
+    await world.settle()
+    assert (counts(world), world.status["state"]) == ({"code": 1}, "Running")
+    world.now += timedelta(seconds=30)
+    world.fail_workers()
+    await world.settle()
+    assert (counts(world), world.status["state"]) == ({"code": 2}, "Failed")
+
+
+async def test_workers_that_fail_with_a_lost_node_are_not_the_codes_fault() -> None:
+    world = await started(maxRestarts=0)
+    world.fail_workers()
+    await world.reconcile()
+    world.now += timedelta(seconds=2)
+    world.delete("digits-1")
+    await world.settle()
+    assert (counts(world), world.status["state"]) == ({"infrastructure": 1}, "Running")
+
+
+async def test_workers_that_hang_are_restarted_once_and_counted() -> None:
+    world = await started(maxRestarts=1)
+    world.cluster.events.clear()
+    before = world.status["membership"]["round"]
+    world.hang()
+    world.restart_operator()
+    await world.settle()
+    assert (counts(world), world.status["state"]) == ({"code": 1}, "Running")
+    assert world.status["membership"]["round"] == before + 1
+    assert reasons(world).count("ProgressDeadlineExceeded") == 1
+    assert sum(world.cluster.most_pods.values()) == 4
+    for _ in range(3):
+        world.restart_operator()
+        await world.settle()
+    assert (len(world.ended), counts(world)) == (1, {"code": 1})
+
+    world.hang()
+    await world.settle()
+    assert (counts(world), world.status["state"]) == ({"code": 2}, "Failed")
+    failed = world.condition("Failed")
+    assert (failed["reason"], failed["message"][:33]) == (
+        "ProgressDeadlineExceeded",
+        "workers hang: no step since 2026-",
+    )
+    assert "their stacks are in the pods' logs; the code has failed 2 times" in failed["message"]
+    assert len(world.ended) == 1
+
+
+async def test_a_hang_that_ends_with_the_rendezvous_is_not_ended_again_in_the_next_one() -> None:
+    world = await started()
+    world.hang()
+    await world.reconcile()
+    assert counts(world) == {"code": 1}
+    world.delete("digits-rdzv")
+    await world.settle()
+    assert (world.ended, world.status["state"]) == ([], "Running")
+    assert "hungRound" not in world.status["rendezvous"]
+
+
+async def test_a_pod_whose_agent_hangs_too_is_replaced() -> None:
+    world = await started(nnodes=3, replicas=3)
+    world.hang("digits-1")
+    await world.settle()
+    assert (counts(world), world.status["state"]) == ({"code": 1, "infrastructure": 1}, "Running")
+    assert world.cluster.most_pods == {"digits-rdzv": 1, "digits-0": 1, "digits-1": 2, "digits-2": 1}
+    lost = [event["message"] for event in world.cluster.events if event["reason"] == "NodeLost"]
+    assert (
+        "Node 1 (pod digits-1) did not come to the next round: its agent hangs, or its machine does; "
+        "cause: infrastructure"
+    ) in lost

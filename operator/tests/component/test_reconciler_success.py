@@ -1,0 +1,74 @@
+"""A job whose workers succeed completes, also when some never started, or were lost."""
+
+from world import World, counts, started
+
+NODES = ["digits-0", "digits-1", "digits-2"]
+
+
+async def test_all_succeed() -> None:
+    world = await started()
+    world.succeed()
+    await world.settle()
+    assert (world.status["state"], sorted(world.pods)) == ("Complete", NODES)
+    world.cluster.edit(world.job, replicas=4, suspend=True)
+    await world.settle()
+    assert (world.status["state"], sorted(world.pods)) == ("Complete", NODES)
+
+
+async def test_a_pod_that_never_found_a_machine_goes_when_the_job_completes() -> None:
+    world = World(replicas=4)
+    world.machines = 3
+    await world.settle()
+    world.succeed()
+    await world.settle()
+    assert (world.status["state"], sorted(world.pods)) == ("Complete", NODES)
+    assert counts(world) == {}
+
+
+async def test_finished_workers_end_scaling() -> None:
+    world = await started()
+    world.end(world.pods["digits-1"], 0, "Completed")
+    for host in world.hosts.values():
+        host.target = None
+    for replicas in (4, 2):
+        world.cluster.edit(world.job, replicas=replicas)
+        await world.reconcile()
+        await world.reconcile()
+        assert sorted(world.nodes) == NODES
+        assert {host.target for host in world.hosts.values()} == {None}
+        assert world.status["state"] != "Complete"
+    for name in ("digits-0", "digits-2"):
+        world.end(world.pods[name], 0, "Completed")
+    await world.settle()
+    assert (world.status["state"], sorted(world.pods)) == ("Complete", NODES)
+
+
+async def test_a_proxy_beside_the_trainer_keeps_no_job_from_its_end() -> None:
+    world = await started()
+    world.succeed()
+    for pod in world.nodes.values():
+        pod["status"]["phase"] = "Running"
+        pod["status"]["containerStatuses"].append({"name": "proxy", "state": {"running": {}}})
+    await world.settle()
+    assert (world.status["state"], sorted(world.pods)) == ("Complete", [])
+
+
+async def test_success_without_one_that_was_lost_before_the_last_round() -> None:
+    world = await started()
+    world.machines = 2
+    world.delete("digits-1")
+    await world.settle()
+    assert (world.status["membership"]["summary"], world.status["state"]) == ("2/2:4", "Running")
+    world.succeed()
+    await world.settle()
+    assert (world.status["state"], counts(world)) == ("Complete", {"infrastructure": 1})
+
+
+async def test_all_start_over_when_one_is_lost_after_another_has_succeeded() -> None:
+    world = await started()
+    world.succeed()
+    world.end(world.pods["digits-2"], 137)
+    await world.settle()
+    assert (world.status["state"], sorted(world.pods)) == ("Running", [*NODES, "digits-rdzv"])
+    assert world.cluster.most_pods == {"digits-rdzv": 2, "digits-0": 2, "digits-1": 2, "digits-2": 2}
+    assert counts(world) == {"infrastructure": 1}
