@@ -67,8 +67,8 @@ TERMINATION_PATH: Final = (
 )
 RESTART_POLICY: Final = "remove restartPolicy, or write Never: the operator replaces failed nodes, see spec.maxRestarts"
 HOST_NETWORK: Final = (
-    "remove hostNetwork: the addresses of pods identify nodes, and with hostNetwork two nodes can share an address; for "
-    "fast network cards, use a device plugin or a secondary network"
+    "remove hostNetwork: the addresses of pods identify nodes, and with hostNetwork two nodes can share an address; "
+    "for fast network cards, use a device plugin or a secondary network"
 )
 VOLUME_NAME: Final = f'names that start with "{RESERVED_PREFIX}" are reserved for the operator; choose another'
 METADATA_KEY: Final = f"keys that start with {GROUP}/ are reserved for the operator; choose others"
