@@ -87,7 +87,7 @@ class Planned:
 
 
 def planned(seed: int) -> Iterator[Planned]:
-    """Yield what to do, for ever; the same for the same seed."""
+    """Yield what to do, forever; the same for the same seed."""
     chance = random.Random(seed)
     kinds, weights = list(_WEIGHTS), list(_WEIGHTS.values())
     while True:
