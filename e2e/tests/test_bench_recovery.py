@@ -1,4 +1,4 @@
-"""The recovery benchmark's arithmetic: from lines of logs to figures, table and picture."""
+"""The arithmetic of the recovery benchmark: from lines of logs to figures, table and picture."""
 
 import dataclasses
 import math
@@ -164,7 +164,7 @@ def _document(*records: dict[str, Any]) -> dict[str, Any]:
 
 
 def _row(content: dict[str, Any], system: str) -> list[str]:
-    """Return the cells of a system's only row, but for fault, system, and how often it was done."""
+    """Return the cells of the only row of a system, without fault, system and number of repetitions."""
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table(content).splitlines()]
     (found,) = [row[3:] for row in rows if row[1] == system and row[2] != "0"]
     return found
@@ -288,7 +288,7 @@ def test_figures_replace_those_of_before() -> None:
 
 
 class Recorder:
-    """Keeps the objects that a system applies."""
+    """Records the objects that a system applies."""
 
     def __init__(self) -> None:
         self.applied: list[dict[str, Any]] = []

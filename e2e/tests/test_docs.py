@@ -1,4 +1,4 @@
-"""What the documentation says can be followed: links lead somewhere, commands and reasons exist."""
+"""The documentation is correct: links resolve, commands and reasons exist."""
 
 import re
 from pathlib import Path
@@ -29,7 +29,7 @@ def test_links_lead_to_a_file_or_a_heading(page: Path) -> None:
             continue
         path, _, heading = target.partition("#")
         file = page.parent / path if path else page
-        assert file.exists(), f"{target} is not there"
+        assert file.exists(), f"{target} does not exist"
         if heading:
             assert heading in _headings(file), f"{target}: no such heading"
 

@@ -1,4 +1,4 @@
-"""The helpers of the cluster tests and of the demo."""
+"""The helpers of the cluster tests and the demo."""
 
 import subprocess
 import sys
@@ -119,7 +119,7 @@ def test_the_demo_knows_its_example() -> None:
 
 
 class _FakeKubectl:
-    """Hands out what is watched, and remembers what is followed."""
+    """Calls back for watches, and records what is followed."""
 
     def __init__(self) -> None:
         self.followed: list[tuple[str, str]] = []

@@ -1,4 +1,4 @@
-"""What to do to the job, drawn from a seed: kinds, pauses, victims, sizes. Pure."""
+"""The plan of faults, drawn from a seed: kinds, pauses, victims, sizes. Pure."""
 
 import random
 from collections.abc import Iterator
@@ -28,9 +28,9 @@ class Kind(StrEnum):
 
 
 MEANING = {
-    Kind.SCALE: "another number of nodes is asked for",
+    Kind.SCALE: "the number of wanted nodes changes",
     Kind.KILL_NODE: "all processes of a node pod are killed (SIGKILL)",
-    Kind.DELETE: "a node pod is deleted with its grace",
+    Kind.DELETE: "a node pod is deleted with grace",
     Kind.DELETE_NOW: "a node pod is deleted without grace",
     Kind.EVICT: "a node pod is evicted",
     Kind.TERMINATE_WORKER: "one worker process gets SIGTERM",
@@ -38,8 +38,8 @@ MEANING = {
     Kind.CORDON: "a machine takes no new pods for a while",
     Kind.KILL_HOST: "the processes of the rendezvous pod are killed",
     Kind.DELETE_HOST: "the rendezvous pod is deleted without grace",
-    Kind.KILL_OPERATOR: "the operator's processes are killed",
-    Kind.DELETE_OPERATOR: "the operator's pod is deleted without grace",
+    Kind.KILL_OPERATOR: "the processes of the operator are killed",
+    Kind.DELETE_OPERATOR: "the pod of the operator is deleted without grace",
     Kind.STOP_MACHINE: "a machine has no power for a while",
     Kind.PARTITION: "a machine has no network for a while",
 }
@@ -60,9 +60,9 @@ _WEIGHTS = {
     Kind.PARTITION: 1,
 }
 PLANNED = frozenset({Kind.SCALE, Kind.DELETE, Kind.EVICT, Kind.TERMINATE_WORKER, Kind.CORDON})
-"""Changes that are announced to the workers: they cost no step."""
+"""Changes that are announced to the workers. They must lose no step."""
 HARMLESS = frozenset({Kind.CORDON, Kind.KILL_OPERATOR, Kind.DELETE_OPERATOR})
-"""Nothing that trains is touched."""
+"""Faults that do not affect training."""
 OF_WORKERS = frozenset({Kind.TERMINATE_WORKER, Kind.KILL_WORKER})
 OF_PODS = frozenset({Kind.KILL_NODE, Kind.DELETE, Kind.DELETE_NOW, Kind.EVICT})
 OF_HOST = frozenset({Kind.KILL_HOST, Kind.DELETE_HOST})
@@ -71,23 +71,23 @@ OF_MACHINES = frozenset({Kind.STOP_MACHINE, Kind.PARTITION})
 
 @dataclass(frozen=True)
 class Planned:
-    """The next thing to do."""
+    """The next fault."""
 
     kind: Kind
     settled: bool
-    """Whether to wait first until the job trains at its size again."""
+    """Whether to wait first until the job trains at its size."""
     pause: float
     """Seconds to wait then."""
     victim: float
-    """From 0 to 1: which of those that there are."""
+    """The victim, from 0 to 1."""
     nodes: int
     """Size to scale to."""
     seconds: float
-    """How long a machine is out of order."""
+    """Seconds for which a machine has the fault."""
 
 
 def planned(seed: int) -> Iterator[Planned]:
-    """Yield what to do, forever; the same for the same seed."""
+    """Yield faults without end; the same ones for the same seed."""
     chance = random.Random(seed)
     kinds, weights = list(_WEIGHTS), list(_WEIGHTS.values())
     while True:
