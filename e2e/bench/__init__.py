@@ -1,1 +1,1 @@
-"""Benchmarks: ratios measured side by side in one run."""
+"""Benchmarks. Each measures both sides of a comparison in one run."""

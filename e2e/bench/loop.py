@@ -1,7 +1,7 @@
-"""What the loop costs per step in one process: run.steps, and run.batches over a loader, minus the same without them.
+"""Measures the cost per step of run.steps, and of run.batches over a loader, in one process, against plain loops.
 
-Both sides are measured in turn, several times, and the medians subtracted. Exits with 1 if a step of ``run.steps``
-costs more than 50 microseconds.
+Both sides are measured in turn, several times; the result is the difference of the medians. Exits with 1 if a step of
+``run.steps`` costs more than 50 microseconds.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ _MOST_MICROSECONDS = 50.0
 
 
 def main() -> None:
-    """Measure, print the figures as JSON, and judge."""
+    """Measure, print the figures as JSON, and check them."""
     torch.set_num_threads(1)
     data = TensorDataset(torch.arange(100_000))
     batches = GlobalBatches(len(data), _BATCH)
@@ -51,7 +51,7 @@ def _reported() -> Iterable[int]:
 def _measure(
     ours: Callable[[], Iterable[object]], theirs: Callable[[], Iterable[object]], steps: int = _STEPS
 ) -> float:
-    """Return the microseconds per step that the first loop takes more than the second."""
+    """Return how many microseconds per step the first loop takes longer than the second."""
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(_TIMES):
         for loop, seconds in zip((ours, theirs), times, strict=True):

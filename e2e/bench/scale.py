@@ -1,7 +1,7 @@
-"""How long 50 jobs of 8 nodes take until every node pod runs, against plain concurrent POSTs of the same pods.
+"""Measures the start of 50 jobs of 8 nodes until every node pod runs, against plain concurrent POSTs of the same pods.
 
-Fake nodes (kwok) take the pods, so what is measured is the control plane: API server, scheduler and our operator. Both
-sides are measured in turn in the same run, on the same cluster, by the same client; the ratio is the result.
+Fake nodes (kwok) run the pods, so the figures show the control plane: API server, scheduler and operator. Both sides
+are measured in turn in the same run, on the same cluster, with the same client. The result is the ratio.
 """
 
 import argparse
@@ -40,7 +40,7 @@ _POD_SPEC: dict[str, Any] = {
 
 
 def plain_pods(jobs: int, nodes: int) -> list[dict[str, Any]]:
-    """Return the pods that the operator makes of these jobs, with names and labels that it does not look after."""
+    """Return the pods that the operator creates for these jobs, with names and labels that it ignores."""
     pods = []
     for number in range(jobs):
         manifest = job(number, nodes)
@@ -49,7 +49,7 @@ def plain_pods(jobs: int, nodes: int) -> list[dict[str, Any]]:
         for index in range(nodes):
             pod = node_pod(made, index)
             metadata = pod["metadata"]
-            del metadata["ownerReferences"]  # nobody of that uid is there: the garbage collector would delete the pod
+            del metadata["ownerReferences"]  # No owner has that uid, so the garbage collector would delete the pod.
             metadata["name"] = f"plain-{metadata['name']}"
             metadata["labels"] = {f"bench.{label}": value for label, value in metadata["labels"].items()}
             pods.append(pod)
@@ -69,12 +69,12 @@ def job(number: int, nodes: int) -> dict[str, Any]:
 async def running(api: Api, selector: str, count: int) -> None:
     """Wait until that many pods run. Raises TimeoutError.
 
-    By a watch of those that run: polling would load the API server that is measured, the longer the more.
+    Uses a watch of running pods: polling would load the API server that is measured.
     """
     query = f"watch=true&labelSelector={selector}&fieldSelector=status.phase=Running"
     seen: set[str] = set()
     async with asyncio.timeout(_GIVE_UP_SECONDS):
-        while True:  # an API server under load ends watches early
+        while True:  # An API server under load ends watches early.
             async for event in api.watch(f"api/v1/namespaces/{_NAMESPACE}/pods?{query}"):
                 seen.add(event["object"]["metadata"]["name"])
                 if len(seen) >= count:
@@ -115,14 +115,14 @@ async def measure_jobs(api: Api, jobs: int, nodes: int) -> float:
 
 
 async def run(jobs: int, nodes: int, repetitions: int) -> dict[str, Any]:
-    """Measure both sides in turn and return every figure, in seconds."""
+    """Measure both sides in turn. Returns every figure, in seconds."""
     plain: list[float] = []
     ours: list[float] = []
     async with Api.connected() as api, fake_nodes(api, _NODES), api.namespace(_NAMESPACE):
         for repetition in range(repetitions + 1):
             pair = await measure_plain(api, plain_pods(jobs, nodes)), await measure_jobs(api, jobs, nodes)
             if repetition == 0:
-                continue  # the first pair warms caches on both sides
+                continue  # The first pair warms the caches of both sides.
             plain.append(pair[0])
             ours.append(pair[1])
             print(f"plain {pair[0]:6.1f} s   jobs {pair[1]:6.1f} s   ratio {pair[1] / pair[0]:.2f}", flush=True)
@@ -138,20 +138,20 @@ async def run(jobs: int, nodes: int, repetitions: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run as `python -m bench.scale` with the operator installed; exit 1 where the median ratio is above --most."""
+    """Run as `python -m bench.scale` with the operator installed. Exits with 1 if the median ratio is above --most."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=50)
     parser.add_argument("--nodes", type=int, default=8, help="nodes of each job")
     parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument("--most", type=float, default=2.0, help="the ratio that is still good")
+    parser.add_argument("--most", type=float, default=2.0, help="the highest accepted ratio")
     parser.add_argument("--kwok", default="kwok", help="the kwok binary")
-    parser.add_argument("--json", type=Path, help="write every figure there")
+    parser.add_argument("--json", type=Path, help="file for all figures")
     arguments = parser.parse_args()
     with playing(arguments.kwok):
         figures = asyncio.run(run(arguments.jobs, arguments.nodes, arguments.repetitions))
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
-    print(f"median ratio {figures['median_ratio']:.2f} (at most {arguments.most:g} is good)")
+    print(f"median ratio {figures['median_ratio']:.2f} (at most {arguments.most:g} is accepted)")
     sys.exit(0 if figures["median_ratio"] <= arguments.most else 1)
 
 

@@ -1,7 +1,7 @@
-"""Measures for how long a snapshot of 1 GB keeps the training waiting, against torch.save of the same state.
+"""Measures how long a snapshot of 1 GB delays training, compared with torch.save of the same state.
 
-The state is that of a model and its AdamW, in CPU memory. torch.save, a step with a snapshot and one without are done
-in turns, in one process and on one disk; medians count. The first snapshot, which has to get its memory, is told apart.
+The state is that of a model and its AdamW, in CPU memory. torch.save, a step with a snapshot and a step without one run
+in turn, in one process and on one disk; medians count. The first snapshot, which allocates its memory, is separate.
 Exits with 1 if the ratio is above the bar.
 """
 
@@ -27,7 +27,7 @@ _COPIES = 3
 
 
 class _Training:
-    """A model of so many bytes, its averages included, whose steps compute and change all of it."""
+    """A model of that many bytes, including its averages. Each step computes and changes all of it."""
 
     def __init__(self, size: int) -> None:
         side = int((size / _COPIES / 4 / _LAYERS) ** 0.5)
@@ -52,19 +52,19 @@ def _seconds(action: Callable[[], object]) -> float:
 
 
 def measure(directory: Path, size: int, rounds: int) -> dict[str, float]:
-    """Return seconds: of torch.save, of being kept waiting, of steps with and without, and until it was complete."""
+    """Return seconds: of torch.save, of the delay, of steps with and without a snapshot, and until it was complete."""
     training = _Training(size)
     training.step()
     state: dict[str, Stateful] = {"model": training.model, "optimizer": training.optimizer}
     saver = Saver(directory / "snapshots", state, keep=1)
     plain, blocked, complete, steps, steps_beside = [], [], [], [], []
 
-    def save() -> None:  # what a plain script does
+    def save() -> None:  # A plain script does this.
         torch.save({name: part.state_dict() for name, part in state.items()}, directory / "plain.pt")
 
     for step in range(1, rounds + 2):
         plain.append(_seconds(save))
-        os.sync()  # what one has left to the kernel is not to slow down the other
+        os.sync()  # Data that one side left to the kernel must not slow down the other.
         steps.append(_seconds(training.step))
         began = time.monotonic()
         saver.save(step, wait=False)
@@ -91,18 +91,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megabytes", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--directory", type=Path, help="where to write (default: that of temporary files)")
+    parser.add_argument("--directory", type=Path, help="directory to write to (default: that of temporary files)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.directory) as directory:
         seconds = measure(Path(directory), options.megabytes * 10**6, options.rounds)
     ratio, first = (seconds[name] / seconds["torch.save"] for name in ("blocked", "first"))
     longer = (seconds["step with snapshot"] - seconds["step"]) / seconds["torch.save"]
     print(json.dumps({**{name: round(value, 4) for name, value in seconds.items()}, "ratio": round(ratio, 4)}))
-    print(
-        f"A snapshot of {seconds['gigabytes']:.2f} GB keeps the training waiting for {ratio:.1%} of a torch.save's time"
-    )
-    print(f"(the first one, which has to get its memory, for {first:.1%}); at most {_BAR:.0%} are allowed.")
-    print(f"All in all, such a step takes {longer:.1%} of that time longer than another.")
+    print(f"A snapshot of {seconds['gigabytes']:.2f} GB delays training by {ratio:.1%} of the time of a torch.save")
+    print(f"(the first one, which allocates its memory, by {first:.1%}); at most {_BAR:.0%} are allowed.")
+    print(f"In total, such a step takes longer than another by {longer:.1%} of that time.")
     sys.exit(ratio > _BAR)
 
 

@@ -1,1 +1,1 @@
-"""Faults at random instants, and what must be true afterwards."""
+"""Random faults, and the rules that must hold afterwards."""

@@ -1,7 +1,7 @@
-"""Kills the operator's pod again and again while jobs start, then checks that each job has exactly what it should.
+"""Kills the pod of the operator repeatedly while jobs start, then checks the objects of each job.
 
-The nodes are fake (kwok): what is tested is that a reconciliation that dies at any point is repaired by the next, with
-nothing missing, double or orphaned.
+The Kubernetes nodes are fake (kwok). The test shows that the next pass repairs one that was killed at any point: no
+object is missing, doubled or orphaned.
 """
 
 import argparse
@@ -29,7 +29,7 @@ _KINDS = {
 
 
 def job(name: str) -> dict[str, Any]:
-    """Return a job with something of everything that a job can own."""
+    """Return a job that owns every kind of object."""
     container = {
         "name": "trainer",
         "image": "example.invalid/trainer:1",
@@ -51,7 +51,7 @@ def job(name: str) -> dict[str, Any]:
 
 
 def expected(names: list[str]) -> dict[str, Counter[str]]:
-    """Return how often each object must be there, by kind."""
+    """Return how often each object must exist, by kind."""
     return {
         "pods": Counter(f"{name}-{part}" for name in names for part in [*range(_NODES), "rdzv"]),
         "services": Counter(f"{name}{part}" for name in names for part in ("", "-rdzv")),
@@ -61,7 +61,7 @@ def expected(names: list[str]) -> dict[str, Counter[str]]:
 
 
 async def found(api: Api) -> dict[str, Counter[str]]:
-    """Return the objects with the job's label in the namespace, each with its job as controller, by kind."""
+    """Return the objects with the label of a job, with the job as controller, by kind."""
     uids = {item["metadata"]["name"]: item["metadata"]["uid"] for item in (await api.call("GET", _JOBS))["items"]}
     result = {}
     for kind, api_version in _KINDS.items():
@@ -79,7 +79,7 @@ def _owned(item: dict[str, Any], uids: dict[str, str]) -> bool:
 
 
 async def kill_operator(api: Api, namespace: str) -> None:
-    """Kill the operator's pod without grace and wait until another runs. Raises TimeoutError."""
+    """Kill the pod of the operator without grace and wait for the next one. Raises TimeoutError."""
     path = f"api/v1/namespaces/{namespace}/pods?labelSelector=app.kubernetes.io/name=torchrun-operator"
     victims = (await api.call("GET", path))["items"]
     dead = {pod["metadata"]["uid"] for pod in victims}
@@ -95,7 +95,7 @@ async def kill_operator(api: Api, namespace: str) -> None:
 
 
 async def settled(api: Api, names: list[str]) -> dict[str, Counter[str]]:
-    """Wait until what is there is what should be, and give up after a while; return what is there."""
+    """Wait until the existing objects are the expected ones, up to a limit. Returns the existing objects."""
     for _ in range(int(_SETTLE_SECONDS / _POLL_SECONDS)):
         if await found(api) == expected(names):
             break
@@ -104,7 +104,7 @@ async def settled(api: Api, names: list[str]) -> dict[str, Counter[str]]:
 
 
 async def run(jobs: int, kills: int, namespace: str, chance: random.Random) -> list[str]:
-    """Start jobs while the operator is being killed; return what is wrong afterwards, a line each."""
+    """Start jobs while the operator is killed. Returns the problems found afterwards, a line each."""
     names = [f"job-{number}" for number in range(jobs)]
     async with Api.connected() as api, fake_nodes(api, 10), api.namespace(_NAMESPACE):
         pending = list(names)
@@ -131,11 +131,11 @@ async def run(jobs: int, kills: int, namespace: str, chance: random.Random) -> l
 
 
 def main() -> None:
-    """Run as `python -m chaos.operator_restarts` with the operator installed; exit 1 where anything is wrong."""
+    """Run as `python -m chaos.operator_restarts` with the operator installed. Exits with 1 if it finds a problem."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=10)
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--namespace", default="torchrun-system", help="where the operator runs")
+    parser.add_argument("--namespace", default="torchrun-system", help="namespace of the operator")
     parser.add_argument("--kwok", default="kwok", help="the kwok binary")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
     arguments = parser.parse_args()

@@ -17,7 +17,7 @@ from support.waiting import NotInTimeError
 
 
 def main() -> int:
-    """Run the demo; return 1 where a bar is missed or something does not happen, 2 where the cluster is unusable."""
+    """Run the demo. Returns 1 if a bar is missed or a scene fails, 2 if the cluster is unusable."""
     began, screen, results = time.monotonic(), Screen(), Results()
     try:
         cluster = own_cluster(os.environ, "DEMO") or _local(screen)
@@ -32,7 +32,7 @@ def main() -> int:
         return 1
     except KeyboardInterrupt:
         screen.close()
-        screen.text("\nInterrupted. What it has made stays: `make demo` starts afresh, `make cluster-down` removes it.")
+        screen.text("\nInterrupted. All objects stay: `make demo` starts again, `make cluster-down` removes them.")
         return 130
     finally:
         results.total_seconds = time.monotonic() - began
@@ -42,7 +42,7 @@ def main() -> int:
 
 
 def _local(screen: Screen) -> Cluster:
-    screen.scene("A Kubernetes cluster on this machine (set KUBECONFIG to use another)")
+    screen.scene("A Kubernetes cluster on this computer (set KUBECONFIG to use another)")
     return local_cluster()
 
 
@@ -55,7 +55,7 @@ def _install(cluster: Cluster, screen: Screen) -> None:
 
 
 def _conclude(cluster: Cluster, screen: Screen, results: Results) -> int:
-    screen.scene("Measured, in the trainers' own logs")
+    screen.scene("Measured in the logs of the workers")
     screen.text(results.table(screen.good, screen.bad))
     failures = results.failures()
     for failure in failures:

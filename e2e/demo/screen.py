@@ -1,4 +1,4 @@
-"""What the demo shows while it runs: what happens as lines, and one line below them that is kept up to date."""
+"""The output of the demo: a line per event, and a live status line below them."""
 
 import os
 import sys
@@ -7,11 +7,11 @@ import time
 from typing import TextIO
 
 _QUIET_SECONDS = 3.0
-"""Time between two lines of plain progress where the output is no terminal."""
+"""Time between two status lines if the output is not a terminal."""
 
 
 class Screen:
-    """Prints from several threads; a terminal gets colours and a live line, anything else plain lines."""
+    """Prints from several threads. A terminal gets colors and a live line, other outputs get plain lines."""
 
     def __init__(self, output: TextIO = sys.stdout) -> None:
         self._output = output
@@ -22,19 +22,19 @@ class Screen:
         self._status = ""
 
     def scene(self, title: str) -> None:
-        """Begin a part of the story."""
+        """Print the heading of a scene."""
         self._print(f"\n{self._styled('1;36', title)}")
 
     def say(self, text: str) -> None:
-        """Tell what has just happened, with the time since the demo began."""
+        """Print an event with the time since the start of the demo."""
         self._print(f"{self._styled('2', f'{time.monotonic() - self._began:6.1f} s')}  {text}")
 
     def text(self, text: str) -> None:
-        """Print as it is."""
+        """Print a line unchanged."""
         self._print(text)
 
     def status(self, text: str) -> None:
-        """Show how things stand: in place on a terminal, now and then elsewhere."""
+        """Show the status: in place on a terminal, at intervals elsewhere."""
         with self._lock:
             if self._live:
                 width = os.get_terminal_size(self._output.fileno()).columns
@@ -45,18 +45,18 @@ class Screen:
                 self._write(f"{time.monotonic() - self._began:6.1f} s    {text}\n")
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
+        """Restore the terminal."""
         with self._lock:
             if self._status:
                 self._status = ""
                 self._write("\r\033[K")
 
     def good(self, text: str) -> str:
-        """Return text in the colour of what is as it should be."""
+        """Return text in the color of success."""
         return self._styled("32", text)
 
     def bad(self, text: str) -> str:
-        """Return text in the colour of what is not."""
+        """Return text in the color of failure."""
         return self._styled("31", text)
 
     def _print(self, text: str) -> None:

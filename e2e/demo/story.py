@@ -1,4 +1,4 @@
-"""The scenes of the demo, each of which waits for what it caused and measures it in the trainers' logs."""
+"""The scenes of the demo. Each waits for its effect and measures it in the logs of the workers."""
 
 import re
 from pathlib import Path
@@ -20,11 +20,11 @@ _START_SECONDS = 180.0
 _CHANGE_SECONDS = 120.0
 _FINISH_SECONDS = 300.0
 _LOOK_STEPS = 60
-"""How many steps each scene lets the job train before it goes on."""
+"""How many steps the job trains before each scene."""
 
 
 class Story:
-    """One run of the demo on a cluster that has the operator."""
+    """One run of the demo, on a cluster with the operator."""
 
     def __init__(self, cluster: Cluster, screen: Screen, results: Results) -> None:
         self._kubectl: Kubectl = cluster.kubectl.within(NAMESPACE)
@@ -38,13 +38,13 @@ class Story:
         self._watch = self._kubectl.watch(KIND, "", self._job_changed)
 
     def close(self) -> None:
-        """Stop watching; the job stays."""
+        """Stop watching. The job stays."""
         self._watch.stop()
         self._training.stop()
         self._screen.close()
 
     def play(self) -> None:
-        """Go through all scenes; raise NotInTimeError where something does not happen at all."""
+        """Run all scenes. Raises NotInTimeError if an expected event does not happen."""
         self._start()
         self._kill_rank_zero()
         down = self._scale(2)
@@ -74,12 +74,12 @@ class Story:
         self._train_on(self._whole(after, before.world, began))
 
     def _scale(self, replicas: int) -> tuple[float, int]:
-        """Return the seconds until it trains at that size, and how many steps were repeated."""
+        """Return the seconds until the job trains at that size, and the number of repeated steps."""
         self._screen.scene(f"kubectl scale {KIND} {JOB} --replicas={replicas}")
         began = self._training.now()
         self._kubectl.run("scale", KIND, JOB, f"--replicas={replicas}")
         after = self._whole(None, replicas, began)
-        # What was done before, whoever reported it last: a drained round ends with a line of its own.
+        # Every step done before, from any report: a drained round ends with a line of its own.
         before = max(
             (step for step in self._training.steps() if step.started_at < after.started_at), key=lambda step: step.time
         )
@@ -97,15 +97,15 @@ class Story:
         results.restarts = {cause: int(count) for cause, count in job["status"]["restarts"].items()}
         results.final_step, results.snapshot_step = last.step, last.snapshot
         results.accuracy = wait_for("the accuracy in the log", lambda: self._accuracy(last.pod), _CHANGE_SECONDS)
-        self._screen.say(f"{job['status']['state']}; accuracy {results.accuracy:.3f} on digits it has never seen")
+        self._screen.say(f"{job['status']['state']}; accuracy {results.accuracy:.3f} on unseen digits")
 
     def _train_on(self, since: Step) -> None:
-        """Let it train for a while; less if it is about to finish."""
+        """Let the job train for some steps; fewer if it is about to finish."""
         aim = since.step + _LOOK_STEPS
         self._training.wait(f"step {aim}", lambda step: step.step >= min(aim, step.total or aim), _CHANGE_SECONDS)
 
     def _whole(self, after: Step | None, world: int, began: float) -> Step:
-        """Wait for a step with so many workers (one per node) that started after a moment."""
+        """Wait for a step with that many workers (one per node) that started after a moment."""
         if after is not None and after.world == world:
             return after
         what = f"a step with {world} workers"
@@ -122,7 +122,7 @@ class Story:
     def _job(self) -> dict[str, Any]:
         job = self._kubectl.get(KIND, JOB)
         if job is None:
-            raise RuntimeError(f"the job {JOB} is gone: somebody has deleted it")
+            raise RuntimeError(f"the job {JOB} was deleted")
         return job
 
     def _rank_zero(self) -> str | None:
@@ -163,28 +163,28 @@ class Story:
 
 
 def adapted(manifest: str, image: str) -> str:
-    """Return the example as the demo runs it: with that image, and twice as fast."""
+    """Return the example with that image, and twice as fast."""
     for old, new in ((LOCAL_TRAINER_IMAGE, image), (_STEP_SECONDS, _SHORTER_STEP_SECONDS)):
         if manifest.count(old) != 1:
-            raise RuntimeError(f"{_MANIFEST} does not say {old} once; the demo knows another version of it")
+            raise RuntimeError(f"{_MANIFEST} does not contain {old} exactly once; update the demo")
         manifest = manifest.replace(old, new)
     return manifest
 
 
 def prepare(kubectl: Kubectl) -> None:
-    """Have an empty namespace: what an earlier run left behind goes."""
+    """Create an empty namespace, without the remains of an earlier run."""
     kubectl.run("delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=120s")
     kubectl.run("create", "namespace", NAMESPACE)
 
 
 def hints(kubeconfig: Path, local: bool) -> str:
-    """Say how to look around and how to clean up."""
+    """Print commands to look around and to clean up."""
     lines = [
         f"export KUBECONFIG={kubeconfig}" if local else "",
         f"kubectl -n {NAMESPACE} get trj,pods",
         f"kubectl -n {NAMESPACE} describe trj {JOB}",
         f"kubectl -n {NAMESPACE} get trj {JOB} -o jsonpath={{.status}}",
         "make demo           # again, from the start",
-        "make cluster-down   # when you have seen enough" if local else f"kubectl delete namespace {NAMESPACE}",
+        "make cluster-down   # to clean up" if local else f"kubectl delete namespace {NAMESPACE}",
     ]
     return "\n".join(f"  {line}" for line in lines if line)

@@ -1,4 +1,4 @@
-"""Writes the examples' scripts into their manifests as inline files; with --check only says whether they are there."""
+"""Writes the scripts of examples into their manifests as inline files; --check only checks them."""
 
 import argparse
 import re
@@ -7,11 +7,11 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 MARK = re.compile(r"^  - path: /workspace/(?P<script>\w+\.py)\n    content: \|\n", re.MULTILINE)
-"""Where a script begins, which lies beside the manifest; it is the last thing in it."""
+"""The start of a script, which is the last part of the manifest and also a file next to it."""
 
 
 def inlined(manifest: Path) -> str:
-    """Return the text of a manifest with its script as it is now."""
+    """Return the text of a manifest with its current script."""
     text = manifest.read_text()
     mark = MARK.search(text)
     if not mark:
@@ -28,7 +28,7 @@ def main() -> None:
         if manifest.read_text() == wanted:
             continue
         if check:
-            raise SystemExit(f"{manifest} does not hold the text of its script: run {Path(__file__)}")
+            raise SystemExit(f"{manifest} does not have the current text of its script: run {Path(__file__)}")
         manifest.write_text(wanted)
 
 

@@ -1,1 +1,1 @@
-"""A real Kubernetes on one Linux machine, without Docker: see docs/local-cluster.md."""
+"""A real Kubernetes on one Linux computer, without Docker. See docs/local-cluster.md."""

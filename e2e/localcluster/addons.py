@@ -1,4 +1,4 @@
-"""What a cluster offers beyond Kubernetes itself: names (CoreDNS) and storage."""
+"""Add-ons of the cluster: names (CoreDNS) and storage."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ MANIFESTS: dict[str, list[dict[str, object]]] = {
 
 
 def corefile(kubeconfig: Path) -> str:
-    """CoreDNS's configuration: the cluster's names straight from its watch; no other name exists, said at once."""
+    """Configuration of CoreDNS: the names of the cluster from its watch. Other names fail at once."""
     return f"""cluster.local in-addr.arpa {{
   bind {CONTROL_PLANE_ADDRESS}
   errors
@@ -67,7 +67,7 @@ def corefile(kubeconfig: Path) -> str:
 
 
 def install(api: Api) -> None:
-    """Make the objects that CoreDNS and storage need."""
+    """Create the objects that CoreDNS and storage need."""
     for collection, manifests in MANIFESTS.items():
         for manifest in manifests:
             metadata = manifest["metadata"]
@@ -76,6 +76,6 @@ def install(api: Api) -> None:
 
 
 def listens_to_dns(udp_table: str) -> bool:
-    """Whether a /proc/PID/net/udp lists a socket on port 53 of the control plane's address."""
+    """Whether a /proc/PID/net/udp lists a socket on port 53 of the address of the control plane."""
     little_endian = "".join(f"{int(part):02X}" for part in reversed(CONTROL_PLANE_ADDRESS.split(".")))
     return any(f"{little_endian}:0035" in line.split()[1:2] for line in udp_table.splitlines())

@@ -16,7 +16,7 @@ _TIMEOUT = 5.0  # seconds
 
 
 class Api:
-    """The cluster's API server, called as an administrator."""
+    """The API server of the cluster, with the credentials of an administrator."""
 
     def __init__(self, pki: Path, port: int) -> None:
         self._port = port
@@ -24,7 +24,7 @@ class Api:
         self._tls.load_cert_chain(pki / "admin.crt", pki / "admin.key")
 
     def call(self, method: str, path: str, body: object = None) -> tuple[int, str]:
-        """Status and body of one call; raise OSError or http.client.HTTPException if there is no answer."""
+        """Status and body of one call. Raises OSError or http.client.HTTPException if there is no answer."""
         connection = http.client.HTTPSConnection("127.0.0.1", self._port, context=self._tls, timeout=_TIMEOUT)
         headers = {"Accept": "application/json", "Content-Type": "application/apply-patch+yaml"}
         try:
@@ -42,17 +42,17 @@ class Api:
             return False
 
     def get(self, path: str) -> Any:  # noqa: ANN401 - whatever the API returns
-        """Object at this path; raise ClusterError if it cannot be had."""
+        """Object at this path. Raises ClusterError if it cannot be read."""
         return self._checked("GET", path)
 
     def delete(self, path: str) -> None:
-        """Delete the object at this path if it is there."""
+        """Delete the object at this path if it exists."""
         status, body = self.call("DELETE", path)
         if status not in {200, 202, 404}:
             raise ClusterError(f"DELETE {path}: {status} {body[:500]}")
 
     def apply(self, path: str, manifest: Mapping[str, object]) -> None:
-        """Make the object at this path what the manifest says."""
+        """Create or update the object at this path from the manifest."""
         self._checked("PATCH", path + _APPLY, manifest)
 
     def _checked(self, method: str, path: str, body: object = None) -> Any:  # noqa: ANN401
@@ -65,7 +65,7 @@ class Api:
         return json.loads(text)
 
     def ready_nodes(self) -> dict[str, bool]:
-        """Names of the cluster's nodes, and whether each is Ready."""
+        """Names of the nodes of the cluster, and whether each is Ready."""
         return {node["metadata"]["name"]: is_ready(node) for node in self.get("/api/v1/nodes")["items"]}
 
 

@@ -1,7 +1,7 @@
-"""Image archives that hold only the layers the other side lacks.
+"""Image archives with only the layers that the other side lacks.
 
-Of a trainer's image of more than 4 GB, a change of the sources touches a few hundred KB: containerd takes an image
-whose first layers it has unpacked already without seeing those layers again.
+A change of the sources touches a few hundred KB of a trainer image of more than 4 GB. containerd accepts an image
+without those first layers that it has already unpacked.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _OCI = "application/vnd.oci.image"
 
 
 def chain_ids(diff_ids: Sequence[str]) -> list[str]:
-    """Names containerd gives to the unpacked layers of an image: of each one together with all below it."""
+    """Names that containerd gives to the unpacked layers of an image: each together with all layers below it."""
     chain: list[str] = []
     for diff_id in diff_ids:
         below = f"{chain[-1]} {diff_id}" if chain else ""
@@ -31,7 +31,7 @@ def chain_ids(diff_ids: Sequence[str]) -> list[str]:
 
 
 def lacking(diff_ids: Sequence[str], unpacked: Collection[str]) -> set[str]:
-    """Layers that someone who has unpacked these chains still needs."""
+    """Layers that are missing where these chains are unpacked."""
     known = 0
     while known < len(diff_ids) and chain_ids(diff_ids)[known] in unpacked:
         known += 1
@@ -39,7 +39,7 @@ def lacking(diff_ids: Sequence[str], unpacked: Collection[str]) -> set[str]:
 
 
 def repack(docker_archive: IO[bytes], reference: str, wanted: Collection[str], target: Path) -> None:
-    """Turn a stream of docker's format with one image into an OCI archive with only the wanted layers of it."""
+    """Convert a stream in docker's format with one image into an OCI archive with only the wanted layers."""
     sizes: dict[str, int] = {}
     config = b""
     with (

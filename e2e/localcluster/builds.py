@@ -1,4 +1,4 @@
-"""The cluster's programs, built from Go modules once per version and kept in the cache."""
+"""The programs of the cluster, built from Go modules once per version and kept in the cache."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from localcluster.preflight import require_go
 from localcluster.shell import ClusterError, contained, stream
 
 PROGRAMS = ("pause", "kube", "coredns", "helm", "kwok")
-# Names under which kube is a program of its own.
+# Names under which kube acts as a separate program.
 KUBE_NAMES = ("kubectl",)
 
 
 @dataclass(frozen=True)
 class Program:
-    """One Go program and what its binary depends on."""
+    """A Go program, and what its binary depends on."""
 
     name: str
     module: Path
@@ -50,7 +50,7 @@ def required_version(go_mod: str, module: str) -> str:
 
 
 def kubernetes_ldflags(version: str) -> str:
-    """Linker flags that make Kubernetes programs tell their version."""
+    """Linker flags with the version of Kubernetes programs."""
     major, minor = version.removeprefix("v").split(".")[:2]
     values = {"gitVersion": version, "gitMajor": major, "gitMinor": minor, "gitTreeState": "clean"}
     return " ".join(f"-X k8s.io/component-base/version.{name}={value}" for name, value in values.items())
@@ -67,7 +67,7 @@ def program(name: str, modules: Path = PACKAGE / "modules") -> Program:
 
 
 def binary(layout: Layout, built: Program, go_version: str) -> Path:
-    """Where a program's binary lies, built if it is not there yet."""
+    """Path of the binary of a program, built if necessary."""
     directory = layout.cache / "programs" / f"{built.name}-{built.key(go_version)}"
     result = directory / built.name
     if result.exists():
@@ -92,7 +92,7 @@ def _build(built: Program, result: Path, log: Path) -> None:
 
 @dataclass(frozen=True)
 class Programs:
-    """Where the built programs lie."""
+    """Directory of the built programs."""
 
     directory: Path
 
@@ -106,14 +106,14 @@ def programs_directory(layout: Layout, keys: Mapping[str, str]) -> Path:
 
 
 def find(layout: Layout) -> Programs | None:
-    """Programs as they should be now, or None if they are not all built."""
+    """The current versions of the programs; None if one is not built."""
     go_version = require_go()
     directory = programs_directory(layout, {name: program(name).key(go_version) for name in PROGRAMS})
     return Programs(directory) if directory.exists() else None
 
 
 def build(layout: Layout) -> Programs:
-    """Build what is missing of the programs."""
+    """Build the missing programs."""
     found = find(layout)
     if found:
         return found

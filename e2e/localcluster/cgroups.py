@@ -1,4 +1,4 @@
-"""Control groups of the cluster's pods: removed once their processes are gone."""
+"""Control groups of the pods of the cluster, removed once their processes are gone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def hierarchies(root: Path = _ROOT) -> list[Path]:
 
 
 def create(name: str) -> None:
-    """Make the group `name` in every hierarchy, with all that can be limited there."""
+    """Create the group `name` in every hierarchy, with all controllers that are available there."""
     for hierarchy in hierarchies():
         group = hierarchy
         for part in Path(name.lstrip("/")).parts:
@@ -29,11 +29,11 @@ def create(name: str) -> None:
 
 
 def _delegate(group: Path) -> None:
-    """Let the groups below this one be limited, as version 2 wants to be told; version 1 has only cpusets to copy."""
+    """Enable controllers for the groups below this one (version 2), or copy cpusets (version 1)."""
     if (group / "cgroup.subtree_control").exists():
         available = (group / "cgroup.controllers").read_text().split()
         for controller in available:
-            with contextlib.suppress(OSError):  # some need a capability or do not work in groups: they are not used
+            with contextlib.suppress(OSError):  # Some need a capability or do not work in groups. They are not used.
                 (group / "cgroup.subtree_control").write_text(f"+{controller}")
     for name in ("cpuset.cpus", "cpuset.mems"):
         own, above = group / name, group.parent / name
@@ -43,7 +43,7 @@ def _delegate(group: Path) -> None:
 
 
 def remove(name: str, patience: float = 5.0) -> list[Path]:
-    """Remove the group `name` and all below it in every hierarchy; return what is still there after some seconds."""
+    """Remove the group `name` and all groups below it in every hierarchy. Returns what remains after some seconds."""
     tops = [hierarchy / name.lstrip("/") for hierarchy in hierarchies()]
     deadline = time.monotonic() + patience
     while True:
@@ -53,7 +53,7 @@ def remove(name: str, patience: float = 5.0) -> list[Path]:
         tops = [top for top in tops if top.exists()]
         if not tops or time.monotonic() > deadline:
             return tops
-        time.sleep(0.05)  # a process that was killed leaves its group a little later
+        time.sleep(0.05)  # A killed process leaves its group a little later.
 
 
 def _remove_tree(top: Path) -> None:

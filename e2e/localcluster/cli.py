@@ -19,21 +19,21 @@ from localcluster.shell import ClusterError, say, step
 def parser() -> argparse.ArgumentParser:
     """Commands and their arguments."""
     result = argparse.ArgumentParser(
-        prog="localcluster", description="A real Kubernetes on this machine, without Docker."
+        prog="localcluster", description="A real Kubernetes on this computer, without Docker."
     )
     commands = result.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    up = commands.add_parser("up", help="start the cluster, or what is missing of it; build what is not built")
-    up.add_argument("--nodes", type=_positive, help=f"default: as many as it has, else {cluster.DEFAULT_NODES}")
-    up.add_argument("--bare", action="store_true", help="without the operator's and the trainer's image")
-    commands.add_parser("down", help="end the cluster and remove all it kept, but not the cache")
-    commands.add_parser("status", help="show what runs; exit code 0 if that is all of it")
-    commands.add_parser("build", help="build programs and images, start nothing")
+    up = commands.add_parser("up", help="start the missing parts of the cluster, and build what is not built")
+    up.add_argument("--nodes", type=_positive, help=f"default: the present number, else {cluster.DEFAULT_NODES}")
+    up.add_argument("--bare", action="store_true", help="without the images of the operator and the trainer")
+    commands.add_parser("down", help="stop the cluster and remove all its data, but not the cache")
+    commands.add_parser("status", help="show what runs; exit code 0 if everything runs")
+    commands.add_parser("build", help="build programs and images, and start nothing")
     commands.add_parser("images", help="same as build")
-    image = commands.add_parser("image", help="build one image as its sources are now and put it on the running nodes")
+    image = commands.add_parser("image", help="build one image from its sources and load it on the running nodes")
     image.add_argument("name", choices=sorted(PRODUCTS))
-    load = commands.add_parser("load", help="put the images of an archive (docker or OCI) on the running nodes")
+    load = commands.add_parser("load", help="load the images of an archive (docker or OCI) on the running nodes")
     load.add_argument("archive", type=Path)
-    node = commands.add_parser("node", help="cut a node's power or network, and give it back")
+    node = commands.add_parser("node", help="cut the power or network of a node, or restore it")
     node.add_argument("action", choices=["stop", "start", "partition", "heal"])
     node.add_argument("name")
     commands.add_parser("kubeconfig", help="print the path of the kubeconfig file for the host")
@@ -125,7 +125,7 @@ _COMMANDS: dict[str, Callable[[Layout, argparse.Namespace], int | None]] = {
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run one command; return its exit code."""
+    """Run one command. Returns its exit code."""
     arguments = parser().parse_args(argv)
     try:
         if arguments.command not in {"kubeconfig", "bin"}:
@@ -135,5 +135,5 @@ def main(argv: Sequence[str]) -> int:
         say(f"error: {error}")
         return 1
     except KeyboardInterrupt:
-        say("interrupted; `up` goes on from here, `down` removes what is there")
+        say("interrupted; `up` continues from here, `down` removes what is there")
         return 130

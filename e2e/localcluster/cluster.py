@@ -1,4 +1,4 @@
-"""The whole cluster: bringing it up, looking at it, giving it images."""
+"""The whole cluster: start, status, images."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def nodes(layout: Layout) -> list[Node]:
-    """Nodes that the cluster has, running or not."""
+    """All nodes of the cluster, running or not."""
     indexes = (node_index(path.name) for path in (layout.state / "machines").glob("node*"))
     return [Node(layout, index) for index in sorted(index for index in indexes if index)]
 
@@ -38,7 +38,7 @@ def find_node(layout: Layout, name: str) -> Node:
 
 
 def build(layout: Layout, *, bare: bool = False) -> tuple[Programs, list[Image]]:
-    """Build all programs, images and the nodes' image store, as far as they are not there."""
+    """Build the missing programs and images, and the image store of the nodes."""
     preflight.require_packages(layout.cache / "logs/apt.log")
     preflight.require_disk(layout.cache, preflight.WARM_DISK if _looks_built(layout) else preflight.COLD_DISK)
     programs = builds.build(layout)
@@ -54,7 +54,7 @@ def _looks_built(layout: Layout) -> bool:
 
 
 def up(layout: Layout, count: int | None = None, *, bare: bool = False) -> None:
-    """Have the cluster run with so many nodes, and the images as their sources are; the caller holds its lock."""
+    """Run the cluster with that many nodes, and with images of the current sources. The caller holds its lock."""
     programs, images = build(layout, bare=bare)
     _forget_earlier_boot(layout)
     wanted = count or len(nodes(layout)) or DEFAULT_NODES
@@ -74,19 +74,19 @@ def up(layout: Layout, count: int | None = None, *, bare: bool = False) -> None:
             "ready nodes",
             90,
             lambda: names <= {name for name, ready in api.ready_nodes().items() if ready},
-            hint=f"see {layout.logs}/NODE.kubelet.log. Where one says `too many open files`, take down other clusters, "
+            hint=f"see {layout.logs}/NODE.kubelet.log. If one says `too many open files`, stop other clusters, "
             "or raise `sysctl fs.inotify.max_user_instances`",
         )
     load_images(layout, images)
 
 
 def _forget_earlier_boot(layout: Layout) -> None:
-    """Start afresh if the machine was restarted: etcd does not wait for the disk and may have lost anything."""
+    """Start with an empty cluster after a reboot: etcd does not wait for the disk and may have lost data."""
     boot = _BOOT_ID.read_text().strip()
     remembered = read_json(layout.state / "boot.json")
     if remembered != boot:
         if layout.state.exists():
-            say("the machine was restarted since: the cluster starts afresh")
+            say("the computer was rebooted: the cluster starts empty")
             down(layout)
         write_json(layout.state / "boot.json", boot)
 
@@ -94,7 +94,7 @@ def _forget_earlier_boot(layout: Layout) -> None:
 def _start_control_plane(layout: Layout, programs: Programs) -> Api:
     control_plane = ControlPlane(layout)
     if control_plane.machine.first_process() is None:
-        # The bridge went with it, and with the bridge the nodes' network.
+        # The bridge is gone with it, and with the bridge the network of the nodes.
         for node in nodes(layout):
             node.machine.power_off()
     return control_plane.ensure(programs)
@@ -114,12 +114,12 @@ def start_node(node: Node) -> None:
     """Start a stopped node."""
     programs = builds.find(node.layout)
     if programs is None:
-        raise ClusterError("the cluster's programs changed or were removed from the cache: use `up`")
+        raise ClusterError("the programs of the cluster changed or were removed from the cache: use `up`")
     node.ensure(programs)
 
 
 def load_images(layout: Layout, images: Sequence[Image]) -> None:
-    """Put images on the running nodes that have another version of them or none."""
+    """Load images on the running nodes that have no or another version of them."""
     for image in images:
         behind = [node for node in nodes(layout) if node.is_on() and node.images().get(image.reference) != image.key]
         if not behind:
@@ -134,7 +134,7 @@ def load_images(layout: Layout, images: Sequence[Image]) -> None:
 
 
 def load_archive(targets: Sequence[Node], archive: Path, name: str) -> None:
-    """Import an image archive on nodes, all at once."""
+    """Import an image archive on all nodes in parallel."""
 
     def load(node: Node) -> None:
         with archive.open("rb") as content:
@@ -148,7 +148,7 @@ def load_archive(targets: Sequence[Node], archive: Path, name: str) -> None:
 
 
 def status(layout: Layout) -> bool:
-    """Print what runs; return whether that is all of it."""
+    """Print what runs. Returns whether everything runs."""
     control_plane = ControlPlane(layout)
     print(f"cluster {layout.id}, state {layout.state}")
     if not layout.state.exists():

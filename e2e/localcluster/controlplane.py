@@ -1,4 +1,4 @@
-"""The control plane: etcd, the API server, its controllers, the scheduler, names, and the way in from the host."""
+"""The control plane: etcd, API server, controllers, scheduler, DNS, and access from the host."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from localcluster.shell import ClusterError, step, tail, wait_until
 API_SERVER = f"https://{CONTROL_PLANE_ADDRESS}:6443"
 _ETCD = "http://127.0.0.1:2379"
 _SOCKET = "/run/api.sock"
-_FIRST_PORT, _PORTS = 20000, 10000  # below the ports the kernel gives to clients
+_FIRST_PORT, _PORTS = 20000, 10000  # Below the ports that the kernel assigns to clients.
 _TRIES = 20
 
 
@@ -41,7 +41,7 @@ def api_server(kube: str, pki_directory: Path) -> list[str]:
         f"--kubelet-certificate-authority={pki_directory}/ca.crt",
         f"--kubelet-client-certificate={pki_directory}/apiserver-kubelet-client.crt",
         f"--kubelet-client-key={pki_directory}/apiserver-kubelet-client.key",
-        # Nodes have no names that the control plane could look up.
+        # The control plane cannot look up names of nodes.
         "--kubelet-preferred-address-types=InternalIP",
         "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
         f"--service-account-key-file={pki_directory}/service-accounts.pub",
@@ -75,14 +75,14 @@ def scheduler(kube: str, kubeconfig: Path) -> list[str]:
 
 
 class ControlPlane:
-    """The cluster's control plane."""
+    """The control plane of the cluster."""
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
         self.machine = Machine(layout, CONTROL_PLANE)
 
     def api(self) -> Api | None:
-        """Way to the API server from the host; None if there is none yet."""
+        """Client of the API server from the host; None if there is none yet."""
         port = self.port()
         return Api(self.layout.pki, port) if port and self.layout.pki.exists() else None
 
@@ -92,7 +92,7 @@ class ControlPlane:
         return int(value) if value else None
 
     def ensure(self, programs: Programs) -> Api:
-        """Have the control plane run and answer; start what does not run."""
+        """Start the missing parts of the control plane, and wait until it answers."""
         machine = self.machine
         pki.ensure(self.layout.pki)
         for user in ("controller-manager", "scheduler", "coredns", "proxy"):
@@ -123,7 +123,7 @@ class ControlPlane:
         return api
 
     def kubeconfig_of(self, user: str) -> Path:
-        """Credentials of one of the cluster's own parts."""
+        """Credentials of a component of the cluster."""
         return self.machine.etc / f"{user}.kubeconfig"
 
     def _ensure_names(self, programs: Programs) -> None:
@@ -134,13 +134,13 @@ class ControlPlane:
         )
         first = self.machine.first_process()
         assert first is not None
-        # CoreDNS listens only once it has seen all that the API server holds.
+        # CoreDNS listens only once it has read all objects of the API server.
         table = Path(f"/proc/{first.pid}/net/udp")
         log = self.layout.logs / f"{self.machine.name}.coredns.log"
         wait_until("CoreDNS", 60, lambda: addons.listens_to_dns(table.read_text()), hint=f"its log: {log}")
 
     def _ensure_entrance(self) -> Api:
-        """Listen on a free port of 127.0.0.1 for the API server, on the one of last time if that is free."""
+        """Listen on a free port of 127.0.0.1 for the API server; on the last one if that is free."""
         target = self.machine.inside(_SOCKET)
         preferred = self.port() or _FIRST_PORT + int(self.layout.id, 16) % _PORTS
         for attempt in range(_TRIES):
@@ -167,7 +167,7 @@ class ControlPlane:
         processes.ensure(record_path, argv, self.layout.logs / "entrance.log", self.layout.id)
         started = processes.load(record_path)
         assert started is not None
-        # Somebody may have taken the port since: then this socat ends at once.
+        # Another process may have taken the port: then this socat ends at once.
         wait_until(f"port {port}", 10, lambda: _accepts(port) or not processes.alive(started.identity), every=0.02)
         return processes.alive(started.identity)
 

@@ -1,4 +1,4 @@
-"""What a Dockerfile takes from its build context, and nothing more: the image is rebuilt when that changes."""
+"""Finds what a Dockerfile takes from its build context. The image is rebuilt when that changes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import shlex
 import shutil
 from pathlib import Path
 
-# Never part of an image, wherever they lie.
+# Never part of an image.
 _JUNK = shutil.ignore_patterns("__pycache__", "*.egg-info", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".venv")
-_TIME = 1_577_836_800  # the year 2020: zip archives, and wheels with them, know no time before 1980
+_TIME = 1_577_836_800  # The year 2020: zip archives, and thus wheels, support no time before 1980.
 
 
 def instructions(text: str) -> list[tuple[str, str]]:
@@ -53,9 +53,9 @@ def _mounted(arguments: str) -> list[str]:
 
 
 def stage(context: Path, names: list[str], target: Path) -> None:
-    """Copy what these names stand for in `context`, and its .dockerignore, to the same places below `target`.
+    """Copy the files that these names match in `context`, and its .dockerignore, to the same paths below `target`.
 
-    All times are the same, so that a build step is repeated for other contents only.
+    All times are the same, so that only other contents repeat a build step.
     """
     target.mkdir(parents=True)
     for name in [*names, ".dockerignore"]:

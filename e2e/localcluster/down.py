@@ -1,4 +1,4 @@
-"""Ending a cluster: everything that is its own, told by facts, whatever state it is in."""
+"""Stops a cluster in any state, and removes everything that belongs to it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from localcluster.shell import ClusterError, run, say
 
 
 def recorded(state: Path) -> list[Identity]:
-    """Processes that were written down when they were started."""
+    """Processes that were recorded at their start."""
     services = [*state.glob("machines/*/services/*.json"), state / "entrance.json"]
     records = [processes.load(path) for path in services]
     machines = [read_json(path) for path in state.glob("machines/*/machine.json")]
@@ -28,7 +28,7 @@ def mounts_below(directory: Path, mountinfo: str) -> list[str]:
 
 def end_processes(layout: Layout) -> None:
     """End all processes of the cluster."""
-    # Twice: the first round may meet one that is just starting another.
+    # Twice: during the first round, a process may start another.
     for _ in range(2):
         inodes = [netns.inode(name) for name in netns.names(layout.netns_prefix)]
         found = processes.belonging(
@@ -41,7 +41,7 @@ def end_processes(layout: Layout) -> None:
 
 
 def down(layout: Layout) -> None:
-    """End the cluster and remove everything it kept outside the cache; the caller holds its lock."""
+    """Stop the cluster and remove all its data outside the cache. The caller holds its lock."""
     end_processes(layout)
     for name in netns.names(layout.netns_prefix):
         netns.delete(name)

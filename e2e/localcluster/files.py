@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and names for what a result was made from."""
+"""Atomic files, and keys for the inputs of a result."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 
 def write(path: Path, text: str, mode: int = 0o644) -> None:
-    """Write a file so that a reader, or a run after a crash, sees all of it or the one before."""
+    """Write a file atomically, also with regard to crashes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     partial.touch(mode=mode)
@@ -22,12 +22,12 @@ def write(path: Path, text: str, mode: int = 0o644) -> None:
 
 
 def write_json(path: Path, value: object, mode: int = 0o644) -> None:
-    """Write a value as JSON, which every reader of YAML takes as well."""
+    """Write a value as JSON, which is also YAML."""
     write(path, json.dumps(value, indent=2) + "\n", mode)
 
 
 def read_json(path: Path) -> Any:  # noqa: ANN401 - whatever was written
-    """Read a JSON file; None if it is missing or not JSON."""
+    """Read a JSON file. Returns None if it is missing or not JSON."""
     try:
         return json.loads(path.read_text())
     except (FileNotFoundError, json.JSONDecodeError):
@@ -35,7 +35,7 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 - whatever was written
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a tree if it is there."""
+    """Remove a file or a tree if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -43,7 +43,7 @@ def remove(path: Path) -> None:
 
 
 def key_of(parts: Iterable[str | bytes]) -> str:
-    """Short name of a sequence of parts: another sequence has another name."""
+    """Short hash of a sequence of parts."""
     digest = hashlib.sha256()
     for part in parts:
         data = part.encode() if isinstance(part, str) else part
@@ -52,7 +52,7 @@ def key_of(parts: Iterable[str | bytes]) -> str:
 
 
 def tree_parts(root: Path) -> list[bytes]:
-    """Parts for `key_of` that change with any name, kind, executable bit or byte below `root`."""
+    """Parts for `key_of` that depend on every name, kind, executable bit and byte below `root`."""
     parts: list[bytes] = []
     for path in sorted(root.rglob("*")):
         name = str(path.relative_to(root)).encode()

@@ -1,4 +1,4 @@
-"""Container images: pause, two small Debian bases, and the products' images built from their Dockerfiles."""
+"""Container images: pause, two small Debian bases, and the images of the products from their Dockerfiles."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from localcluster.paths import Layout
 from localcluster.shell import ClusterError, contained, run, step, stream, succeeds
 
 SUITE = "bookworm"
-# Programs for Python wheels: the C++ library is what most of those with compiled code need.
+# For Python wheels: most wheels with compiled code need the C++ library.
 BASES: Mapping[str, tuple[str, ...]] = {
     "runtime": ("ca-certificates", "libstdc++6", "python3"),
     "build": ("ca-certificates", "libstdc++6", "python3", "python3-pip", "python3-venv"),
@@ -28,9 +28,9 @@ _UNWANTED_FILES = ("/usr/share/doc/*", "/usr/share/info/*", "/usr/share/locale/*
 PRODUCTS = {"trainer": "torchrun-trainer", "operator": "torchrun-operator"}
 PAUSE = "docker.io/library/pause:1"
 _PAUSE_DOCKERFILE = 'FROM scratch\nCOPY pause /pause\nENTRYPOINT ["/pause"]\n'
-_KEPT = 3  # versions of each image that stay in the cache
+_KEPT = 3  # Versions of each image that stay in the cache.
 
-# How this machine reaches package indexes: for the build's commands, never left in the image.
+# Settings for package indexes: for the commands of the build only, never in the image.
 _PASSED = re.compile(
     r"(?i:(https?|ftp|all|no)_proxy)"
     r"|PIP_(CERT|CLIENT_CERT|DEFAULT_TIMEOUT|EXTRA_INDEX_URL|FIND_LINKS|INDEX_URL|NO_INDEX|PROXY|RETRIES|TRUSTED_HOST)"
@@ -42,7 +42,7 @@ _CERTIFICATES = ("/etc/ssl/certs", "/usr/share/ca-certificates", "/usr/local/sha
 
 @dataclass(frozen=True)
 class Image:
-    """One version of an image: what nodes call it, and what it is called in the cache's image storage."""
+    """One version of an image: its name on nodes, and its name in the image storage of the cache."""
 
     reference: str
     key: str
@@ -50,21 +50,21 @@ class Image:
 
 
 def passed_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Variables that the commands of a build get to see."""
+    """Variables of the commands of a build."""
     return {name: value for name, value in sorted(environment.items()) if _PASSED.fullmatch(name) and value}
 
 
 def build_volumes(environment: Mapping[str, str]) -> list[str]:
-    """Host paths that the commands of a build need at the same place, to read only."""
+    """Host paths that are mounted read-only into the build at the same path."""
     named = [path for value in environment.values() for path in value.split() if path.startswith("/")]
     paths = dict.fromkeys([*_CERTIFICATES, *named])
-    # What lies in a directory that is there already needs no mount of its own.
+    # Paths inside a directory that is already mounted need no mount of their own.
     kept = [path for path in paths if Path(path).exists() and not any(str(up) in paths for up in Path(path).parents)]
     return [f"--volume={path}:{path}:ro" for path in kept]
 
 
 def apt_options(apt_configuration: str) -> list[str]:
-    """How this machine's apt reaches its archives, out of `apt-config dump`, for mmdebstrap."""
+    """Settings of apt for its archives, from `apt-config dump`, for mmdebstrap."""
     wanted = re.findall(r'^(Acquire::\S*(?:[Pp]roxy|CaInfo|CaPath)\S* ".+";)$', apt_configuration, re.MULTILINE)
     return [f"--aptopt={line}" for line in wanted]
 
@@ -75,14 +75,14 @@ def base_key(name: str) -> str:
 
 
 class Builder:
-    """Builds images into a storage of its own inside the cache."""
+    """Builds images into a private storage inside the cache."""
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._storage = layout.cache / "images"
 
     def pause(self, programs: Programs) -> Image:
-        """Image that every pod's sandbox runs."""
+        """Image of the sandbox of every pod."""
         with workspace(self._layout.cache / "work") as work:
             context = work / "context"
             context.mkdir()
@@ -95,7 +95,7 @@ class Builder:
         return image
 
     def product(self, name: str) -> Image:
-        """Image of one of PRODUCTS as its sources are now, built if that version is not there."""
+        """Image of one of PRODUCTS from the current sources, built if necessary."""
         text = (self._layout.checkout / name / "Dockerfile").read_text()
         with workspace(self._layout.cache / "work") as work:
             context = work / "context"
@@ -112,7 +112,7 @@ class Builder:
         return image
 
     def export(self, image: Image, unpacked: Collection[str], archive: Path) -> None:
-        """Write an image for a containerd that has unpacked these chains of layers already."""
+        """Write an image for a containerd that has already unpacked these chains of layers."""
         with workspace(self._layout.cache / "work") as work, step(f"export {image.reference}"):
             buildah = contained(["buildah", *self._storage_options(work)])
             inspect = [*buildah, "inspect", "--type=image", image.stored]
@@ -131,7 +131,7 @@ class Builder:
         return f"localhost/{name}:{key}"
 
     def _done(self, stored: str) -> Path:
-        """File that says an image is complete: asking the storage would take longer."""
+        """File that marks an image as complete: a query of the storage would take longer."""
         return self._storage / "done" / stored.replace("/", "_")
 
     def _base(self, name: str) -> str:
@@ -178,7 +178,7 @@ class Builder:
         return [f"--root={self._storage / 'storage'}", f"--runroot={work / 'run'}", "--storage-driver=overlay"]
 
     def _buildah(self, title: str, work: Path, argv: list[str]) -> None:
-        # Variables in this file are seen by the build's commands and, unlike those of --env, not kept in the image.
+        # The commands of the build see variables in this file. Unlike those of --env, they do not stay in the image.
         environment = [f"{name}={value}" for name, value in passed_environment(os.environ).items()]
         write(work / "containers.conf", f"[containers]\nenv = {json.dumps(environment)}\n")
         env = {**os.environ, "CONTAINERS_CONF": str(work / "containers.conf"), "TMPDIR": str(work)}

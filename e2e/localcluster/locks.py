@@ -1,4 +1,4 @@
-"""Locks between runs of this program, released by the kernel however a run ends, and directories that end with it."""
+"""Locks between runs of this program, which the kernel releases when a run ends, and directories for one run."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from localcluster.shell import say
 
 @contextlib.contextmanager
 def exclusive(path: Path, purpose: str) -> Iterator[None]:
-    """Hold the lock file `path`, waiting for whoever holds it; it is gone afterwards."""
+    """Hold the lock file `path`, and wait for its holder first. The file is removed afterwards."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = _acquire(path, purpose)
     try:
         yield
     finally:
-        # While it is still held: whoever waits for the removed file sees that and starts over with a new one.
+        # While the lock is held: a process that waits for the removed file notices and starts over with a new one.
         path.unlink(missing_ok=True)
         os.close(descriptor)
 
@@ -44,10 +44,10 @@ def _acquire(path: Path, purpose: str) -> int:
 
 @contextlib.contextmanager
 def workspace(parent: Path) -> Iterator[Path]:
-    """Directory for this run only; those of runs that were killed are removed first."""
+    """Directory for this run. Directories of killed runs are removed first."""
     parent.mkdir(parents=True, exist_ok=True)
     gate = _open(parent)
-    # Nobody may take a new directory for an abandoned one before it is locked.
+    # No other run may take a new directory for an abandoned one before it is locked.
     fcntl.flock(gate, fcntl.LOCK_EX)
     for abandoned in parent.iterdir():
         _remove_unlocked(abandoned)
@@ -75,6 +75,6 @@ def _remove_unlocked(directory: Path) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         shutil.rmtree(directory, ignore_errors=True)
     except BlockingIOError:
-        pass  # its run goes on
+        pass  # Its run continues.
     finally:
         os.close(descriptor)

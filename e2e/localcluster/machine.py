@@ -1,4 +1,4 @@
-"""Machines: the control plane and the nodes, each a set of namespaces that lives as long as its first process."""
+"""Machines: the control plane and the nodes. Each is a set of namespaces that lives as long as its first process."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ class Machine:
 
     @property
     def var(self) -> Path:
-        """Its /var, as the host sees it: what outlasts a power cut."""
+        """Its /var on the host, which survives a power cut."""
         return self.directory / "var"
 
     @property
     def etc(self) -> Path:
-        """Its configuration files; the same path inside and outside."""
+        """Its configuration files, with the same path inside and outside."""
         return self.directory / "etc"
 
     def first_process(self) -> Identity | None:
-        """First process, or None if the machine is off."""
+        """First process; None if the machine is off."""
         value = read_json(self.directory / "machine.json")
         if not value:
             return None
@@ -44,14 +44,14 @@ class Machine:
         return identity if processes.alive(identity) and netns.inode(self.netns) else None
 
     def inside(self, path: str) -> Path:
-        """How the host reaches an absolute path of the running machine."""
+        """Path on the host of an absolute path of the running machine."""
         first = self.first_process()
         if first is None:
             raise ClusterError(f"{self.name} is off; `up` or `node start {self.name}` starts it")
         return Path(f"/proc/{first.pid}/root{path}")
 
     def power_on(self, programs: Programs) -> None:
-        """Start its first process; its network must be there, and nothing of an earlier life."""
+        """Start its first process. Its network must exist, and nothing of an earlier start."""
         for directory in (self.var / "lib", self.var / "log", self.directory / "root", self.layout.volumes):
             directory.mkdir(parents=True, exist_ok=True)
         for name, target in {"run": "/run", "lock": "/run/lock"}.items():
@@ -83,10 +83,10 @@ class Machine:
         return True
 
     def power_off(self) -> None:
-        """End everything in the machine at once and drop its network, as a power cut does; its /var stays."""
+        """Kill everything in the machine and drop its network, as a power cut does. Its /var stays."""
         first = self.first_process()
         if first:
-            # All other processes of the machine, those of its pods included, end with the first.
+            # All other processes of the machine, including those of pods, end with the first.
             processes.end([first])
         inode = netns.inode(self.netns)
         if inode:
@@ -98,19 +98,19 @@ class Machine:
         remove(self.directory / "services")
 
     def command(self, argv: list[str]) -> list[str]:
-        """Command for the host that runs `argv` inside the machine."""
+        """Command on the host that runs `argv` inside the machine."""
         first = self.first_process()
         if first is None:
             raise ClusterError(f"{self.name} is off; `up` or `node start {self.name}` starts it")
         return ["nsenter", "--target", str(first.pid), "--mount", "--uts", "--ipc", "--pid", "--net", "--", *argv]
 
     def service(self, name: str, argv: list[str], files: Sequence[Path] = ()) -> bool:
-        """Have a service run inside the machine with these configuration files; return whether it was started."""
+        """Run a service inside the machine with these configuration files. Returns whether it had to start."""
         log = self.layout.logs / f"{self.name}.{name}.log"
         record = self.directory / "services" / f"{name}.json"
         return processes.ensure(record, self.command(argv), log, self.layout.id, files)
 
     def services(self) -> dict[str, bool]:
-        """Services that were started, and whether each still runs."""
+        """Started services, and whether each still runs."""
         records = {path.stem: processes.load(path) for path in sorted((self.directory / "services").glob("*.json"))}
         return {name: processes.alive(record.identity) for name, record in records.items() if record}

@@ -1,4 +1,4 @@
-"""First process of a machine: makes its file system out of the host's, then becomes `pause`.
+"""First process of a machine: builds its file system from that of the host, then becomes `pause`.
 
 A machine shares the host's programs and files, but /proc, /run, /tmp and /var are its own: whatever Kubernetes,
 containerd and CNI keep there vanishes with the machine or lies in the cluster's state directory.
@@ -28,7 +28,7 @@ SYSCTLS = {
 
 @dataclass(frozen=True)
 class Machine:
-    """What a machine is made from."""
+    """The inputs of a machine."""
 
     name: str
     root: str  # empty directory to build the file system at
@@ -44,7 +44,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Entry:
-    """One entry of the host's root directory."""
+    """One entry of the root directory of the host."""
 
     name: str
     kind: str  # directory, link or other
@@ -52,7 +52,7 @@ class Entry:
 
 
 def mounts(machine: Machine, entries: Iterable[Entry]) -> list[list[str]]:
-    """Commands that build the machine's file system at its root directory."""
+    """Commands that build the file system of the machine at its root directory."""
     root = machine.root
     commands = [["mount", "-t", "tmpfs", "-o", "mode=755", "machine", root]]
     for entry in entries:
@@ -81,7 +81,7 @@ def mounts(machine: Machine, entries: Iterable[Entry]) -> list[list[str]]:
 
 
 def host_root() -> list[Entry]:
-    """Entries of the host's root directory."""
+    """Entries of the root directory of the host."""
     found = []
     for path in sorted(Path("/").iterdir()):
         if path.is_symlink():
@@ -92,7 +92,7 @@ def host_root() -> list[Entry]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Build the machine that the only argument describes; never returns."""
+    """Build the machine that the only argument describes. Never returns."""
     machine = Machine(**json.loads(arguments[0]))
     socket.sethostname(machine.name)
     for command in mounts(machine, host_root()):

@@ -1,4 +1,4 @@
-"""Networks: a namespace per machine, joined by a bridge inside the control plane's."""
+"""Networks: a namespace per machine, connected by a bridge in that of the control plane."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ CONTROL_PLANE_ADDRESS = "10.77.0.1"
 SERVICE_RANGE = "10.96.0.0/16"
 KUBERNETES_SERVICE = "10.96.0.1"
 POD_RANGE = "10.78.0.0/16"
-MOST_NODES = 200  # what the addresses below leave room for
+MOST_NODES = 200  # Limited by the addresses below.
 BRIDGE = "machines"
 _DIRECTORY = Path("/run/netns")
 
@@ -21,7 +21,7 @@ def node_address(index: int) -> str:
 
 
 def pod_range(index: int) -> str:
-    """Range of a node's pods."""
+    """Address range of the pods of a node."""
     return f"10.78.{index}.0/24"
 
 
@@ -31,7 +31,7 @@ def path(name: str) -> Path:
 
 
 def inode(name: str) -> int | None:
-    """Number that /proc/PID/ns/net shows inside a network namespace."""
+    """Inode that /proc/PID/ns/net shows inside a network namespace."""
     try:
         return path(name).stat().st_ino
     except FileNotFoundError:
@@ -39,19 +39,19 @@ def inode(name: str) -> int | None:
 
 
 def names(prefix: str) -> list[str]:
-    """Network namespaces of the machine whose names begin so."""
+    """Network namespaces of this computer with this prefix."""
     return sorted(entry.name for entry in _DIRECTORY.glob(f"{prefix}*")) if _DIRECTORY.exists() else []
 
 
 def delete(name: str) -> None:
-    """Delete a network namespace and all links in it, if it is there."""
-    # A run that was killed half way may have left the file without a namespace on it.
+    """Delete a network namespace and all its links, if it exists."""
+    # A killed run may have left the file without a namespace.
     if path(name).exists() and not succeeds(["ip", "netns", "delete", name]):
         path(name).unlink(missing_ok=True)
 
 
 def create_control_plane(name: str) -> None:
-    """Make the control plane's namespace: the bridge, and no way out of it."""
+    """Create the namespace of the control plane: a bridge without a route to the outside."""
     delete(name)
     run(["ip", "netns", "add", name])
     _batch(
@@ -60,16 +60,16 @@ def create_control_plane(name: str) -> None:
         f"link add {BRIDGE} type bridge",
         f"address add {CONTROL_PLANE_ADDRESS}/24 dev {BRIDGE}",
         f"link set {BRIDGE} up",
-        # At once "unreachable" instead of silence for whoever looks for the world outside.
+        # Connections to the outside fail at once with "unreachable" instead of waiting.
         "route add unreachable default",
     )
 
 
 def create_node(control_plane: str, name: str, index: int) -> None:
-    """Make a node's namespace and plug it into the bridge."""
+    """Create the namespace of a node and connect it to the bridge."""
     delete(name)
     port, address, pods = _port(index), node_address(index), pod_range(index)
-    # The other end vanishes with the namespace, but not at once.
+    # The other end disappears with the namespace, but not at once.
     if succeeds(["ip", "-n", control_plane, "link", "show", port]):
         run(["ip", "-n", control_plane, "link", "delete", port])
     run(["ip", "netns", "add", name])
@@ -90,13 +90,13 @@ def create_node(control_plane: str, name: str, index: int) -> None:
 
 
 def set_link(control_plane: str, index: int, *, up: bool) -> None:
-    """Plug a node's cable in or out."""
+    """Connect or disconnect the cable of a node."""
     if succeeds(["ip", "-n", control_plane, "link", "show", _port(index)]):
         run(["ip", "-n", control_plane, "link", "set", _port(index), "up" if up else "down"])
 
 
 def link_is_up(control_plane: str, index: int) -> bool:
-    """Whether a node's cable is plugged in."""
+    """Whether the cable of a node is connected."""
     return "state UP" in run(["ip", "-n", control_plane, "link", "show", _port(index)])
 
 

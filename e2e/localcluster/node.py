@@ -1,4 +1,4 @@
-"""Nodes: containerd, kubelet and kube-proxy on a machine each."""
+"""Nodes: a machine with containerd, kubelet and kube-proxy."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ disabled_plugins = [{unused}]
 
 
 def cni_configuration(pods: str) -> dict[str, Any]:
-    """CNI's configuration: a routed link per pod.
+    """Configuration of CNI: a routed link per pod.
 
-    A bridge would carry the answers of a service's pod straight to another pod of the node, past the address
-    translation of the way there.
+    A bridge would deliver the answers of the pod of a service directly to another pod of the node, without the reverse
+    address translation.
     """
     ipam = {
         "type": "host-local",
-        "dataDir": "/run/cni",  # of no use after a power cut
+        "dataDir": "/run/cni",  # Useless after a power cut.
         "ranges": [[{"subnet": pods}]],
         "routes": [{"dst": "0.0.0.0/0"}],
     }
@@ -81,14 +81,14 @@ def kubelet_configuration(pki_directory: Path, name: str, cgroup: str) -> dict[s
         "clusterDNS": [CONTROL_PLANE_ADDRESS],
         "clusterDomain": "cluster.local",
         "resolvConf": "",
-        # Both versions of control groups work; pods go below the cluster's own group.
+        # Both versions of control groups work. Pods go below the group of the cluster.
         "failCgroupV1": False,
         "cgroupDriver": "cgroupfs",
         "cgroupRoot": cgroup,
         "enforceNodeAllocatable": [],
         "failSwapOn": False,
         "localStorageCapacityIsolation": False,
-        # The disk is the host's: how full it is says nothing about this node, and images cannot be pulled again.
+        # The disk belongs to the host: its free space says nothing about this node, and images cannot be pulled again.
         "evictionHard": {"nodefs.available": "0%", "nodefs.inodesFree": "0%", "imagefs.available": "0%"},
         "imageGCHighThresholdPercent": 100,
         "imageGCLowThresholdPercent": 99,
@@ -117,15 +117,15 @@ class Node:
 
     @property
     def containerd_root(self) -> Path:
-        """Directory of its images, as the host sees it."""
+        """Directory of its images on the host."""
         return self.machine.var / "lib/containerd"
 
     def images(self) -> dict[str, str]:
-        """Images put on the node, and the key of each one's version."""
+        """Images on the node, with the key of each version."""
         return read_json(self.machine.directory / "images.json") or {}
 
     def set_images(self, images: dict[str, str]) -> None:
-        """Remember what was put on the node."""
+        """Record the images on the node."""
         write_json(self.machine.directory / "images.json", images)
 
     def is_on(self) -> bool:
@@ -133,7 +133,7 @@ class Node:
         return self.machine.first_process() is not None
 
     def ensure(self, programs: Programs) -> None:
-        """Have the node run, plugged in; start what does not run."""
+        """Start the missing parts of the node, and connect it."""
         machine = self.machine
         self._write_configuration()
         if machine.first_process() is None:
@@ -172,35 +172,35 @@ class Node:
             "hostnameOverride": self.name,
             "mode": "iptables",
             "iptables": {"minSyncPeriod": "100ms"},
-            # The limits are the whole machine's: not a namespace's to set.
+            # These limits apply to the whole computer; a namespace cannot set them.
             "conntrack": {"maxPerCore": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
             "healthzBindAddress": "127.0.0.1:10256",
             "metricsBindAddress": "127.0.0.1:10249",
         }
 
     def stop(self) -> None:
-        """Cut the node's power: first silence, so that nobody hears its connections close."""
+        """Cut the power of the node, after its network, so that no peer sees its connections close."""
         netns.set_link(self._control_plane, self.index, up=False)
         self.machine.power_off()
 
     def partition(self) -> None:
-        """Cut the node's network; everything on it goes on."""
+        """Cut the network of the node. Its processes continue."""
         if not self.is_on():
             raise ClusterError(f"{self.name} is off")
         netns.set_link(self._control_plane, self.index, up=False)
 
     def heal(self) -> None:
-        """Give the node its network back."""
+        """Restore the network of the node."""
         if not self.is_on():
             raise ClusterError(f"{self.name} is off")
         netns.set_link(self._control_plane, self.index, up=True)
 
     def is_reachable(self) -> bool:
-        """Whether its network is plugged in."""
+        """Whether its network is connected."""
         return self.is_on() and netns.link_is_up(self._control_plane, self.index)
 
     def remove(self, api: Api) -> None:
-        """Take the node out of the cluster, with all it kept."""
+        """Remove the node from the cluster, with all its data."""
         self.stop()
         api.delete(f"/api/v1/nodes/{self.name}")
         remove(self.machine.directory)

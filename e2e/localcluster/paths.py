@@ -1,4 +1,4 @@
-"""Where everything of one cluster lives, and the names that belong to it alone."""
+"""The paths of one cluster, and its unique names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CHECKOUT = PACKAGE.parents[1]
 
 
 def cluster_id(checkout: Path, state_home: Path) -> str:
-    """Short name of the one cluster that this checkout keeps below this state directory."""
+    """Short name of the cluster of this checkout below this state directory."""
     return hashlib.sha256(f"{checkout}\n{state_home}".encode()).hexdigest()[:8]
 
 
@@ -39,7 +39,7 @@ class Layout:
 
     @classmethod
     def of(cls, environment: Mapping[str, str], checkout: Path = CHECKOUT) -> Layout:
-        """Layout that the XDG variables of this environment ask for."""
+        """Layout from the XDG variables of this environment."""
         home = Path(environment.get("HOME") or "/root")
         cache_home = Path(environment.get("XDG_CACHE_HOME") or home / ".cache").resolve()
         state_home = Path(environment.get("XDG_STATE_HOME") or home / ".local/state").resolve()
@@ -47,12 +47,12 @@ class Layout:
 
     @property
     def id(self) -> str:
-        """Short name that tells this cluster from every other one on the machine."""
+        """Short name that is unique among the clusters of this computer."""
         return cluster_id(self.checkout, self.state_home)
 
     @property
     def state(self) -> Path:
-        """Everything the cluster keeps; removed by `down`."""
+        """All data of the cluster, which `down` removes."""
         return self.state_home / APPLICATION / self.id
 
     @property
@@ -62,12 +62,12 @@ class Layout:
 
     @property
     def cgroup(self) -> str:
-        """Parent of all control groups of the cluster's pods."""
+        """Parent of all control groups of the pods of the cluster."""
         return f"/{APPLICATION}-{self.id}"
 
     @property
     def netns_prefix(self) -> str:
-        """What the names of the cluster's network namespaces begin with."""
+        """Prefix of the names of the network namespaces of the cluster."""
         return f"tro-{self.id}-"
 
     @property
@@ -91,5 +91,5 @@ class Layout:
         return self.state / "volumes"
 
     def machine(self, name: str) -> Path:
-        """What the control plane or one node keeps."""
+        """Data of the control plane or of one node."""
         return self.state / "machines" / name

@@ -1,4 +1,4 @@
-"""The cluster's certificates and keys, and kubeconfig files made from them."""
+"""The certificates and keys of the cluster, and kubeconfig files with them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CLIENTS = {
 
 
 def openssl_configuration(names: tuple[str, ...], *, authority: bool) -> str:
-    """Extensions of a certificate, the way openssl reads them."""
+    """Extensions of a certificate, in openssl's format."""
     lines = ["[req]", "distinguished_name = subject", "x509_extensions = extensions", "[subject]", "[extensions]"]
     if authority:
         lines += ["basicConstraints = critical, CA:TRUE", "keyUsage = critical, keyCertSign, cRLSign, digitalSignature"]
@@ -60,7 +60,7 @@ def _certificate(directory: Path, name: str, subject: str, names: tuple[str, ...
 
 
 def ensure(directory: Path) -> None:
-    """Make the authority and everything of the control plane, if it is not there."""
+    """Create the authority and all certificates of the control plane, if missing."""
     if directory.exists():
         return
     partial = directory.with_name(".pki")
@@ -77,7 +77,7 @@ def ensure(directory: Path) -> None:
 
 
 def ensure_node(directory: Path, index: int) -> None:
-    """Make a node's certificate, for both its kubelet's sides, if it is not there."""
+    """Create the certificate of a node, for its kubelet as client and server, if missing."""
     name = node_name(index)
     if (directory / f"{name}.crt").exists() and (directory / f"{name}.key").exists():
         return
@@ -86,7 +86,7 @@ def ensure_node(directory: Path, index: int) -> None:
 
 
 def kubeconfig(directory: Path, user: str, server: str, context: str = "local") -> dict[str, Any]:
-    """Kubeconfig of a user that holds all it needs."""
+    """Self-contained kubeconfig of a user."""
 
     def data(name: str) -> str:
         return base64.b64encode((directory / name).read_bytes()).decode()

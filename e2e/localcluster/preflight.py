@@ -1,4 +1,4 @@
-"""Checks before anything is built or started; every refusal names a way out."""
+"""Checks before anything is built or started. Every error names an alternative."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pathlib import Path
 from localcluster.shell import TOOL_PATH, ClusterError, run, say, stream
 
 GIB = 1024**3
-COLD_DISK = 30 * GIB  # for a moment; what stays is half of it
+COLD_DISK = 30 * GIB  # Temporarily; half of it remains.
 WARM_DISK = 4 * GIB
 GO_AT_LEAST = (1, 25)
-ALTERNATIVE = "Or use another cluster: set KUBECONFIG to any Kubernetes you have, or make one with kind."
+ALTERNATIVE = "Or use another cluster: set KUBECONFIG to any Kubernetes you have, or create one with kind."
 
-# What each Debian package is needed for: a program on PATH or a file.
+# Why each Debian package is needed: a program on PATH or a file.
 PACKAGES: Mapping[str, tuple[str, ...]] = {
     "buildah": ("buildah",),
     "ca-certificates": ("/etc/ssl/certs/ca-certificates.crt",),
@@ -36,12 +36,12 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
 
 
 def present(need: str) -> bool:
-    """Whether a program or file is there."""
+    """Whether a program or file exists."""
     return Path(need).exists() if need.startswith("/") else shutil.which(need) is not None
 
 
 def missing_packages(is_present: Callable[[str], bool] = present) -> list[str]:
-    """Debian packages that would bring what is missing."""
+    """Debian packages that contain what is missing."""
     return [package for package, needs in PACKAGES.items() if not all(is_present(need) for need in needs)]
 
 
@@ -52,17 +52,17 @@ def parse_go_version(text: str) -> tuple[int, int] | None:
 
 
 def require_machine() -> None:
-    """Refuse to go on where the cluster cannot run at all."""
+    """Raise ClusterError if the cluster cannot run here."""
     if platform.system() != "Linux":
         raise ClusterError(f"The local cluster needs Linux; this is {platform.system()}.\n{ALTERNATIVE}")
     if os.geteuid() != 0:
-        raise ClusterError(f"The local cluster makes namespaces and mounts: run it as root (sudo -E).\n{ALTERNATIVE}")
+        raise ClusterError(f"The local cluster creates namespaces and mounts: run it as root (sudo -E).\n{ALTERNATIVE}")
     # Some shells of root, and all of sudo, have no sbin on their PATH.
     os.environ["PATH"] = ":".join(dict.fromkeys([*os.environ.get("PATH", "").split(":"), *TOOL_PATH.split(":")]))
 
 
 def require_packages(log: Path) -> None:
-    """Install the Debian packages that are missing; raise ClusterError if that is not possible."""
+    """Install the missing Debian packages. Raises ClusterError if that is impossible."""
     missing = missing_packages()
     if not missing:
         return
@@ -76,14 +76,14 @@ def require_packages(log: Path) -> None:
     stream("apt-get install", install, log, env=env)
     still = missing_packages()
     if still:
-        raise ClusterError(f"Installed, but what is needed of them is not where expected: {' '.join(still)}.")
+        raise ClusterError(f"Installed, but their files are not where expected: {' '.join(still)}.")
 
 
 def require_go() -> str:
-    """Return Go's version; raise ClusterError if it is missing or too old."""
+    """Return the version of Go. Raises ClusterError if it is missing or too old."""
     wanted = ".".join(str(part) for part in GO_AT_LEAST)
     if shutil.which("go") is None:
-        raise ClusterError(f"Go {wanted} or newer is needed to build Kubernetes, and there is no go.\n{ALTERNATIVE}")
+        raise ClusterError(f"Go {wanted} or newer is needed to build Kubernetes, but there is no go.\n{ALTERNATIVE}")
     text = run(["go", "env", "GOVERSION"]).strip()
     version = parse_go_version(text)
     if version is None or version < GO_AT_LEAST:

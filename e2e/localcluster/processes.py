@@ -1,4 +1,4 @@
-"""Processes of a cluster: told by facts, started detached, ended for sure."""
+"""Processes of a cluster: identified, started detached, and ended reliably."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from pathlib import Path
 from localcluster.files import key_of, read_json, write_json
 from localcluster.shell import TOOL_PATH, ClusterError
 
-MARK = "TORCHRUN_LOCAL_CLUSTER"  # in the environment of every process started here: the cluster's id
+MARK = "TORCHRUN_LOCAL_CLUSTER"  # In the environment of every process started here: the id of the cluster.
 _PROC = Path("/proc")
-_children: list[subprocess.Popen[bytes]] = []  # not collected before this program ends: they are to outlive it
+_children: list[subprocess.Popen[bytes]] = []  # Not garbage collected before this program ends: they must outlive it.
 
 
 @dataclass(frozen=True)
 class Identity:
-    """A process for good: its id may be given to another one, but not with the same start (clock ticks since boot)."""
+    """A unique process: another one may get its id, but not with the same start (clock ticks since boot)."""
 
     pid: int
     start: int
@@ -29,7 +29,7 @@ class Identity:
 
 @dataclass(frozen=True)
 class Process:
-    """What /proc tells about a process."""
+    """The facts about a process in /proc."""
 
     identity: Identity
     parent: int
@@ -39,7 +39,7 @@ class Process:
 
 
 def parse_stat(text: str) -> Process:
-    """Process that a /proc/PID/stat describes; its name, in parentheses, may hold anything."""
+    """Process that a /proc/PID/stat describes; its name, in parentheses, may contain any character."""
     pid = int(text[: text.index("(")])
     fields = text[text.rindex(")") + 1 :].split()
     return Process(Identity(pid, int(fields[19])), parent=int(fields[1]), zombie=fields[0] in "ZX")
@@ -52,7 +52,7 @@ def parse_environment(data: bytes) -> dict[str, str]:
 
 
 def look(pid: int) -> Process | None:
-    """What /proc tells about one process now; None if there is none."""
+    """The current facts about one process in /proc; None if it does not exist."""
     try:
         found = parse_stat((_PROC / str(pid) / "stat").read_text())
     except (FileNotFoundError, ProcessLookupError):
@@ -66,13 +66,13 @@ def look(pid: int) -> Process | None:
 
 
 def everyone() -> list[Process]:
-    """All processes of the machine now."""
+    """All current processes of this computer."""
     found = (look(int(entry.name)) for entry in _PROC.iterdir() if entry.name.isdecimal())
     return [process for process in found if process is not None]
 
 
 def alive(identity: Identity) -> bool:
-    """Whether the very process is still there and not a zombie."""
+    """Whether exactly this process still runs and is not a zombie."""
     found = look(identity.pid)
     return found is not None and found.identity == identity and not found.zombie
 
@@ -80,7 +80,7 @@ def alive(identity: Identity) -> bool:
 def belonging(
     processes: Iterable[Process], *, mark: str, netns: Collection[int], recorded: Collection[Identity]
 ) -> list[Process]:
-    """Those that are a cluster's: marked with its id, inside its network namespaces, or recorded when started."""
+    """The processes of a cluster: marked with its id, inside its network namespaces, or recorded at their start."""
     return [
         process
         for process in processes
@@ -89,7 +89,7 @@ def belonging(
 
 
 def end(identities: Iterable[Identity], *, grace: float = 0.0, patience: float = 20.0) -> None:
-    """End processes: politely for `grace` seconds if that is more than 0, then for sure; ClusterError if they stay."""
+    """End processes: with SIGTERM for `grace` seconds if that is above 0, then with SIGKILL. Raises ClusterError."""
     remaining = [identity for identity in identities if identity.pid != os.getpid()]
     if grace > 0:
         remaining = _signal_and_wait(remaining, signal.SIGTERM, grace)
@@ -115,7 +115,7 @@ def _send(identity: Identity, number: signal.Signals) -> None:
     except ProcessLookupError:
         return
     try:
-        # The descriptor stays with the process it was opened for, so the check holds when the signal is sent.
+        # The descriptor belongs to the process that it was opened for, so the check still holds for the signal.
         if alive(identity):
             signal.pidfd_send_signal(descriptor, number)
     except ProcessLookupError:
@@ -146,11 +146,11 @@ def start(argv: Sequence[str], log: Path, mark: str, environment: Mapping[str, s
 
 @dataclass(frozen=True)
 class Record:
-    """A service as it was started."""
+    """A started service."""
 
     identity: Identity
     argv: list[str]
-    configuration: str  # key of the files it read
+    configuration: str  # Key of its configuration files.
 
 
 def save(path: Path, record: Record) -> None:
@@ -159,15 +159,15 @@ def save(path: Path, record: Record) -> None:
 
 
 def load(path: Path) -> Record | None:
-    """Service remembered there, alive or not."""
+    """The recorded service, alive or not."""
     value = read_json(path)
     return Record(Identity(**value["identity"]), value["argv"], value.get("configuration", "")) if value else None
 
 
 def ensure(path: Path, argv: list[str], log: Path, mark: str, files: Sequence[Path] = ()) -> bool:
-    """Have a service run as `argv` with these configuration files; return whether it had to be started.
+    """Run a service as `argv` with these configuration files. Returns whether it had to start.
 
-    One that runs with another command or other contents of the files is restarted.
+    A service with another command or other contents of the files restarts.
     """
     configuration = key_of(file.read_bytes() for file in files)
     record = load(path)
@@ -180,10 +180,10 @@ def ensure(path: Path, argv: list[str], log: Path, mark: str, files: Sequence[Pa
 
 
 def stop(path: Path) -> None:
-    """End a service and what it started directly, and forget it."""
+    """End a service and its direct children, and remove its record."""
     record = load(path)
     if record and alive(record.identity):
-        # nsenter stays outside and waits for the program it started: the program has to end first.
+        # nsenter stays outside and waits for its program, so the program must end first.
         children = [process.identity for process in everyone() if process.parent == record.identity.pid]
         end([*children, record.identity], grace=10)
     path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Running commands: quietly, or for minutes with their progress shown."""
+"""Runs commands: quietly, or with their progress."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-REPORT_EVERY = 15.0  # seconds between two lines of progress where output is not a terminal
+REPORT_EVERY = 15.0  # Seconds between two lines of progress if the output is not a terminal.
 TOOL_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class ClusterError(Exception):
-    """Something the user must know; the message says what to do."""
+    """An error for the user. The message says what to do."""
 
 
 def run(
@@ -26,7 +26,7 @@ def run(
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
 ) -> str:
-    """Run a command and return its output; raise ClusterError with what it wrote if it fails."""
+    """Run a command and return its output. Raises ClusterError with its output."""
     done = subprocess.run(
         [str(part) for part in argv], input=stdin, cwd=cwd, env=env, capture_output=True, text=True, check=False
     )
@@ -37,26 +37,26 @@ def run(
 
 
 def succeeds(argv: Sequence[str | Path]) -> bool:
-    """Whether a command ends with exit code 0; its output is dropped."""
+    """Whether a command exits with 0. Its output is dropped."""
     return not subprocess.run(
         [str(part) for part in argv], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False
     ).returncode
 
 
 def contained(argv: Sequence[str | Path]) -> list[str]:
-    """Same command with mounts and processes of its own, all of which end when this program does, however it ends."""
+    """The same command with its own mounts and processes, which all end with this program."""
     leash = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
     return [*leash, *(str(part) for part in argv)]
 
 
 def say(text: str) -> None:
-    """Tell the user something; standard output is left to results."""
+    """Print a message for the user on standard error."""
     print(text, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
 def step(title: str) -> Iterator[None]:
-    """Say what is going on, and afterwards how long it took."""
+    """Print what happens, and afterwards how long it took."""
     start = time.monotonic()
     yield
     say(f"{title}: {time.monotonic() - start:.1f} s")
@@ -87,7 +87,7 @@ class _LastLine:
 def stream(
     title: str, argv: Sequence[str | Path], log: Path, *, cwd: Path | None = None, env: Mapping[str, str] | None = None
 ) -> None:
-    """Run a long command, showing time and its last line; all goes to `log`; raise ClusterError if it fails."""
+    """Run a long command, and show its time and last line. `log` gets all output. Raises ClusterError."""
     log.parent.mkdir(parents=True, exist_ok=True)
     start = reported = time.monotonic()
     say(f"{title} …")
@@ -130,7 +130,7 @@ def tail(log: Path, lines: int = 15) -> str:
 
 
 def wait_until(what: str, seconds: float, ready: Callable[[], bool], *, every: float = 0.1, hint: str = "") -> None:
-    """Call `ready` until it returns True; raise ClusterError after so many seconds."""
+    """Call `ready` until it returns True. Raises ClusterError after that many seconds."""
     deadline = time.monotonic() + seconds
     while not ready():
         if time.monotonic() > deadline:

@@ -1,7 +1,7 @@
-"""containerd's image stores: made once per set of images, then given to every node as hard links.
+"""Image stores of containerd, built once per set of images. Every node gets hard links.
 
-containerd never changes a file of an unpacked image: containers write to layers of their own. Only its databases
-change in place, and those are copied. A store for a changed set is made out of the one that is most like it.
+containerd never changes a file of an unpacked image: containers write to their own layers. Only its databases change
+in place; they are copied. The store for a changed set starts from the most similar store.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from localcluster.locks import exclusive, workspace
 from localcluster.paths import Layout
 from localcluster.shell import contained, run, stream
 
-_KEPT = 3  # stores that stay in the cache
+_KEPT = 3  # Stores that stay in the cache.
 _CONFIGURATION = """version = 2
 root = "{root}"
 state = "/run/containerd"
@@ -52,12 +52,12 @@ wait $containerd || true
 
 
 def store_key(images: Iterable[Image]) -> str:
-    """Name of the store that holds exactly these images."""
+    """Name of the store with exactly these images."""
     return key_of(sorted(f"{image.reference}={image.key}" for image in images))
 
 
 def nearest(wanted: Mapping[str, str], stores: Mapping[Path, Mapping[str, str]]) -> Path | None:
-    """Store to begin with: of those with no other names than wanted, the one with the fewest images to import."""
+    """The store to start from: among those without unwanted names, the one with the fewest images to import."""
 
     def likeness(store: Path) -> tuple[int, int]:
         same = sum(wanted[reference] == key for reference, key in stores[store].items())
@@ -68,16 +68,16 @@ def nearest(wanted: Mapping[str, str], stores: Mapping[Path, Mapping[str, str]])
 
 
 def provide(layout: Layout, images: Sequence[Image], targets: Iterable[Path]) -> None:
-    """Give each node, whose containerd does not run, a store with these images."""
-    with exclusive(layout.cache / "locks" / "stores", "it makes the nodes' image store"):
+    """Give each node a store with these images. Its containerd must not run."""
+    with exclusive(layout.cache / "locks" / "stores", "it builds the image store of the nodes"):
         store = _ensure(layout, images)
         for target in targets:
             link_copy(store / "containerd", target)
 
 
 def prepare(layout: Layout, images: Sequence[Image]) -> None:
-    """Make the store for these images if it is not there."""
-    with exclusive(layout.cache / "locks" / "stores", "it makes the nodes' image store"):
+    """Build the store for these images if it does not exist."""
+    with exclusive(layout.cache / "locks" / "stores", "it builds the image store of the nodes"):
         _ensure(layout, images)
 
 
@@ -107,7 +107,7 @@ def _ensure(layout: Layout, images: Sequence[Image]) -> Path:
 
 
 def _import(layout: Layout, root: Path, images: Sequence[Image], unpacked: list[str]) -> list[str]:
-    """Add images to a store that has these layers; return all layers that it has then."""
+    """Add images to a store that has these layers. Returns all its layers."""
     with workspace(layout.cache / "work") as work:
         for number, image in enumerate(images):
             Builder(layout).export(image, unpacked, work / f"{number}.tar")
@@ -126,7 +126,7 @@ def _prune(stores: Path) -> None:
 
 
 def link_copy(source: Path, target: Path) -> None:
-    """Copy containerd's files: as hard links where the file system is the same, its databases for real."""
+    """Copy the files of containerd: hard links on the same file system, real copies of its databases."""
     partial = target.with_name(f".{target.name}.copy")
     remove(partial)
     partial.parent.mkdir(parents=True, exist_ok=True)
@@ -136,7 +136,7 @@ def link_copy(source: Path, target: Path) -> None:
         copy = database.with_name(f".{database.name}")
         shutil.copy2(database, copy)
         copy.replace(database)
-    # Every containerd makes up an identity of its own.
+    # Every containerd generates its own identity.
     remove(partial / "io.containerd.grpc.v1.introspection")
     partial.rename(target)
 

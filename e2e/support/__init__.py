@@ -1,1 +1,1 @@
-"""What the demo, the cluster tests and the benchmarks share; standard library only, so that any python3 runs it."""
+"""Shared code of the demo, the cluster tests and the benchmarks. Standard library only, so that any python3 runs it."""

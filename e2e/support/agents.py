@@ -1,4 +1,4 @@
-"""Starts torchrun's agent on this machine, for tests of scripts."""
+"""Runs torchrun's agent on this computer, for tests of scripts."""
 
 import contextlib
 import os
@@ -10,20 +10,20 @@ _SECONDS = 240.0
 
 
 def command(script: Sequence[str], workers: int, restarts: int) -> list[str]:
-    """Return how to run a script and its arguments with so many workers."""
+    """Return the command that runs a script with that many workers."""
     agent = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={workers}"]
     return [*agent, f"--max-restarts={restarts}", "--monitor-interval=0.1", *script]
 
 
 def environment() -> dict[str, str]:
-    """Return the environment to do it in."""
-    # Restarted workers would otherwise meet the addresses of the ones before them in the agents' shared store.
+    """Return the environment for that command."""
+    # Otherwise restarted workers would read the addresses of their predecessors in the shared store of the agents.
     return {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 
 
 @contextlib.contextmanager
 def torchrun(script: Sequence[str], workers: int, restarts: int) -> Iterator[subprocess.Popen[str]]:
-    """Run a script and its arguments with so many workers, its output in a pipe; end it with the block."""
+    """Run a script with that many workers and its output in a pipe. It ends with the block."""
     with subprocess.Popen(
         command(script, workers, restarts), stdout=subprocess.PIPE, text=True, env=environment()
     ) as agent:
@@ -34,7 +34,7 @@ def torchrun(script: Sequence[str], workers: int, restarts: int) -> Iterator[sub
 
 
 def output(script: Sequence[str], workers: int) -> str:
-    """Run a script to its end, and return what it has printed; raise where it fails, or takes very long."""
+    """Run a script to its end and return its output. Raises if it fails or takes too long."""
     return subprocess.run(
         command(script, workers, restarts=0),
         stdout=subprocess.PIPE,

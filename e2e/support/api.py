@@ -1,4 +1,4 @@
-"""A plain asynchronous client of the API server that KUBECONFIG names: for benchmarks and chaos."""
+"""A small asynchronous client of the API server of KUBECONFIG, for benchmarks and chaos."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ _GONE_SECONDS = 120.0
 
 
 class Api:
-    """Requests with JSON in and out; any status above 299 is an error."""
+    """JSON requests. Any status above 299 is an error."""
 
     def __init__(self, api: Any) -> None:  # noqa: ANN401 - the client is untyped
         self._api = api
@@ -22,7 +22,7 @@ class Api:
     @classmethod
     @asynccontextmanager
     async def connected(cls) -> AsyncIterator["Api"]:
-        """Be connected as the kubeconfig says while the block runs."""
+        """Connect as the kubeconfig says while the block runs."""
         configuration = client.Configuration()
         await config.load_kube_config(client_configuration=configuration)
         configuration.connection_pool_maxsize = _CONNECTIONS
@@ -35,7 +35,7 @@ class Api:
     async def call(
         self, verb: str, path: str, body: dict[str, Any] | None = None, *, metadata_only: bool = False
     ) -> dict[str, Any]:
-        """Make one request and return the answer; of a list perhaps only the metadata. Raises RuntimeError."""
+        """Make one request and return the answer, optionally only the metadata of a list. Raises RuntimeError."""
         accept = "application/json"
         if metadata_only:
             accept += ";as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
@@ -63,7 +63,7 @@ class Api:
 
     @asynccontextmanager
     async def namespace(self, name: str) -> AsyncIterator[None]:
-        """Have a namespace of that name while the block runs; it and all in it go in the end."""
+        """Create a namespace for the block, and delete it with all its objects at the end."""
         body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
         await self.call("POST", "api/v1/namespaces", body)
         try:
@@ -73,7 +73,7 @@ class Api:
             await self._gone(f"api/v1/namespaces/{name}")
 
     async def _gone(self, path: str) -> None:
-        """Wait until there is no such object. Raises TimeoutError."""
+        """Wait until the object is gone. Raises TimeoutError."""
         async with asyncio.timeout(_GONE_SECONDS):
             while True:
                 try:

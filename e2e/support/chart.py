@@ -1,4 +1,4 @@
-"""Installing the operator by its chart, as a user does."""
+"""Installs the operator from its chart, as a user does."""
 
 import hashlib
 import subprocess
@@ -12,7 +12,7 @@ _SOURCES = ("operator/src", "operator/Dockerfile", "uv.lock")
 
 
 def image_values(image: str) -> tuple[str, str]:
-    """Split an image into the chart's repository and tag; raise UnusableError where it has no tag."""
+    """Split an image into repository and tag. Raises UnusableError if it has no tag."""
     directory, slash, name = image.rpartition("/")
     repository, colon, tag = name.partition(":")
     if not (repository and colon and tag) or "@" in repository:
@@ -21,13 +21,13 @@ def image_values(image: str) -> tuple[str, str]:
 
 
 def install(cluster: Cluster, further: Mapping[str, str] | None = None) -> None:
-    """Install the operator, or bring it up to date, with further values of the chart, and wait until it is ready."""
+    """Install or update the operator with additional values of the chart, and wait until it is ready."""
     repository, tag = image_values(cluster.operator_image)
     values = {
         "image.repository": repository,
         "image.tag": tag,
         "log.format": "text",
-        # The tag of a local build stays the same: only this tells Kubernetes that there is something new.
+        # The tag of a local build stays the same, so only this annotation makes Kubernetes start the new image.
         "podAnnotations.sources": _digest(),
         **(further or {}),
     }
@@ -36,7 +36,7 @@ def install(cluster: Cluster, further: Mapping[str, str] | None = None) -> None:
         *(cluster.helm, "upgrade", "--install", RELEASE, str(ROOT / "charts" / "torchrun-operator")),
         *("--kubeconfig", str(cluster.kubectl.kubeconfig), "--namespace", NAMESPACE, "--create-namespace"),
         *settings,
-        # Elsewhere an operator or a definition that somebody else has put there stays theirs.
+        # On another cluster, an operator or a CRD of another release stays unchanged.
         *(["--take-ownership"] if cluster.local else []),
         *("--wait", "--timeout", "3m"),
     ]
@@ -46,7 +46,7 @@ def install(cluster: Cluster, further: Mapping[str, str] | None = None) -> None:
 
 
 def _digest() -> str:
-    """Return a short name for the operator's sources as they are now."""
+    """Return a short hash of the current sources of the operator."""
     digest = hashlib.sha256()
     for source in _SOURCES:
         path = ROOT / source

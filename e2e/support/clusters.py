@@ -1,4 +1,4 @@
-"""Which cluster to use: the local one, or the one that KUBECONFIG names; and how its programs are found."""
+"""Selects the cluster (the local one, or that of KUBECONFIG) and finds its programs."""
 
 import os
 import shutil
@@ -16,12 +16,12 @@ LOCAL_TRAINER_IMAGE = "docker.io/library/torchrun-trainer:dev"
 
 
 class UnusableError(Exception):
-    """The cluster cannot or must not be used; the message says what to do."""
+    """The cluster cannot or must not be used. The message says what to do."""
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """A cluster with the means to use it."""
+    """A cluster, and how to use it."""
 
     kubectl: Kubectl
     helm: str
@@ -31,17 +31,17 @@ class Cluster:
 
 
 def local_command(*arguments: str) -> list[str]:
-    """Return a command of the local cluster."""
+    """Return the command line of a command of the local cluster."""
     return [sys.executable, "-m", "localcluster", *arguments]
 
 
 def local_environment() -> dict[str, str]:
-    """Return the environment in which local_command works."""
+    """Return the environment that local_command needs."""
     return {**os.environ, "PYTHONPATH": str(ROOT / "e2e")}
 
 
 def _ask_local(*arguments: str) -> str | None:
-    """Return the first line that a command of the local cluster prints; None where it fails."""
+    """Return the first line that a command of the local cluster prints; None if it fails."""
     done = subprocess.run(
         local_command(*arguments), env=local_environment(), capture_output=True, text=True, check=False
     )
@@ -49,19 +49,19 @@ def _ask_local(*arguments: str) -> str | None:
 
 
 def local_programs() -> Path | None:
-    """Return the directory of kubectl, helm and kube, or None where they have not been built."""
+    """Return the directory of kubectl, helm and kube; None if they are not built."""
     found = _ask_local("bin")
     return Path(found) if found else None
 
 
 def local_cluster(nodes: int | None = None) -> Cluster:
-    """Bring the local cluster up, or up to date with the sources, perhaps with so many nodes, and return it."""
+    """Start or update the local cluster, optionally with that many Kubernetes nodes, and return it."""
     size = [f"--nodes={nodes}"] if nodes else []
     if subprocess.run(local_command("up", *size), env=local_environment(), check=False).returncode:
-        raise UnusableError("the local cluster did not come up; set KUBECONFIG to use a cluster of your own")
+        raise UnusableError("the local cluster did not start; set KUBECONFIG to use a cluster of your own")
     programs, kubeconfig = local_programs(), _ask_local("kubeconfig")
     if programs is None or kubeconfig is None:
-        raise UnusableError("the local cluster is up, but does not tell where its programs and its kubeconfig are")
+        raise UnusableError("the local cluster runs, but its programs and its kubeconfig were not found")
     return Cluster(
         kubectl=Kubectl(str(programs / "kubectl"), Path(kubeconfig)),
         helm=str(programs / "helm"),
@@ -72,9 +72,9 @@ def local_cluster(nodes: int | None = None) -> Cluster:
 
 
 def own_cluster(environment: Mapping[str, str], prefix: str) -> Cluster | None:
-    """Return the cluster of KUBECONFIG, or None where it is not set or names the local one.
+    """Return the cluster of KUBECONFIG; None if it is unset or names the local one.
 
-    It needs images that its machines can pull: PREFIX_OPERATOR_IMAGE and PREFIX_TRAINER_IMAGE.
+    The cluster needs images that it can pull: PREFIX_OPERATOR_IMAGE and PREFIX_TRAINER_IMAGE.
     """
     kubeconfig = environment.get("KUBECONFIG", "")
     if not kubeconfig or kubeconfig == _ask_local("kubeconfig"):
@@ -98,7 +98,7 @@ def own_cluster(environment: Mapping[str, str], prefix: str) -> Cluster | None:
 
 
 def require_allowed_context(cluster: Cluster, environment: Mapping[str, str]) -> None:
-    """Refuse a cluster whose context nobody has named as one for tests."""
+    """Reject a cluster whose context is not allowed for tests."""
     if cluster.local:
         return
     context = cluster.kubectl.run("config", "current-context").strip()
@@ -106,7 +106,7 @@ def require_allowed_context(cluster: Cluster, environment: Mapping[str, str]) ->
     if context not in {name.strip() for name in allowed.split(",")}:
         raise UnusableError(
             f"KUBECONFIG points to the context {context!r}: tests install the operator, kill pods and delete "
-            f"namespaces there. If that is what you want, set E2E_ALLOW_CONTEXT={context}; "
+            f"namespaces there. To allow that, set E2E_ALLOW_CONTEXT={context}; "
             "to use the local cluster, unset KUBECONFIG."
         )
 
@@ -117,5 +117,5 @@ def _program(name: str) -> str:
         return found
     programs = local_programs()
     if programs is None:
-        raise UnusableError(f"{name} is not on PATH: install it, or run `make cluster-up` once, which builds it")
+        raise UnusableError(f"{name} is not on PATH: install it, or run `make cluster-up` once to build it")
     return str(programs / name)

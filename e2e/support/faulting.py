@@ -1,4 +1,4 @@
-"""What the benchmarks and chaos do to pods, from outside as well: signals to their processes, and evictions."""
+"""Faults for benchmarks and chaos: signals to processes of pods from outside, and evictions."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from support.kubectl import Kubectl, Object
 
 
 def container_processes(pod: Object, container: str) -> list[int]:
-    """Return the processes of a pod's container as the host numbers them; none where it does not run."""
+    """Return the process IDs of a container of a pod on this computer; empty if it does not run."""
     statuses: list[Object] = pod["status"].get("containerStatuses") or []
     full_name = next((status.get("containerID") or "" for status in statuses if status["name"] == container), "")
     identifier = full_name.partition("://")[2]
@@ -21,12 +21,12 @@ def container_processes(pod: Object, container: str) -> list[int]:
                 if identifier in (entry / "cgroup").read_text():
                     found.append(int(entry.name))
             except OSError:
-                continue  # it has ended
+                continue  # It has ended.
     return found
 
 
 def number_inside(process: int) -> int | None:
-    """Return the number that a process has in its own container; None where it has ended."""
+    """Return the process ID inside the container; None if the process has ended."""
     try:
         lines = Path(f"/proc/{process}/status").read_text().splitlines()
     except OSError:
@@ -35,12 +35,12 @@ def number_inside(process: int) -> int | None:
 
 
 def send(processes: Iterable[int], number: int = signal.SIGKILL) -> None:
-    """Send a signal to processes, at once, as no grace and no API server would."""
+    """Send a signal to processes at once, without grace and without the API server."""
     for process in processes:
         try:
             os.kill(process, number)
         except ProcessLookupError:
-            continue  # ended with another
+            continue  # It ended together with another one.
 
 
 def evict(kubectl: Kubectl, pod: str) -> None:

@@ -13,35 +13,35 @@ _JSON_LINES = 'jsonpath={@}{"\\n"}'
 
 
 class KubectlError(RuntimeError):
-    """kubectl failed; the message is what it wrote."""
+    """kubectl failed. The message is its output."""
 
 
 @dataclass(frozen=True)
 class Kubectl:
-    """One cluster and, where given, one namespace of it."""
+    """One cluster, and optionally one of its namespaces."""
 
     program: str
     kubeconfig: Path
     namespace: str = ""
 
     def within(self, namespace: str) -> "Kubectl":
-        """Return the same for a namespace."""
+        """Return a copy for a namespace."""
         return replace(self, namespace=namespace)
 
     def argv(self, *arguments: str) -> list[str]:
-        """Return the whole command."""
+        """Return the whole command line."""
         scope = ["--namespace", self.namespace] if self.namespace else []
         return [self.program, "--kubeconfig", str(self.kubeconfig), *scope, *arguments]
 
     def run(self, *arguments: str, stdin: str | None = None) -> str:
-        """Run a command and return what it wrote; raise KubectlError where it fails."""
+        """Run a command and return its output. Raises KubectlError."""
         done = subprocess.run(self.argv(*arguments), input=stdin, capture_output=True, text=True, check=False)
         if done.returncode:
             raise KubectlError(f"kubectl {' '.join(arguments)}: {done.stderr.strip() or done.stdout.strip()}")
         return done.stdout
 
     def get(self, kind: str, name: str) -> Object | None:
-        """Return an object, or None where there is none."""
+        """Return an object; None if it does not exist."""
         text = self.run("get", kind, name, "--ignore-not-found", "--output=json")
         found: Object | None = json.loads(text) if text.strip() else None
         return found
@@ -52,26 +52,26 @@ class Kubectl:
         return items
 
     def apply(self, *objects: Object) -> None:
-        """Apply objects; raise KubectlError with the API server's words where one is refused."""
+        """Apply objects. Raises KubectlError with the message of the API server."""
         document = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
         self.run("apply", "--filename=-", stdin=json.dumps(document))
 
     def patch(self, kind: str, name: str, change: Object) -> None:
-        """Merge a change into an object."""
+        """Apply a merge patch to an object."""
         self.run("patch", kind, name, "--type=merge", f"--patch={json.dumps(change)}")
 
     def watch(self, kind: str, selector: str, on_object: Callable[[Object], None]) -> "Stream":
-        """Hand every object that is there or changes to a callback, each from the thread of the stream."""
+        """Call back with every existing and every changed object, from the thread of the stream."""
         argv = self.argv("get", kind, f"--selector={selector}", "--watch", f"--output={_JSON_LINES}")
         return Stream(argv, lambda line: on_object(json.loads(line)))
 
     def follow(self, pod: str, container: str, on_line: Callable[[str], None]) -> "Stream":
-        """Hand every line of a container's log to a callback, from its first to its last."""
+        """Call back with every line of the log of a container, from the first on."""
         return Stream(self.argv("logs", "--follow", pod, f"--container={container}"), on_line)
 
 
 class Stream:
-    """A command that goes on: each line it writes goes to a callback, in a thread of its own."""
+    """A running command. A thread calls back with each line of its output."""
 
     def __init__(self, argv: list[str], on_line: Callable[[str], None]) -> None:
         self._on_line = on_line

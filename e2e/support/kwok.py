@@ -1,4 +1,4 @@
-"""Fake nodes, played by kwok: pods on them turn Running at once, so that only the control plane does real work."""
+"""Fake Kubernetes nodes, simulated by kwok: pods on them become Running at once, so only the control plane works."""
 
 import asyncio
 import os
@@ -15,7 +15,7 @@ SELECTOR = {"type": "kwok"}
 
 
 def fake_node(number: int) -> dict[str, Any]:
-    """Return a node that kwok plays."""
+    """Return a Kubernetes node that kwok simulates."""
     capacity = {"cpu": "64", "memory": "256Gi", "pods": "110"}
     return {
         "apiVersion": "v1",
@@ -32,7 +32,7 @@ def fake_node(number: int) -> dict[str, Any]:
 
 @contextmanager
 def playing(binary: str) -> Iterator[None]:
-    """Play the fake nodes of the cluster that KUBECONFIG names while the block runs."""
+    """Simulate the fake nodes of the cluster of KUBECONFIG while the block runs."""
     command = [
         binary,
         f"--kubeconfig={os.environ['KUBECONFIG']}",
@@ -49,7 +49,7 @@ def playing(binary: str) -> Iterator[None]:
 
 @asynccontextmanager
 async def fake_nodes(api: Api, count: int) -> AsyncIterator[None]:
-    """Have that many fake nodes in the cluster while the block runs."""
+    """Add that many fake nodes to the cluster while the block runs."""
     fakes = [fake_node(number) for number in range(count)]
     try:
         await asyncio.gather(*[api.call("POST", "api/v1/nodes", fake) for fake in fakes])

@@ -1,4 +1,4 @@
-"""The local cluster's machines, for what turns them off: as many as needed, one of them the operator's own."""
+"""Machines of the local cluster for faults: as many as needed, one of them for the operator only."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ from support.clusters import Cluster, local_cluster
 
 @contextmanager
 def cluster_of(machines: int) -> Iterator[Cluster]:
-    """Have the local cluster with so many machines, and the operator on the last of them, while the block runs."""
+    """Run the local cluster with that many machines, and the operator on the last one, while the block runs."""
     before = len(local.nodes(Layout.of(os.environ))) or local.DEFAULT_NODES
     try:
         cluster = local_cluster(machines)
@@ -29,6 +29,6 @@ def cluster_of(machines: int) -> Iterator[Cluster]:
 
 
 def changed(node: Node, change: Callable[[], None]) -> None:
-    """Change a machine while nobody else changes the cluster."""
+    """Change a machine while no other process changes the cluster."""
     with exclusive(node.layout.lock, "it changes the cluster"):
         change()

@@ -1,4 +1,4 @@
-"""The logs of all pods that a selector finds, those still to come included."""
+"""The logs of all pods that match a selector, including future pods."""
 
 from collections.abc import Callable
 
@@ -6,10 +6,10 @@ from support.kubectl import Kubectl, Object, Stream
 
 
 class PodLogs:
-    """Follows one container in each of the pods, through its restarts too.
+    """Follows one container in each of the pods, also across its restarts.
 
-    A line goes to `on_line` with the pod's name and uid, from a thread of its pod's; it may come twice where a
-    container has just been restarted.
+    `on_line` gets each line with the name and the uid of the pod, from a thread per pod. A line may come twice after a
+    restart of the container.
     """
 
     def __init__(

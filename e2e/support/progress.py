@@ -1,4 +1,4 @@
-"""What the training says of itself: lines of `key=value`, followed in the logs of all pods of a job."""
+"""Progress lines (`key=value`) from the logs of all pods of a job."""
 
 import threading
 import time
@@ -14,7 +14,7 @@ TRAINER = "trainer"
 
 @dataclass(frozen=True)
 class Line:
-    """One line of `time=SECONDS key=value …`; time is in seconds since 1970, by the pod's clock."""
+    """One line of `time=SECONDS key=value …`, in seconds since 1970, by the clock of the pod."""
 
     pod: str
     uid: str
@@ -23,13 +23,13 @@ class Line:
 
     @property
     def event(self) -> str | None:
-        """What happened, where the line is about something that happened once."""
+        """The event, if the line reports one."""
         return self.values.get("event")
 
 
 @dataclass(frozen=True)
 class Step:
-    """A step that the training has reported, and the start of the workers that took it."""
+    """A reported step, and the start of the workers that took it."""
 
     time: float
     step: int
@@ -38,14 +38,14 @@ class Step:
     loss: float | None
     snapshot: int | None
     started_at: float
-    """When these workers started, by the pod's clock."""
+    """When these workers started, by the clock of the pod."""
     started_from: int
-    """The step they went on from."""
+    """The step from which they resumed."""
     pod: str
 
 
 def parse(text: str, pod: str = "", uid: str = "") -> Line | None:
-    """Read a line of the trainer library; None for any other line of the log."""
+    """Parse a line of the trainer library; None for any other line."""
     pairs = [part.partition("=") for part in text.split()]
     if not pairs or pairs[0][0] != "time" or not all(sign for _, sign, _ in pairs):
         return None
@@ -57,7 +57,7 @@ def parse(text: str, pod: str = "", uid: str = "") -> Line | None:
 
 
 def step_of(line: Line, start: Line | None) -> Step | None:
-    """Read the step that a line reports, given the line that its workers began with; None where it reports none."""
+    """Return the step that a line reports, given the first line of its workers; None if it reports none."""
     if "step" not in line.values or start is None:
         return None
     done, _, total = line.values["step"].partition("/")
@@ -76,7 +76,7 @@ def step_of(line: Line, start: Line | None) -> Step | None:
 
 
 class Training:
-    """Follows the logs of all pods that a job has and will have."""
+    """Follows the logs of all present and future pods of a job."""
 
     def __init__(
         self, kubectl: Kubectl, job: str, on_step: Callable[[Step], None] | None = None, trainer: str = TRAINER
@@ -95,27 +95,27 @@ class Training:
         self._logs.stop()
 
     def steps(self) -> list[Step]:
-        """Return the steps reported so far, in the order in which they arrived."""
+        """Return the steps so far, in order of arrival."""
         with self._changed:
             return list(self._steps)
 
     def starts(self) -> list[Line]:
-        """Return every start of workers so far, by time."""
+        """Return the starts of workers so far, by time."""
         with self._changed:
             return sorted((line for line in self._lines if line.event == "start"), key=lambda line: line.time)
 
     def lines(self) -> list[Line]:
-        """Return every line so far, in the order in which they arrived."""
+        """Return the lines so far, in order of arrival."""
         with self._changed:
             return list(self._lines)
 
     def now(self) -> float:
-        """Return the time by the pods' clock, as well as it is known: of the least delayed line."""
+        """Estimate the time by the clock of the pods, from the line with the least delay."""
         with self._changed:
             return time.time() - (self._skew or 0.0)
 
     def wait(self, what: str, wanted: Callable[[Step], bool], seconds: float) -> Step:
-        """Return the first step, past or to come, that is wanted; raise NotInTimeError after so many seconds."""
+        """Return the first matching step, past or future. Raises NotInTimeError after that many seconds."""
         found: list[Step] = []
 
         def look() -> bool:

@@ -17,20 +17,20 @@ _KEY = "test"
 
 
 def build() -> Path:
-    """Return its program. Raises ClusterError where there is no Go to build it with."""
+    """Return the program. Raises ClusterError if Go is missing."""
     return builds.binary(Layout.of(os.environ), builds.program("s3", _MODULES), require_go())
 
 
 @contextmanager
 def server(directory: Path, buckets: tuple[str, ...]) -> Iterator[dict[str, str]]:
-    """Serve these buckets while the block runs; give the environment variables with which clients find it."""
+    """Serve these buckets while the block runs. Yields the environment variables for clients."""
     program = build()
     for bucket in buckets:
         (directory / "data" / bucket).mkdir(parents=True)
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
-    # Metadata in files of their own: not every file system for temporary files has extended attributes.
+    # Metadata goes to separate files: some file systems for temporary files have no extended attributes.
     sidecar = directory / "metadata"
     sidecar.mkdir()
     options = ["--access", _KEY, "--secret", _KEY, "--port", address]

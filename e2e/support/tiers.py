@@ -1,7 +1,7 @@
-"""All tests, tier by tier, in an order that fails early: `python3 -m support.tiers`, which `make test` runs.
+"""Runs all tests, tier by tier, fast ones first: `python3 -m support.tiers`, which `make test` runs.
 
-The local cluster takes longest, so it is built and brought up beside the quick tiers. It is taken down in the end if
-it was not up before. With KUBECONFIG set the cluster tier uses that cluster instead.
+The local cluster takes longest, so it is built and started in parallel with the fast tiers. It is stopped at the end if
+it did not run before. If KUBECONFIG is set, the cluster tier uses that cluster instead.
 """
 
 import os
@@ -19,7 +19,7 @@ _TIERS = ("lint", "verify", "test-unit", "test-integration", "test-cluster")
 
 
 class Background:
-    """The local cluster on its way up, its output in a file."""
+    """The starting local cluster, with its output in a file."""
 
     def __init__(self, log: Path) -> None:
         self._log = log
@@ -35,7 +35,7 @@ class Background:
             )
 
     def wait(self) -> bool:
-        """Wait until the cluster is up, telling now and then how far it is; return whether it came up."""
+        """Wait until the cluster runs, and print its progress at intervals. Returns whether it runs."""
         began = reported = time.monotonic()
         while self._process.poll() is None:
             time.sleep(0.2)
@@ -45,7 +45,7 @@ class Background:
         return self._process.returncode == 0
 
     def stop(self) -> None:
-        """End it where it still goes on."""
+        """Stop it if it still runs."""
         if self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGINT)
             self._process.wait()
@@ -60,7 +60,7 @@ class Background:
 
 
 def main() -> int:
-    """Run every tier; return the exit code of the first that fails."""
+    """Run every tier. Returns the exit code of the first one that fails."""
     own = bool(os.environ.get("KUBECONFIG"))
     was_up = not own and _is_up()
     cluster = None if own else Background(LOG)
@@ -82,11 +82,11 @@ def _run(cluster: Background | None, durations: list[tuple[str, float]]) -> int:
         if tier == "test-integration" and cluster is not None:
             began = time.monotonic()
             if not cluster.wait():
-                _say(f"the local cluster did not come up; the end of {LOG}:\n{cluster.tail()}")
+                _say(f"the local cluster did not start; the end of {LOG}:\n{cluster.tail()}")
                 return 1
             durations.append(("waiting for the cluster", time.monotonic() - began))
         if tier == "test-integration" and local_programs() is None:
-            _say("test-integration is left out: it needs programs that `make cluster-up` builds")
+            _say("test-integration is skipped: it needs programs that `make cluster-up` builds")
             continue
         began = time.monotonic()
         _say(f"make {tier}")

@@ -1,4 +1,4 @@
-"""Waiting for something to become true."""
+"""Waits for a condition."""
 
 import time
 from collections.abc import Callable
@@ -9,15 +9,15 @@ _EVERY_SECONDS = 0.25
 
 
 class NotInTimeError(AssertionError):
-    """It did not become true; the message says what, and what was seen last."""
+    """The condition did not become true in time. The message has the condition and the last state."""
 
 
 def wait_for(
     what: str, probe: Callable[[], Found | None], seconds: float, *, seen: Callable[[], object] | None = None
 ) -> Found:
-    """Call `probe` until it returns something true and return that; raise NotInTimeError after so many seconds.
+    """Call `probe` until it returns a true value, and return that. Raises NotInTimeError after that many seconds.
 
-    `seen` is asked once, for the message, when time is up.
+    `seen` is called once, for the message of the error.
     """
     deadline = time.monotonic() + seconds
     while True:

@@ -1,7 +1,7 @@
-"""Runs a command against a cluster that has the operator: `python3 -m support.withcluster COMMAND…`.
+"""Runs a command with a cluster that has the operator: `python3 -m support.withcluster COMMAND…`.
 
-The local cluster, or that of KUBECONFIG if E2E_ALLOW_CONTEXT names its context. The command finds KUBECONFIG, and the
-local cluster's programs on PATH where there are any.
+It uses the local cluster, or that of KUBECONFIG if E2E_ALLOW_CONTEXT names its context. The command gets KUBECONFIG,
+and the programs of the local cluster on PATH if they are built.
 """
 
 import os
@@ -20,7 +20,7 @@ from support.clusters import (
 
 
 def main(command: list[str]) -> int:
-    """Return the command's exit code; 2 where the cluster is unusable."""
+    """Return the exit code of the command; 2 if the cluster is unusable."""
     try:
         cluster = own_cluster(os.environ, "E2E") or local_cluster()
         require_allowed_context(cluster, os.environ)

@@ -1,4 +1,4 @@
-"""A cluster with the operator on it, a namespace for each test, and what there is to know when a test fails."""
+"""Fixtures: a cluster with the operator, a namespace per test, and diagnostics of failed tests."""
 
 import os
 import re
@@ -16,7 +16,7 @@ _FAILED = pytest.StashKey[bool]()
 
 @pytest.fixture(scope="session")
 def cluster() -> Cluster:
-    """Return the local cluster, or the one of KUBECONFIG where it is allowed, with the operator of these sources."""
+    """Return the local cluster, or that of KUBECONFIG if allowed, with the operator of these sources."""
     try:
         found = own_cluster(os.environ, "E2E") or local_cluster()
         require_allowed_context(found, os.environ)
@@ -28,7 +28,7 @@ def cluster() -> Cluster:
 
 @pytest.fixture
 def kubectl(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Kubectl]:
-    """Return kubectl in a namespace of the test's own, which is deleted in the end."""
+    """Return kubectl in a namespace for this test, which is deleted at the end."""
     title = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")
     name = f"{title[:40].strip('-')}-{secrets.token_hex(3)}"
     cluster.kubectl.run("create", "namespace", name)
@@ -48,7 +48,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 def _story(cluster: Cluster, kubectl: Kubectl) -> str:
-    """Tell what a person would look at first."""
+    """Print what a person would look at first."""
     commands = [
         ("get", "torchrunjobs,pods", "--output=wide"),
         ("get", "events", "--sort-by=.lastTimestamp"),

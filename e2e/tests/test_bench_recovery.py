@@ -1,4 +1,4 @@
-"""The recovery benchmark's arithmetic: from lines of logs to figures, table and picture."""
+"""The arithmetic of the recovery benchmark: from lines of logs to figures, table and picture."""
 
 import dataclasses
 import math
@@ -164,7 +164,7 @@ def _document(*records: dict[str, Any]) -> dict[str, Any]:
 
 
 def _row(content: dict[str, Any], system: str) -> list[str]:
-    """Return the cells of a system's only row, but for fault, system, and how often it was done."""
+    """Return the cells of the only row of a system, without fault, system and number of repetitions."""
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table(content).splitlines()]
     (found,) = [row[3:] for row in rows if row[1] == system and row[2] != "0"]
     return found
@@ -191,7 +191,7 @@ def test_what_was_not_recovered_from_is_no_gap_in_the_table() -> None:
 
 def test_what_cannot_be_done_is_in_the_table_with_its_reason() -> None:
     content = _document(_record("torchrunjob", "scale-up", 9.0))
-    assert "| pods by hand | 0 | not done: nobody makes or deletes pods |" in table(content)
+    assert "| pods by hand | 0 | not measured: there is no operator that creates or deletes pods |" in table(content)
     content = _document(_record("pods", "terminate", 50.0, full_size_seconds=None))
     assert _row(content, "pods by hand")[:2] == ["50.0 s (50.0 s)", f"never: {content['shrinks']['pods']['terminate']}"]
 
@@ -273,7 +273,7 @@ def test_the_picture_has_a_line_for_each_repetition() -> None:
     lines = [element for element in root.iter() if element.tag.endswith("polyline")]
     assert len(lines) == 2
     titles = [element.text for element in root.iter() if element.get("class") == "title"]
-    assert titles[1:] == ["everything in a node pod killed (SIGKILL), not in rank 0's"]
+    assert titles[1:] == ["all processes of a node pod killed (SIGKILL), not of rank 0"]
 
 
 def test_the_picture_of_nothing_is_a_picture() -> None:
@@ -288,7 +288,7 @@ def test_figures_replace_those_of_before() -> None:
 
 
 class Recorder:
-    """Keeps the objects that a system applies."""
+    """Records the objects that a system applies."""
 
     def __init__(self) -> None:
         self.applied: list[dict[str, Any]] = []

@@ -1,4 +1,4 @@
-"""What chaos-membership checks: that it finds what is wrong, and only that. Times are in seconds."""
+"""The rules of chaos-membership find violations, and nothing else. Times are in seconds."""
 
 from collections.abc import Sequence
 from itertools import islice
@@ -100,9 +100,9 @@ def test_a_journal_is_followed_while_it_is_written(tmp_path: Path) -> None:
         ([], []),
         (steps(0, 0, 5), []),
         (steps(0, 0, 5) + steps(5, 5, 5, B), []),
-        (steps(0, 0, 5) + steps(3, 0, 5, B), [(3, "two-masters")]),  # the old one went on
-        (steps(0, 0, 9) + steps(3, 0, 2, B), [(3, "two-masters")]),  # the new one ended first
-        (steps(0, 0, 3) + steps(5, 0, 3, B) + steps(9, 3, 3), []),  # a port is drawn again later
+        (steps(0, 0, 5) + steps(3, 0, 5, B), [(3, "two-masters")]),  # The old one continued.
+        (steps(0, 0, 9) + steps(3, 0, 2, B), [(3, "two-masters")]),  # The new one ended first.
+        (steps(0, 0, 3) + steps(5, 0, 3, B) + steps(9, 3, 3), []),  # A port is drawn again later.
     ],
 )
 def test_no_step_is_taken_under_an_old_master(recorded: list[Step], wrong: list[tuple[float, str]]) -> None:
@@ -113,14 +113,14 @@ def test_no_step_is_taken_under_an_old_master(recorded: list[Step], wrong: list[
     ("starts", "recorded", "wrong"),
     [
         ([start(0, 0), start(1, 1)], steps(2, 0, 3), []),
-        ([start(0, 0)], [], []),  # the others were killed before they started
-        ([start(0, 0)], steps(2, 0, 3), [(2, "round")]),  # it trained without them
+        ([start(0, 0)], [], []),  # The others were killed before they started.
+        ([start(0, 0)], steps(2, 0, 3), [(2, "round")]),  # It trained without them.
         ([start(0, 0), start(1, 1, world=3)], [], [(0, "round")]),
         ([start(0, 0), start(1, 1, run="v")], [], [(0, "round")]),
         ([start(0, 0), start(1, 0, pod="job-1")], [], [(0, "round")]),
         ([start(0, 0), start(1, 1, pod="job-0")], [], [(0, "round")]),
         ([start(0, 0), start(1, 2)], [], [(0, "round")]),
-        ([start(0, 0), start(1, 1), start(100, 0), start(101, 1)], steps(102, 0, 3), []),  # the port again
+        ([start(0, 0), start(1, 1), start(100, 0), start(101, 1)], steps(102, 0, 3), []),  # The same port again.
     ],
 )
 def test_the_workers_of_a_round_agree(
@@ -133,12 +133,12 @@ def test_the_workers_of_a_round_agree(
     ("recorded", "snapshots", "wrong"),
     [
         (steps(0, 0, 15) + steps(20, 10, 5, B), [Snapshot(10, A, 10)], []),
-        (steps(0, 0, 15) + steps(20, 15, 5, B), [Snapshot(10, A, 10)], []),  # one was saved when it left
+        (steps(0, 0, 15) + steps(20, 15, 5, B), [Snapshot(10, A, 10)], []),  # One was saved when it left.
         (steps(0, 0, 15) + steps(20, 0, 5, B), [Snapshot(10, A, 10)], [(20, "snapshot")]),
         (steps(0, 0, 15) + steps(20, 0, 5, B), [], []),
         (steps(0, 0, 5) + steps(9, 7, 2), [], []),
-        ([*steps(0, 0, 3), Step(5, A, 5, 0, 2)], [], [(0, "steps")]),  # one is missing
-        ([*steps(0, 0, 3), Step(5, A, 3, 0, 2)], [], [(0, "steps")]),  # one comes twice
+        ([*steps(0, 0, 3), Step(5, A, 5, 0, 2)], [], [(0, "steps")]),  # One is missing.
+        ([*steps(0, 0, 3), Step(5, A, 3, 0, 2)], [], [(0, "steps")]),  # One comes twice.
     ],
 )
 def test_a_world_goes_on_from_the_newest_snapshot(
@@ -158,10 +158,10 @@ _LOSSY = steps(0, 0, 10) + steps(20, 5, 5, B)
         (_LOSSY, [fault(Kind.SCALE), fault(Kind.CORDON)], Change(20, 11, 5, True), [(20, "planned")]),
         (_LOSSY, [fault(Kind.SCALE), fault(Kind.KILL_OPERATOR)], Change(20, 11, 5, True), [(20, "planned")]),
         (_LOSSY, [fault(Kind.SCALE), fault(Kind.KILL_NODE)], Change(20, 11, 5, False), []),
-        (_LOSSY, [fault(Kind.SCALE), fault(Kind.KILL_NODE, -5)], Change(20, 11, 5, False), []),  # still felt
+        (_LOSSY, [fault(Kind.SCALE), fault(Kind.KILL_NODE, -5)], Change(20, 11, 5, False), []),  # Still in effect.
         (_LOSSY, [fault(Kind.SCALE), fault(Kind.KILL_NODE, -50)], Change(20, 11, 5, True), [(20, "planned")]),
         (_LOSSY, [fault(Kind.SCALE), fault(Kind.PARTITION, -50, until=5.0)], Change(20, 11, 5, False), []),
-        (_LOSSY, [fault(Kind.CORDON)], Change(20, 11, 5, False), []),  # whatever it was, it was not that
+        (_LOSSY, [fault(Kind.CORDON)], Change(20, 11, 5, False), []),  # Another fault was the cause.
     ],
 )
 def test_announced_changes_lose_no_step(
@@ -191,11 +191,11 @@ _CUT: dict[str, Any] = {"cut": frozenset({"node2"})}
         (sample(), False),
         (sample(nodes=4, away=2, **_CUT), False),
         (sample(nodes=4, away=3, **_CUT), True),
-        (sample(nodes=4, away=3, unready=frozenset({"node2"}), **_CUT), False),  # everybody knows
-        (sample(cut=frozenset({"node3"})), True),  # the host
+        (sample(nodes=4, away=3, unready=frozenset({"node2"}), **_CUT), False),  # Every process knows.
+        (sample(cut=frozenset({"node3"})), True),  # The rendezvous host.
         (sample(cut=frozenset({"node3"}), unready=frozenset({"node3"})), False),
         (sample(host=None), False),
-        (sample(wanted=2, nodes=0), False),  # nobody has made them: that excuses nothing
+        (sample(wanted=2, nodes=0), False),  # No pod was created: that is no excuse.
     ],
 )
 def test_only_what_nobody_can_know_excuses_a_pause(given: Sample, result: bool) -> None:
@@ -353,7 +353,7 @@ _SETTLED: dict[str, Any] = {"state": "Running", "members": 2, "nodes": 2, "recor
         ({"cut": frozenset({"node9"})}, False),
         ({"current": False}, False),
         ({"at": 13.5}, False),  # no step since 12
-        ({"quiet": 9.0}, False),  # something was done just now
+        ({"quiet": 9.0}, False),  # A fault happened just now.
     ],
 )
 def test_a_job_has_settled_when_it_trains_and_its_status_says_so(

@@ -80,21 +80,21 @@ def job(name: str, image: str, nnodes: str, *, steps: int, fails_at: int = _NEVE
 
 
 def status(kubectl: Kubectl, name: str) -> dict[str, Any]:
-    """Return the job's status as it is now."""
+    """Return the current status of the job."""
     found = kubectl.get(_KIND, name)
     assert found is not None, f"the job {name} is gone"
     return found.get("status") or {}
 
 
 def conditions(found: dict[str, Any]) -> dict[str, tuple[str, str]]:
-    """Return each condition's status and reason."""
+    """Return the status and reason of each condition."""
     return {c["type"]: (c["status"], c["reason"]) for c in found.get("conditions") or []}
 
 
 def wait_status(
     kubectl: Kubectl, name: str, what: str, wanted: Callable[[dict[str, Any]], bool], seconds: float = _SECONDS
 ) -> dict[str, Any]:
-    """Wait until the job's status is as wanted, and return it."""
+    """Wait until the status of the job matches, and return it."""
 
     def probe() -> dict[str, Any] | None:
         found = status(kubectl, name)
@@ -104,13 +104,13 @@ def wait_status(
 
 
 def wait_state(kubectl: Kubectl, name: str, state: str) -> dict[str, Any]:
-    """Wait until the job is in a state, and return its status."""
+    """Wait until the job has this state, and return its status."""
     return wait_status(kubectl, name, f"state {state}", lambda found: found.get("state") == state)
 
 
 @contextlib.contextmanager
 def training(kubectl: Kubectl, name: str) -> Iterator[Training]:
-    """Follow what a job's workers write."""
+    """Follow the logs of the workers of a job."""
     followed = Training(kubectl, name)
     try:
         yield followed
@@ -119,13 +119,13 @@ def training(kubectl: Kubectl, name: str) -> Iterator[Training]:
 
 
 def node_pods(kubectl: Kubectl, name: str) -> list[str]:
-    """Return the names of the job's node pods."""
+    """Return the names of the node pods of the job."""
     selector = f"torchrun.dev/job-name={name},torchrun.dev/role=node"
     return sorted(pod["metadata"]["name"] for pod in kubectl.list("pods", selector))
 
 
 def metric(cluster: Cluster, sample: str) -> float:
-    """Return a sample of the operator's metrics."""
+    """Return a sample of the metrics of the operator."""
     path = f"/api/v1/namespaces/{chart.NAMESPACE}/services/{chart.RELEASE}-metrics:8080/proxy/metrics"
     lines = cluster.kubectl.run("get", "--raw", path).splitlines()
     return next(float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{sample} "))
@@ -231,7 +231,7 @@ def test_scaling_loses_no_step(cluster: Cluster, kubectl: Kubectl) -> None:
 
 
 def test_the_result_is_that_of_an_undisturbed_run_on_one_machine(cluster: Cluster, kubectl: Kubectl) -> None:
-    """The example runs as it is, but for the image; two of its nodes are killed."""
+    """Run the example with another image, and kill two of its nodes."""
     example = ROOT / "e2e/examples/plain_ddp"
     manifest = (example / "torchrunjob.yaml").read_text()
     assert manifest.count(LOCAL_TRAINER_IMAGE) == 1
@@ -266,7 +266,7 @@ def _arguments(manifest: str) -> list[str]:
 
 
 def _error(output: str) -> float:
-    """Return what the script arrives at, which only rank 0 prints."""
+    """Return the result of the script, which only rank 0 prints."""
     found = re.findall(r"^error=(.*)$", output, re.MULTILINE)
     assert len(found) == 1, output[-2000:]
     return float(found[0])
@@ -304,7 +304,7 @@ def test_a_bad_job_disturbs_no_other(cluster: Cluster, kubectl: Kubectl) -> None
         found = wait_status(
             kubectl,
             "no-image",
-            "a word about the image",
+            "a message about the image",
             lambda s: conditions(s).get("Running") == ("False", "PodsWaiting"),
         )
         message = next(c["message"] for c in found["conditions"] if c["type"] == "Running")
@@ -313,7 +313,7 @@ def test_a_bad_job_disturbs_no_other(cluster: Cluster, kubectl: Kubectl) -> None
         found = wait_status(
             kubectl,
             "refused",
-            "a word about the account",
+            "a message about the service account",
             lambda s: conditions(s).get("Accepted") == ("False", "RefusedByCluster"),
         )
         assert "absent" in next(c["message"] for c in found["conditions"] if c["type"] == "Accepted")
@@ -327,7 +327,7 @@ def test_a_bad_job_disturbs_no_other(cluster: Cluster, kubectl: Kubectl) -> None
             found = wait_state(kubectl, name, "Complete")
             assert found["restarts"]["code"] == 0
         seen = followed.steps()[-1].step
-        followed.wait("the good job to go on", lambda step: step.step > seen, _SECONDS)
+        followed.wait("the valid job to continue", lambda step: step.step > seen, _SECONDS)
         assert len(followed.starts()) == 1
     assert status(kubectl, "good")["restarts"] == {"code": 0, "infrastructure": 0, "preemption": 0, "resize": 0}
 
@@ -374,7 +374,7 @@ def _owned(kubectl: Kubectl, kind: str) -> list[Object]:
 
 
 def _kill_operator(operator: Kubectl) -> None:
-    """Kill the operator without a warning, and wait for its successor to be ready."""
+    """Kill the operator, and wait until its successor is ready."""
     selector = f"app.kubernetes.io/instance={chart.RELEASE}"
     before = {pod["metadata"]["uid"] for pod in operator.list("pods", selector)}
     operator.run("delete", "pods", f"--selector={selector}", "--force", "--grace-period=0")

@@ -1,7 +1,11 @@
-"""What the documentation says can be followed: links lead somewhere, commands and reasons exist."""
+"""The documentation is correct: links resolve, commands and reasons exist."""
 
+import importlib.util
 import re
+import tomllib
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 import yaml
@@ -29,7 +33,7 @@ def test_links_lead_to_a_file_or_a_heading(page: Path) -> None:
             continue
         path, _, heading = target.partition("#")
         file = page.parent / path if path else page
-        assert file.exists(), f"{target} is not there"
+        assert file.exists(), f"{target} does not exist"
         if heading:
             assert heading in _headings(file), f"{target}: no such heading"
 
@@ -54,6 +58,36 @@ def test_make_targets_exist() -> None:
 def test_jobs_can_run(page: Path, document: dict[str, object]) -> None:
     metadata = {"name": "job", "namespace": "default", "uid": "u", **document["metadata"]}  # type: ignore[dict-item]
     assert problems(job_of({**document, "metadata": metadata})) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "found"),
+    [
+        ("docs/a.md", "Pods are made a-new.".replace("-", ""), ["a-new".replace("-", "")]),
+        ("docs/a.md", "The machine is down, and the Machines too.", ["machine"]),
+        ("docs/a.md", "A state machine, `machine: m`, [m](machine.md) and https://machine.org", []),
+        ("docs/a.md", "```\na machine\n```\na machine", ["machine"]),
+        ("docs/a.md", "<!-- words: off -->\nmachine\n<!-- words: on -->", []),
+        ("docs/local-cluster.md", "Each machine has a network.", []),
+        ("crds/a.yaml", "machine:\n  description: The machine of the pod.", ["machine"]),
+        ("e2e/demo/story.py", "# The machine is stopped.", []),
+        ("e2e/demo/story.py", "# It waits for-ever.".replace("-", " "), ["for-ever".replace("-", " ")]),
+        ("operator/src/a.py", "# Elsewhere, the machine may shall.", []),
+    ],
+)
+def test_words_are_found(path: str, text: str, found: list[str]) -> None:
+    words, rules = _words()
+    assert [finding.word for finding in words.find_words(path, text, rules)] == found
+
+
+def _words() -> tuple[ModuleType, dict[str, Any]]:
+    program = ROOT / "docs" / "style" / "words.py"
+    spec = importlib.util.spec_from_file_location("words", program)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module, tomllib.loads(program.with_suffix(".toml").read_text())
 
 
 def _headings(file: Path) -> set[str]:

@@ -1,4 +1,4 @@
-"""How the local cluster builds programs and images, and when it builds them again."""
+"""How the local cluster builds programs and images, and when it rebuilds them."""
 
 import hashlib
 import io

@@ -1,6 +1,6 @@
-"""A local cluster of one node, started, killed half way, brought back and ended: nothing of it may stay behind.
+"""A local cluster of one node is started, killed, restarted and stopped. Nothing may stay behind.
 
-It has a state directory of its own, so the checkout's cluster is left alone. Takes about a minute.
+It has its own state directory, so the cluster of the checkout is not affected. Takes about a minute.
 """
 
 import os
@@ -36,7 +36,7 @@ _POD_PATH = "/api/v1/namespaces/default/pods/idle"
 
 
 class Commands:
-    """Runs the local cluster's program as a user does, with a state directory of its own."""
+    """Runs the program of the local cluster as a user does, with its own state directory."""
 
     def __init__(self, state_home: Path) -> None:
         self.environment = {
@@ -57,11 +57,11 @@ class Commands:
         return output
 
     def kill_when(self, path: Path, *arguments: str) -> None:
-        """Start a command and kill it for sure as soon as this file is there."""
+        """Start a command, and kill it as soon as this file exists."""
         with self.start(*arguments) as process:
             deadline = time.monotonic() + 120
             while not path.exists():
-                assert process.poll() is None, f"it ended before {path} was there"
+                assert process.poll() is None, f"it ended before {path} existed"
                 assert time.monotonic() < deadline
             process.send_signal(signal.SIGKILL)
             process.communicate()
@@ -73,7 +73,7 @@ class Commands:
         return api
 
     def left(self) -> dict[str, list[str]]:
-        """Everything on the machine that can only be this cluster's."""
+        """Everything on this computer that belongs to this cluster."""
         layout = self.layout
         known = (str(layout.state), layout.id)
         mounts = Path("/proc/self/mountinfo").read_text().splitlines()
@@ -134,7 +134,7 @@ def test_up_and_down_leave_nothing_behind(commands: Commands) -> None:
     commands.run("up", "--bare")
     assert [machine.first_process() for machine in machines] == before
 
-    # Power cut and back: the same pod runs again.
+    # After a power cut, the same pod runs again.
     commands.run("node", "stop", "node1")
     assert not [group for group in cgroups.hierarchies() if (group / machines[1].cgroup.lstrip("/")).exists()]
     assert machines[1].first_process() is None

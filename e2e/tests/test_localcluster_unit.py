@@ -1,4 +1,4 @@
-"""The parts of the local cluster that decide: names, keys, plans and what belongs to it."""
+"""The decisions of the local cluster: names, keys, plans and ownership."""
 
 import fcntl
 import os
@@ -95,7 +95,7 @@ def _process(pid: int, *, start: int = 1, netns: int = 1, mark: str | None = Non
         (_process(10, netns=7), True),
         (_process(10, netns=8), False),
         (_process(20, start=5), True),
-        (_process(20, start=6), False),  # the recorded process ended and its id was given to another
+        (_process(20, start=6), False),  # The recorded process ended, and another one got its id.
         (_process(10, mark="mine", zombie=True), False),
     ],
 )

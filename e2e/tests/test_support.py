@@ -1,4 +1,4 @@
-"""The helpers of the cluster tests and of the demo."""
+"""The helpers of the cluster tests and the demo."""
 
 import subprocess
 import sys
@@ -90,12 +90,12 @@ def test_waiting_tells_what_was_seen_last() -> None:
     [
         (Results(accuracy=0.97, resumed_from=[0, 100, 160]), []),
         (Results(accuracy=0.97, resumed_from=[0, 100, 160], recovery_seconds=60), []),
-        (Results(accuracy=0.97, resumed_from=[0, 0]), ["training started again from step 0 (starts: [0, 0])"]),
+        (Results(accuracy=0.97, resumed_from=[0, 0]), ["training restarted from step 0 (starts: [0, 0])"]),
         (Results(accuracy=0.5, resumed_from=[0]), ["the final accuracy is 0.5, less than 0.95"]),
         (Results(resumed_from=[0]), ["the final accuracy is None, less than 0.95"]),
         (
             Results(accuracy=0.97, restarts={"code": 1}),
-            ["1 restarts were put down to the code, which did not fail"],
+            ["1 restarts counted as code, which did not fail"],
         ),
     ],
 )
@@ -119,7 +119,7 @@ def test_the_demo_knows_its_example() -> None:
 
 
 class _FakeKubectl:
-    """Hands out what is watched, and remembers what is followed."""
+    """Calls back for watches, and records what is followed."""
 
     def __init__(self) -> None:
         self.followed: list[tuple[str, str]] = []

@@ -1,4 +1,4 @@
-{{/* Names are cut at 52 characters: the longest suffix is "-rendezvous", and labels end at 63. */}}
+{{/* Names have at most 52 characters: the longest suffix is "-rendezvous", and labels allow 63 characters. */}}
 {{- define "torchrun-operator.name" -}}
 {{- .Values.nameOverride | default .Chart.Name | trunc 52 | trimSuffix "-" -}}
 {{- end }}
@@ -29,7 +29,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if .Values.serviceAccount.create -}}
 {{- .Values.serviceAccount.name | default (include "torchrun-operator.fullname" .) -}}
 {{- else -}}
-{{- required "serviceAccount.name: name the account to use, or set serviceAccount.create to true" .Values.serviceAccount.name -}}
+{{- required "serviceAccount.name: set the name of the service account, or set serviceAccount.create to true" .Values.serviceAccount.name -}}
 {{- end -}}
 {{- end }}
 
@@ -37,7 +37,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- .Values.rendezvousKey.existingSecret | default (printf "%s-rendezvous" (include "torchrun-operator.fullname" .)) -}}
 {{- end }}
 
-{{/* What the operator may do, in each namespace it looks after: what it really calls and nothing else. */}}
+{{/* Permissions of the operator in each namespace that it manages: exactly the calls that it makes. */}}
 {{- define "torchrun-operator.rules" -}}
 - apiGroups: [torchrun.dev]
   resources: [torchrunjobs]
@@ -45,18 +45,18 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 - apiGroups: [torchrun.dev]
   resources: [torchrunjobs/status]
   verbs: [patch]
-# Needed to own objects where the admission plugin OwnerReferencesPermissionEnforcement is on.
+# Needed for owner references if the admission plugin OwnerReferencesPermissionEnforcement is enabled.
 - apiGroups: [torchrun.dev]
   resources: [torchrunjobs/finalizers]
   verbs: [update]
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch, create, delete]
-# The last lines of a pod whose workers failed, for the job's status to say why.
+# The logs of pods whose workers failed, for the status of the job.
 - apiGroups: [""]
   resources: [pods/log]
   verbs: [get]
-# Deleted by the garbage collector, with the job that owns them.
+# The garbage collector deletes these together with the job.
 - apiGroups: [""]
   resources: [services, configmaps, persistentvolumeclaims]
   verbs: [get, create, patch]

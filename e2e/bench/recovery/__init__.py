@@ -1,1 +1,1 @@
-"""How fast training goes on after each kind of fault: jobs of this operator, PyTorchJobs, and torchrun pods by hand."""
+"""Measures the recovery from each kind of fault: jobs of this operator, PyTorchJobs, and torchrun pods by hand."""

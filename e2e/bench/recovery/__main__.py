@@ -21,8 +21,7 @@ from support.machines import cluster_of
 
 _NAMESPACE = "bench-recovery"
 _MACHINES = 5
-"""Three for a job's pods, one for a spare or to take the place of one, and one for the operator, to which nothing
-happens.
+"""Three for the pods of a job, one for a spare or a replacement, and one for the operator, which has no faults.
 """
 _SYSTEMS = ("torchrunjob", "torchrunjob-warm", "pytorchjob", "pods")
 
@@ -34,15 +33,15 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--systems", nargs="+", choices=_SYSTEMS, default=list(_SYSTEMS), metavar="SYSTEM")
     parser.add_argument("--faults", nargs="+", choices=names, default=names, metavar="FAULT", help=", ".join(names))
-    parser.add_argument("--limit", type=float, default=180.0, help="seconds after which a fault is not recovered from")
-    parser.add_argument("--json", type=Path, default=ROOT / ".work" / "recovery.json", help="where the figures go")
-    parser.add_argument("--resume", action="store_true", help="keep what the file holds, and do what is missing")
+    parser.add_argument("--limit", type=float, default=180.0, help="seconds after which a job counts as not recovered")
+    parser.add_argument("--json", type=Path, default=ROOT / ".work" / "recovery.json", help="file for the figures")
+    parser.add_argument("--resume", action="store_true", help="keep the repetitions in the file, do the missing ones")
     return parser.parse_args()
 
 
 @contextmanager
 def _namespace(cluster: Cluster) -> Iterator[Kubectl]:
-    """Have an empty namespace with what all jobs use while the block runs."""
+    """Create a namespace with the shared objects of all jobs while the block runs."""
     cluster.kubectl.run("delete", "namespace", _NAMESPACE, "--ignore-not-found", "--timeout=120s")
     cluster.kubectl.run("create", "namespace", _NAMESPACE)
     try:
@@ -56,7 +55,7 @@ def _namespace(cluster: Cluster) -> Iterator[Kubectl]:
 def _compare(
     system: System, kubectl: Kubectl, chosen: Sequence[Fault], options: argparse.Namespace, document: dict[str, Any]
 ) -> None:
-    """Do what is missing of one system's repetitions; each goes into the document, and to the disk, as it comes."""
+    """Do the missing repetitions of one system. Each goes into the document and to the disk at once."""
     done = {(known["system"], known["fault"], known["repetition"]) for known in document["repetitions"]}
 
     def report(record: Record) -> None:
@@ -80,7 +79,7 @@ def _compare(
 
 
 def _run(options: argparse.Namespace) -> bool:
-    """Do all that is asked for; return whether every bar was met."""
+    """Do all requested repetitions. Returns whether every bar was met."""
     chosen = [fault for fault in FAULTS if fault.name in options.faults]
     with cluster_of(_MACHINES) as cluster, _namespace(cluster) as kubectl:
         systems = all_systems(kubectl, Pods(cluster.trainer_image, spared=node_name(_MACHINES)))
@@ -96,9 +95,9 @@ def _run(options: argparse.Namespace) -> bool:
 
 
 def main() -> int:
-    """Measure; return 1 where a bar is missed, 2 where the cluster is unusable, 130 where it was interrupted."""
+    """Measure. Returns 1 if a bar is missed, 2 if the cluster is unusable, 130 after an interruption."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)  # a shell's background has SIGINT ignored
+        signal.signal(number, signal.default_int_handler)  # Shells ignore SIGINT in background jobs.
     options = arguments()
     try:
         met = _run(options)
@@ -106,7 +105,7 @@ def main() -> int:
         sys.stderr.write(f"{error}\n")
         return 2
     except KeyboardInterrupt:
-        sys.stderr.write(f"interrupted; {options.json} holds what was measured, --resume goes on from there\n")
+        sys.stderr.write(f"interrupted; {options.json} has the figures so far; --resume continues\n")
         return 130
     return 0 if met else 1
 

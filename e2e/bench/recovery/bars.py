@@ -1,4 +1,4 @@
-"""What is asked of this operator's jobs: so many seconds in the median, planned changes without loss every time."""
+"""The bars for jobs of this operator: seconds in the median, and no lost step in any planned change."""
 
 import math
 import statistics
@@ -13,7 +13,7 @@ Figure = Callable[[Record], float | None]
 
 
 def _after_not_ready(record: Record) -> float | None:
-    """Return the seconds from the API server's word that the machine is not ready to the next step; 0 if before it."""
+    """Return the seconds from NotReady of the Kubernetes node to the next step; 0 if the step came first."""
     step, told = record.get("next_step_seconds"), record.get("not_ready_seconds")
     if step is None:
         return None
@@ -43,7 +43,7 @@ def _rounds(record: Record) -> float | None:
 
 @dataclass(frozen=True)
 class Bar:
-    """The most that a figure may be, in the median or every time; a figure that is missing is too much."""
+    """The maximum of a figure, in the median or every time. A missing figure exceeds it."""
 
     fault: str
     what: str
@@ -53,23 +53,23 @@ class Bar:
     system: str = _OURS
 
     def seen(self, content: Mapping[str, Any]) -> float | None:
-        """Return the figure of a document; None where nothing was measured, infinity where too little was."""
+        """Return the figure of a document; None if nothing was measured, infinity if a repetition has none."""
         found = _figures(content, self.system, self.fault, self.figure)
         return (max(found) if self.every_time else statistics.median(found)) if found else None
 
     def met(self, seen: float) -> bool:
-        """Whether that is enough."""
+        """Whether the figure meets the bar."""
         return seen <= self.most
 
     @property
     def asked(self) -> str:
-        """What is asked, in words."""
+        """The bar in words."""
         return f"at most {self.most:g} {'every time' if self.every_time else 'in the median'}"
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times faster than PyTorchJob a job has to be at full size again, median to median."""
+    """How many times faster than PyTorchJob a job must be at full size, median to median."""
 
     fault: str
     least: float
@@ -77,7 +77,7 @@ class Ratio:
     system: str = _OURS
 
     def seen(self, content: Mapping[str, Any]) -> float | None:
-        """Return the ratio of the medians; None where one was not measured, infinity where the peer never recovered."""
+        """Return the ratio of the medians; None if one was not measured, infinity if PyTorchJob never recovered."""
         ours = _figures(content, self.system, self.fault, _full_size)
         peers = _figures(content, _PEER, self.fault, _full_size)
         if not (ours and peers):
@@ -86,12 +86,12 @@ class Ratio:
         return 0.0 if math.isinf(own) else other / own
 
     def met(self, seen: float) -> bool:
-        """Whether that is enough."""
+        """Whether the figure meets the bar."""
         return seen >= self.least
 
     @property
     def asked(self) -> str:
-        """What is asked, in words."""
+        """The bar in words."""
         return f"at least {self.least:g}"
 
 
@@ -119,14 +119,14 @@ BARS: tuple[Bar | Ratio, ...] = (
 
 
 def judged(content: Mapping[str, Any]) -> list[tuple[Bar | Ratio, float, bool]]:
-    """Return each bar that was tried, what was seen (infinity: a figure is missing), and whether it was met."""
+    """Return each measured bar, its figure (infinity: a figure is missing), and whether it was met."""
     seen = [(bar, bar.seen(content)) for bar in BARS]
     return [(bar, value, bar.met(value)) for bar, value in seen if value is not None]
 
 
 def told(content: Mapping[str, Any]) -> str:
-    """Write the bars as a table in Markdown."""
-    rows = [("fault", "figure", "asked", "seen", ""), ("---",) * 5]
+    """Format the bars as a Markdown table."""
+    rows = [("fault", "figure", "bar", "measured", ""), ("---",) * 5]
     for bar, value, met in judged(content):
         seen = "missing" if math.isinf(value) else f"{value:.3g}"
         rows.append((content["faults"][bar.fault], bar.what, bar.asked, seen, "met" if met else "**missed**"))

@@ -1,4 +1,4 @@
-"""What the figures depend on: the machine, and the versions of everything."""
+"""The conditions of a run: the computer, and all versions."""
 
 import importlib.metadata
 import os
@@ -14,7 +14,7 @@ from support.kubectl import Kubectl
 
 
 def machine() -> dict[str, Any]:
-    """Return what this machine is, and how busy it was before."""
+    """Return the hardware of this computer, and its load before the run."""
     cpu = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     memory = re.search(r"^MemTotal:\s*(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
     return {
@@ -27,7 +27,7 @@ def machine() -> dict[str, Any]:
 
 
 def versions(kubectl: Kubectl) -> dict[str, str]:
-    """Return the versions of what was compared, and of what it ran on."""
+    """Return the versions of the compared systems, and of the software below them."""
     server = re.search(r"Server Version: (\S+)", kubectl.run("version"))
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
@@ -35,7 +35,7 @@ def versions(kubectl: Kubectl) -> dict[str, str]:
     return {
         "torchrun-operator": commit.stdout.strip() or importlib.metadata.version("torchrun-operator"),
         "training-operator": pytorchjobs.version(),
-        # The image is made from the same lock file.
+        # The image uses the same lock file.
         "torch": importlib.metadata.version("torch"),
         "kubernetes": server[1] if server else "unknown",
         "python": platform.python_version(),

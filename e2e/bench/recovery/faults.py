@@ -1,4 +1,4 @@
-"""The faults: what happens to a job that trains, and how the cluster is put right again."""
+"""The faults: what happens to a training job, and how to repair the cluster."""
 
 import os
 import time
@@ -23,14 +23,14 @@ _SECONDS = 120.0
 
 @dataclass
 class Scene:
-    """Where a fault happens: the job, its cluster, and what has to be undone afterwards."""
+    """The context of a fault: the job, its cluster, and what to undo afterwards."""
 
     kubectl: Kubectl
-    """In the job's namespace."""
+    """In the namespace of the job."""
     job: Watched
     undo: ExitStack
     not_ready: Callable[[], float | None] = lambda: None
-    """When the API server first said that the machine is not ready, if it has."""
+    """When the API server first reported the Kubernetes node as not ready, if it has."""
 
 
 Act = Callable[[], None]
@@ -43,15 +43,15 @@ class Fault:
     name: str
     title: str
     prepare: Callable[[Scene], Act]
-    """Choose the victim; what it returns lets the fault happen, at once."""
+    """Choose the victim. The returned function causes the fault at once."""
     before: int = MAX
-    """Nodes that train when it happens."""
+    """Number of nodes that train before the fault."""
     after: int = MAX
-    """Nodes that are to train in the end."""
+    """Number of nodes that should train after it."""
 
 
 def _killing(scene: Scene, victim: Victim, container: str) -> Act:
-    """Kill all processes of a container from outside, as no grace and no API server would."""
+    """Kill all processes of a container from outside, without grace and without the API server."""
     pod = scene.kubectl.get("pod", victim.pod)
     processes = container_processes(pod, container) if pod else []
     if not processes:
@@ -113,7 +113,7 @@ def _partition(scene: Scene) -> Act:
 
 
 def _machine(scene: Scene, victim: Victim) -> Node:
-    """Return a victim's machine, and note from now on when it is not ready."""
+    """Return the machine of a victim, and record from now on when it is not ready."""
     seen: list[float] = []
 
     def noted(found: Object) -> None:
@@ -138,7 +138,7 @@ def _kill_worker_operator_away(scene: Scene) -> Act:
     scene.undo.callback(_back, operator)
     operator.run("scale", _OPERATOR, "--replicas=0")
     selector = f"app.kubernetes.io/instance={chart.RELEASE}"
-    wait_for("the operator to be gone", lambda: not operator.list("pods", selector), _SECONDS)
+    wait_for("the operator to end", lambda: not operator.list("pods", selector), _SECONDS)
     return _kill_worker(scene)
 
 
@@ -152,15 +152,15 @@ def _run(scene: Scene, *arguments: str) -> None:
 
 
 FAULTS = (
-    Fault("kill-worker", "everything in a node pod killed (SIGKILL), not in rank 0's", _kill_worker),
-    Fault("kill-rank-0", "everything in rank 0's pod killed", _kill_rank_zero),
-    Fault("delete", "a node pod deleted at once, without grace", _delete),
-    Fault("terminate", "a node pod deleted with its grace (SIGTERM)", _terminate),
-    Fault("drain", "a machine drained: cordon and eviction", _drain),
+    Fault("kill-worker", "all processes of a node pod killed (SIGKILL), not of rank 0", _kill_worker),
+    Fault("kill-rank-0", "all processes of the pod of rank 0 killed", _kill_rank_zero),
+    Fault("delete", "a node pod deleted without grace", _delete),
+    Fault("terminate", "a node pod deleted with grace (SIGTERM)", _terminate),
+    Fault("drain", "a Kubernetes node drained: cordon and eviction", _drain),
     Fault("scale-down", f"scaled from {MAX} to {MIN} nodes", _scale(MIN), after=MIN),
     Fault("scale-up", f"scaled from {MIN} to {MAX} nodes", _scale(MAX), before=MIN),
-    Fault("stop-machine", "a machine loses its power", _stop_machine),
-    Fault("partition", "a machine loses its network, without a reset", _partition),
+    Fault("stop-machine", "a Kubernetes node loses power", _stop_machine),
+    Fault("partition", "a Kubernetes node loses its network, without a reset", _partition),
     Fault("kill-store", "torchrun's store killed", _kill_store),
     Fault(
         "kill-worker-operator-away",

@@ -1,4 +1,4 @@
-"""What the training script writes: a line of JSON when workers start, and one for each step."""
+"""The output of the training script: a line of JSON when workers start, and one for each step."""
 
 import json
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Boot:
-    """Rank 0 has been started, which happens once in each round. Times are in seconds since 1970."""
+    """The start of rank 0, once in each round. Times are in seconds since 1970."""
 
     time: float
     world: int
@@ -16,16 +16,16 @@ class Boot:
 
 @dataclass(frozen=True)
 class Step:
-    """Rank 0 has done a step."""
+    """A step of rank 0."""
 
     time: float
     done: int
-    """Steps done, this one included."""
+    """Number of steps done, including this one."""
     world: int
     began: float
-    """The time of these workers' Boot."""
+    """The time of the Boot of these workers."""
     resumed: int
-    """The steps that were done when they went on from the snapshot."""
+    """Number of steps in the snapshot from which they resumed."""
     pod: str
 
 
@@ -33,7 +33,7 @@ Line = Boot | Step
 
 
 def parse(text: str, pod: str) -> Line | None:
-    """Read a line of a pod's log; None for what others have written."""
+    """Parse a line of the log of a pod; None for lines of other programs."""
     if not text.startswith('{"bench"'):
         return None
     try:
@@ -50,22 +50,22 @@ def parse(text: str, pod: str) -> Line | None:
                 pod=pod,
             )
     except (ValueError, KeyError):
-        pass  # cut off when its process was killed
+        pass  # Truncated when its process was killed.
     return None
 
 
 def steps_of(lines: Iterable[Line]) -> list[Step]:
-    """Return the steps, each once, in the order in which they were done."""
+    """Return the distinct steps, in order."""
     return sorted({line for line in lines if isinstance(line, Step)}, key=lambda step: step.time)
 
 
 def boots_of(lines: Iterable[Line]) -> list[Boot]:
-    """Return the starts of rank 0, each once, in their order."""
+    """Return the distinct starts of rank 0, in order."""
     return sorted({line for line in lines if isinstance(line, Boot)}, key=lambda boot: boot.time)
 
 
 def trained_for(lines: Iterable[Line], world: int, now: float) -> float:
-    """Return for how many seconds the latest workers have trained with that world size; 0 where they do not now."""
+    """Return for how many seconds the latest workers have trained with that world size; 0 if they do not."""
     steps = steps_of(lines)
     boots = boots_of(lines)
     if not steps or not boots or steps[-1].began < boots[-1].time:

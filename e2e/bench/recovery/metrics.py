@@ -1,4 +1,4 @@
-"""From the lines of one repetition to its figures: pure functions."""
+"""Computes the figures of one repetition from its lines. Pure."""
 
 import itertools
 import statistics
@@ -15,36 +15,36 @@ _NOMINAL_STEP_SECONDS = 0.1
 
 @dataclass(frozen=True)
 class Measures:
-    """What a fault has cost; None where training did not get so far within the time that was given. In seconds."""
+    """The cost of a fault, in seconds. None if training did not get that far within the limit."""
 
     next_step_seconds: float | None
-    """From the fault to the first step of workers that started after it, whatever their number."""
+    """From the fault to the first step of workers that started after it, for any number of workers."""
     full_size_seconds: float | None
-    """From the fault to the first such step with all the workers that there are to be."""
+    """From the fault to the first such step with all wanted workers."""
     steps_lost: int | None
-    """Steps that had been done and were done again."""
+    """Number of repeated steps."""
     rounds: int
-    """How often workers were started: 1 where the first round after the fault was already the right one."""
+    """How often workers started: 1 if the first round after the fault had the wanted size."""
     pause_seconds: float | None
-    """The longest time without a step."""
+    """Longest time without a step."""
     lost_seconds: float | None
-    """Time that did not become progress: standing still, repeating steps."""
+    """Time without progress: no steps, or repeated steps."""
     goodput: float | None
-    """Share of the window after the fault that became progress, given that it goes on as it went before."""
+    """Share of the window after the fault that became progress, assuming no further faults."""
 
 
 def first_new_step(lines: Iterable[Line], fault: float, world: int | None = None) -> Step | None:
-    """Return the first step of workers that started after the fault; with a world size, the first of that size."""
+    """Return the first step of workers that started after the fault, optionally with that world size."""
     new = (step for step in steps_of(lines) if step.began > fault)
     return next((step for step in new if world is None or step.world == world), None)
 
 
 def measure(lines: Sequence[Line], fault: float, world: int, until: float, window: float) -> Measures:
-    """Measure a repetition that was watched until a moment, and where all is well once `world` workers train."""
+    """Measure a repetition that was watched until a moment. It has recovered once `world` workers train."""
     steps = steps_of(lines)
     following, full = first_new_step(lines, fault), first_new_step(lines, fault, world)
     end = full.time if full else until
-    # The job may have gone through other repetitions before: only the workers that the fault met count.
+    # The job may have earlier repetitions: only the workers at the time of the fault count.
     met = max((step.began for step in steps if step.time <= fault), default=fault)
     seen = [step for step in steps if step.began >= met and step.time <= end]
     lost = _lost_seconds(seen, fault, end)
@@ -60,7 +60,7 @@ def measure(lines: Sequence[Line], fault: float, world: int, until: float, windo
 
 
 def repeated_steps(steps: Sequence[Step]) -> int:
-    """Return how many steps were done again, over all starts of workers."""
+    """Return the number of repeated steps, over all starts of workers."""
     done, began, repeated = 0, None, 0
     for step in steps:
         if step.began != began and done:
@@ -74,7 +74,7 @@ def _since(fault: float, step: Step | None) -> float | None:
 
 
 def _pause(steps: Sequence[Step], fault: float, end: float) -> float | None:
-    """Return the longest time without a step that had not ended when the fault came."""
+    """Return the longest time without a step that ended after the fault."""
     before = [step.time for step in steps if step.time <= fault]
     if not before:
         return None
@@ -94,10 +94,10 @@ def _lost_seconds(steps: Sequence[Step], fault: float, end: float) -> float | No
 
 
 def curve(lines: Sequence[Line], fault: float, until: float) -> list[list[float]]:
-    """Return the corners of the line that shows steps over time: [seconds since the fault, steps since the fault].
+    """Return the points of the line of steps over time: [seconds since the fault, steps since the fault].
 
-    It stands still between the last step of some workers and the first of the next, and in pauses of more than a
-    second; elsewhere it is straight.
+    The line is flat between the last step of one round and the first step of the next, and in pauses of more than a
+    second. Elsewhere it is straight.
     """
     steps = [step for step in steps_of(lines) if fault - _CURVE_BEFORE_SECONDS <= step.time <= until]
     base = max((step.done for step in steps if step.time <= fault), default=0)

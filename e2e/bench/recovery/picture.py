@@ -1,4 +1,4 @@
-"""The picture of a run: a panel for each fault, steps over time for every repetition of every system. Pure, SVG."""
+"""The picture of a run: a panel per fault with steps over time for every repetition of every system. Pure, SVG."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ Record = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Scale:
-    """From seconds and steps to a panel's pixels."""
+    """Maps seconds and steps to the pixels of a panel."""
 
     left: float
     top: float
@@ -33,18 +33,18 @@ class Scale:
     steps: tuple[float, float]
 
     def x(self, seconds: float) -> float:
-        """Return the pixel of a moment; what lies outside is at the edge."""
+        """Return the pixel of a moment, limited to the panel."""
         low, high = self.seconds
         return round(self.left + _WIDTH * (min(max(seconds, low), high) - low) / (high - low), 1)
 
     def y(self, steps: float) -> float:
-        """Return the pixel of a number of steps; what lies outside is at the edge."""
+        """Return the pixel of a number of steps, limited to the panel."""
         low, high = self.steps
         return round(self.top + _HEIGHT * (1 - (min(max(steps, low), high) - low) / (high - low)), 1)
 
 
 def picture(content: Mapping[str, Any]) -> str:
-    """Draw what a document holds."""
+    """Draw the figures of a document."""
     shown = [fault for fault in content["faults"] if _records(content, fault)]
     rows = -(-len(shown) // _COLUMNS)
     width = _LEFT + _COLUMNS * (_WIDTH + _GAP_X)
@@ -67,7 +67,7 @@ def _records(content: Mapping[str, Any], fault: str) -> list[Record]:
 
 
 def _legend(content: Mapping[str, Any]) -> Iterator[str]:
-    yield '<text x="20" y="22" class="title">Steps over seconds, both since the fault; a line per repetition</text>'
+    yield '<text x="20" y="22" class="title">Steps over seconds since the fault; one line per repetition</text>'
     x = 20
     for color, title in zip(_COLORS, content["systems"].values(), strict=False):
         yield f'<line x1="{x}" y1="40" x2="{x + 24}" y2="40" stroke="{color}" stroke-width="3"/>'
@@ -89,7 +89,7 @@ def _panel(content: Mapping[str, Any], fault: str, left: float, top: float) -> I
 
 
 def _scale(records: Sequence[Record], left: float, top: float) -> Scale:
-    """Choose what a panel shows: until all that recover have."""
+    """Choose the range of a panel: until all systems that recover have recovered."""
     recovered = [one["full_size_seconds"] or one["next_step_seconds"] or 0.0 for one in records]
     end = max(_LEAST_SECONDS, max(recovered) + _AFTER_SECONDS)
     steps = [y for one in records for _, y in _clipped(one["curve"], end)]
@@ -97,7 +97,7 @@ def _scale(records: Sequence[Record], left: float, top: float) -> Scale:
 
 
 def _clipped(curve: Sequence[Sequence[float]], end: float) -> list[tuple[float, float]]:
-    """Return a curve as far as the panel goes, with a point at its edge where it goes on."""
+    """Return the part of a curve inside the panel, with a point at the edge if the curve continues."""
     points: list[tuple[float, float]] = []
     for x, y in curve:
         if x > end:
@@ -123,7 +123,7 @@ def _axes(scale: Scale) -> Iterator[str]:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Return some round numbers of a range."""
+    """Return some round numbers in a range."""
     step = next(
         size for size in (base * 10**power for power in range(8) for base in (1, 2, 5)) if (high - low) / size <= _TICKS
     )

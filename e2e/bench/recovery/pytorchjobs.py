@@ -1,4 +1,4 @@
-"""Kubeflow's training-operator, the peer: its controller of PyTorchJobs, built from its Go module and run beside."""
+"""Kubeflow's training-operator, for comparison: its controller of PyTorchJobs, built from its Go module."""
 
 import json
 import os
@@ -21,17 +21,17 @@ _LOG = "training-operator.log"
 
 
 def version() -> str:
-    """Return the version that is compared with, as go.mod has it."""
+    """Return the compared version, from go.mod."""
     return builds.required_version((_MODULES / _NAME / "go.mod").read_text(), _MODULE)
 
 
 def build() -> Path:
-    """Return its program, built once per version."""
+    """Return the program, built once per version."""
     return builds.binary(Layout.of(os.environ), builds.program(_NAME, _MODULES), require_go())
 
 
 def _definition() -> Path:
-    """Return the file of its custom resource definition, which lies in the module."""
+    """Return the file of its CRD, which is in the module."""
     answer = subprocess.run(
         ["go", "mod", "download", "-json", _MODULE], cwd=_MODULES / _NAME, capture_output=True, text=True, check=True
     )
@@ -40,7 +40,7 @@ def _definition() -> Path:
 
 @contextmanager
 def operator(kubectl: Kubectl) -> Iterator[None]:
-    """Have PyTorchJobs looked after, as an administrator, while the block runs."""
+    """Run the controller of PyTorchJobs, as an administrator, while the block runs."""
     program, definition = build(), _definition()
     log = Layout.of(os.environ).logs / _LOG
     try:
@@ -55,7 +55,7 @@ def operator(kubectl: Kubectl) -> Iterator[None]:
             try:
                 yield
                 if process.poll() is not None:
-                    raise NotInTimeError(f"the training-operator ended by itself; see {log}")
+                    raise NotInTimeError(f"the training-operator exited; see {log}")
             finally:
                 process.terminate()
     finally:

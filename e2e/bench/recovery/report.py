@@ -1,4 +1,4 @@
-"""Makes table and picture of the published figures: `python -m bench.recovery.report DIRECTORY`, part of generate."""
+"""Writes tables and picture of the published figures: `python -m bench.recovery.report DIRECTORY`."""
 
 import argparse
 import json
@@ -10,11 +10,11 @@ from bench.recovery.results import facts_told, table
 
 _NAME = "recovery"
 _BEGIN, _END = "<!-- figures -->\n", "<!-- /figures -->\n"
-_BARS = "What is asked of TorchrunJobs:"
+_BARS = "Bars for TorchrunJobs:"
 
 
 def with_figures(page: str, figures: str) -> str:
-    """Put the figures between the marks of a page. Raises ValueError where it has none."""
+    """Put the figures between the marks of a page. Raises ValueError if a mark is missing."""
     before, begin, rest = page.partition(_BEGIN)
     _, end, after = rest.partition(_END)
     if not (begin and end):
@@ -23,7 +23,7 @@ def with_figures(page: str, figures: str) -> str:
 
 
 def main() -> None:
-    """Write both; with --check only say whether they are up to date."""
+    """Write both files, or check with --check that they are up to date."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("directory", type=Path)
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if something is out of date")

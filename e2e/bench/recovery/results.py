@@ -1,4 +1,4 @@
-"""The figures of a run: a document for programs, and the table that is made from it."""
+"""The figures of a run: a document for programs, and its table."""
 
 import json
 import math
@@ -45,18 +45,18 @@ def document(
 
 
 def write(path: Path, content: Document) -> None:
-    """Write a document so that the file is whole at any time."""
+    """Write a document atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}")
     repetitions = ",\n".join(f"  {json.dumps(record)}" for record in content["repetitions"])
     rest = json.dumps({key: value for key, value in content.items() if key != "repetitions"}, indent=1)
-    # One line each: they are many, and a change of one is to be seen.
+    # One line each, for readable diffs.
     partial.write_text(f'{rest[:-2]},\n "repetitions": [\n{repetitions}\n ]\n}}\n')
     partial.replace(path)
 
 
 def told(record: Mapping[str, Any]) -> str:
-    """Say in a line what came of a repetition."""
+    """Return the result of a repetition as one line."""
     head = f"{record['system']:<12} {record['fault']:<26} {record['repetition']}"
     if "error" in record:
         return f"{head}  {record['error']}"
@@ -71,19 +71,19 @@ def told(record: Mapping[str, Any]) -> str:
 
 
 def facts_told(content: Document) -> str:
-    """Say in a paragraph what the figures depend on."""
+    """Return the conditions of the run as one paragraph."""
     machine, versions = content["machine"], content["versions"]
     return (
-        f"Measured on {content['started'][:10]} on one machine: {machine['cpu']}, {machine['cores']} cores, "
-        f"{machine['memory_gib']:g} GiB, Linux {machine['kernel']}, load {machine['load_before']:g} before. "
+        f"Measured on {content['started'][:10]} on one computer: {machine['cpu']}, {machine['cores']} cores, "
+        f"{machine['memory_gib']:g} GiB, Linux {machine['kernel']}, load {machine['load_before']:g} before the run. "
         f"torchrun-operator {versions['torchrun-operator']}, training-operator {versions['training-operator']}, "
         f"torch {versions['torch']}, Kubernetes {versions['kubernetes']}. "
-        f"A fault counts as not recovered from after {content['limit_seconds']:.0f} s."
+        f"A job counts as not recovered after {content['limit_seconds']:.0f} s."
     )
 
 
 def table(content: Document) -> str:
-    """Return the figures as a table in Markdown: the median, and the worst in parentheses."""
+    """Return the figures as a Markdown table: the median, and the worst in parentheses."""
     rows = [_HEAD, tuple("---" for _ in _HEAD)]
     measured = {one["fault"] for one in content["repetitions"]}
     for fault, title in content["faults"].items():
@@ -94,7 +94,7 @@ def table(content: Document) -> str:
             mine = [one for one in content["repetitions"] if (one["system"], one["fault"]) == (system, fault)]
             reason = content["cannot"][system].get(fault)
             if mine or reason:
-                cells = _cells(mine, content, system, fault) if mine else ("0", f"not done: {reason}", *[""] * 5)
+                cells = _cells(mine, content, system, fault) if mine else ("0", f"not measured: {reason}", *[""] * 5)
                 rows.append((shown, name, *cells))
                 shown = ""
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
@@ -131,7 +131,7 @@ def _spread(
     unit: str = "",
     worst: Any = max,  # noqa: ANN401 - max or min
 ) -> str:
-    """Write median and worst; what was not reached counts as longer than the limit where there is one."""
+    """Format median and worst. With a limit, a missing value counts as longer than the limit."""
     values = [record.get(key) for record in records]
     missing = math.inf if limit is not None else None
     known = [value if value is not None else missing for value in values]

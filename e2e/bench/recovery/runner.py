@@ -1,4 +1,4 @@
-"""Does the repetitions: a job that trains, a fault, a recovery that is watched, and everything put right again."""
+"""Runs the repetitions: a training job, a fault, a watched recovery, and the repair of the cluster."""
 
 import itertools
 import os
@@ -18,11 +18,11 @@ from support.waiting import NotInTimeError, wait_for
 
 _START_SECONDS = 180.0
 _SETTLE_SECONDS = 4.0
-"""How long a job has trained at its size before a fault: by then every agent has sent a heartbeat."""
+"""How long a job trains at its size before a fault, so that every agent has sent a heartbeat."""
 _WHOLE_SECONDS = 15.0
 _AFTERWARDS_SECONDS = 2.0
 _IN_VAIN = 2
-"""A system that does not recover from a fault so many times in a row is not asked again."""
+"""After that many failures to recover in a row, a system is not measured again for that fault."""
 
 Record = dict[str, Any]
 
@@ -34,20 +34,20 @@ class Runner:
     kubectl: Kubectl
     system: System
     limit: float
-    """Seconds after which a fault counts as not recovered from."""
+    """Seconds after which a job counts as not recovered."""
     report: Callable[[Record], None]
     _job: Watched | None = None
     _numbers: Iterable[int] = field(default_factory=itertools.count)
     _in_vain: dict[str, int] = field(default_factory=dict)
 
     def close(self) -> None:
-        """Delete the job that is left."""
+        """Delete the last job."""
         if self._job is not None:
             job, self._job = self._job, None
             job.close()
 
     def repetition(self, fault: Fault, number: int) -> None:
-        """Do one repetition and report it; report the error where it could not be done."""
+        """Do one repetition and report it, or report its error."""
         if self._in_vain.get(fault.name, 0) >= _IN_VAIN:
             return
         record: Record = {"system": self.system.name, "fault": fault.name, "repetition": number}
@@ -86,7 +86,7 @@ class Runner:
         }
 
     def _trained(self, nodes: int) -> Watched:
-        """Return a job of so many nodes that has trained for a while, perhaps the last one. Raises NotInTimeError."""
+        """Return a job of that size that has trained for a while, if possible the last one. Raises NotInTimeError."""
         if self._job is not None and not self._usable(self._job):
             self.close()
         if self._job is None:
@@ -107,7 +107,7 @@ class Runner:
             return False
 
     def _restarts(self, job: Watched) -> dict[str, int]:
-        """Return the restarts counted so far; empty where the system does not settle, or does not count."""
+        """Return the restarts so far; empty if the system does not settle or does not count."""
         found: dict[str, int] = {}
 
         def settled() -> bool:

@@ -1,7 +1,7 @@
-"""Who keeps the training alive: this operator, Kubeflow's PyTorchJob, or nobody (pods written by hand).
+"""The compared systems: this operator, PyTorchJob of Kubeflow, and pods by hand.
 
-All of them get the same pods: image, script, environment, volume, machines. What differs is who makes these pods, and
-how torchrun is wired in them.
+All use the same pods: image, script, environment, volume, Kubernetes nodes. They differ in what creates these pods, and
+in the settings of torchrun.
 """
 
 import copy
@@ -26,46 +26,46 @@ _HOSTNAME = "kubernetes.io/hostname"
 
 
 class System(Protocol):
-    """One of those compared; every method takes the job's name."""
+    """A compared system. Every method takes the name of the job."""
 
     name: str
     title: str
     container: str
-    """The container that trains."""
+    """Name of the container that trains."""
     cannot: Mapping[str, str]
-    """Faults that are not done, and why; without a reason they are not worth a line."""
+    """Faults that are not measured, with the reason. An empty reason omits the line."""
     shrinks: Mapping[str, str]
-    """Faults after which the job never gets back to its size, and why."""
+    """Faults after which the job never returns to its size, with the reason."""
 
     def installed(self) -> AbstractContextManager[None]:
-        """Have what it needs in the cluster while the block runs."""
+        """Install the system while the block runs."""
 
     def create(self, job: str, nodes: int) -> None:
-        """Make a job of so many nodes, MIN to MAX."""
+        """Create a job with that many nodes, MIN to MAX."""
 
     def delete(self, job: str) -> None:
         """Delete the job."""
 
     def scale(self, job: str, nodes: int) -> None:
-        """Ask for so many nodes. Raises NotImplementedError where that is not possible."""
+        """Scale to that many nodes. Raises NotImplementedError if that is impossible."""
 
     def store_home(self, job: str) -> tuple[str, str]:
-        """Return the pod and the container that torchrun's store lives in."""
+        """Return the pod and the container of torchrun's store."""
 
     def restarts(self, job: str) -> dict[str, int] | None:
-        """Return the restarts that it has counted, by cause; None where it does not, or not yet."""
+        """Return the counted restarts by cause; None if there are none yet."""
 
     def spares(self, job: str) -> frozenset[str]:
-        """Return the pods that only wait to take a lost one's place."""
+        """Return the pods that are spares."""
 
 
 @dataclass(frozen=True)
 class Pods:
-    """What the pods of all systems have in common."""
+    """The common part of the pods of all systems."""
 
     image: str
     spared: str
-    """The machine that no training pod may run on: the operator's."""
+    """The Kubernetes node of the operator, on which no training pod may run."""
 
     def template(self, job: str, container: str, command: list[str]) -> Object:
         """Return a pod template."""
@@ -97,7 +97,7 @@ class Pods:
         }
 
     def wired_by_hand(self, job: str, container: str, command: list[str]) -> Object:
-        """Return a pod template with what a job of ours mounts and sets by itself."""
+        """Return a pod template with the mounts and settings that this operator adds on its own."""
         template = self.template(job, container, command)
         spec = template["spec"]
         spec["volumes"] = [
@@ -108,13 +108,13 @@ class Pods:
             {"name": "script", "mountPath": "/workspace"},
             {"name": "snapshots", "mountPath": "/snapshots"},
         ]
-        # What the trainer library tells those to set who have no operator: without it elasticity is worse.
+        # The trainer library recommends this without an operator: otherwise recovery is worse.
         spec["containers"][0]["env"].append({"name": "TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "value": "1"})
         return template
 
 
 def shared_objects() -> list[Object]:
-    """Return what all jobs of the namespace use: the script, and the volume for snapshots."""
+    """Return the shared objects of the namespace: the script, and the volume for snapshots."""
     claim = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}
     return [
         {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": _CONFIG_MAP}, "data": {"train.py": _SCRIPT}},
@@ -137,11 +137,11 @@ class Ours:
         self.shrinks: Mapping[str, str] = {}
 
     def installed(self) -> AbstractContextManager[None]:
-        """Return a block without effect: the operator is there already."""
+        """Do nothing: the operator is already installed."""
         return nullcontext()
 
     def create(self, job: str, nodes: int) -> None:
-        """Make a TorchrunJob."""
+        """Create a TorchrunJob."""
         spec: dict[str, Any] = {
             "nnodes": f"{MIN}:{MAX}",
             "replicas": nodes,
@@ -154,7 +154,7 @@ class Ours:
         self.kubectl.apply({**kind, "metadata": {"name": job}, "spec": spec})
 
     def elasticity(self) -> dict[str, Any]:
-        """Return spec.elasticity: as it is by default."""
+        """Return spec.elasticity: the default."""
         return {}
 
     def delete(self, job: str) -> None:
@@ -162,7 +162,7 @@ class Ours:
         self.kubectl.run("delete", "torchrunjob", job, "--ignore-not-found")
 
     def scale(self, job: str, nodes: int) -> None:
-        """Scale it as a user does."""
+        """Scale the job as a user does."""
         self.kubectl.run("scale", "torchrunjob", job, f"--replicas={nodes}")
 
     def store_home(self, job: str) -> tuple[str, str]:
@@ -170,7 +170,7 @@ class Ours:
         return f"{job}-rdzv", "rendezvous"
 
     def restarts(self, job: str) -> dict[str, int] | None:
-        """Return status.restarts of a job that says that it runs at its size."""
+        """Return status.restarts of a job that runs at its size."""
         status = (self.kubectl.get("torchrunjob", job) or {}).get("status") or {}
         membership = status.get("membership") or {}
         settled = status.get("state") == "Running" and membership.get("nodes") == membership.get("desiredNodes")
@@ -183,7 +183,7 @@ class Ours:
 
 @dataclass
 class Warm(Ours):
-    """Jobs of this operator that pay for speed: workers begin with torch loaded, and one more pod waits."""
+    """Jobs of this operator with warm starts and a spare."""
 
     name: str = "torchrunjob-warm"
     title: str = "TorchrunJob, warm"
@@ -198,12 +198,12 @@ class Warm(Ours):
         return {"spares": 1, "warmStart": True}
 
     def restarts(self, job: str) -> dict[str, int] | None:
-        """Return status.restarts once the spare waits as well."""
+        """Return status.restarts once the spare is ready."""
         membership = ((self.kubectl.get("torchrunjob", job) or {}).get("status") or {}).get("membership") or {}
         return super().restarts(job) if membership.get("spares") else None
 
     def spares(self, job: str) -> frozenset[str]:
-        """Return those that the job's status names."""
+        """Return the spares in the status of the job."""
         nodes = ((self.kubectl.get("torchrunjob", job) or {}).get("status") or {}).get("nodes") or []
         return frozenset(node["pod"] for node in nodes if node.get("spare"))
 
@@ -220,20 +220,20 @@ class PyTorchJob:
 
     def __post_init__(self) -> None:
         self.cannot: Mapping[str, str] = {
-            "kill-store": "the store lives with rank 0: see there",
-            "kill-worker-operator-away": "a fault of the TorchrunJob's own operator",
+            "kill-store": "the store is in the pod of rank 0: see there",
+            "kill-worker-operator-away": "a fault of the operator of TorchrunJobs",
         }
         self.shrinks: Mapping[str, str] = {}
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Run the training-operator, built from its Go module, on this machine."""
+        """Run the training-operator, built from its Go module, on this computer."""
         with pytorchjobs.operator(self.kubectl):
             yield
 
     def create(self, job: str, nodes: int) -> None:
-        """Make an elastic PyTorchJob."""
-        # Without a rendezvous ID the library would first see whether the workers before are those of another run.
+        """Create an elastic PyTorchJob."""
+        # Without a rendezvous ID, the library would wait to see whether the earlier workers belong to another run.
         rendezvous = {"rdzvBackend": "c10d", "rdzvId": job}
         elastic = {**rendezvous, "minReplicas": MIN, "maxReplicas": MAX, "maxRestarts": _RESTARTS}
         template = self.pods.wired_by_hand(job, self.container, ["torchrun", "--nproc-per-node=1"])
@@ -255,7 +255,7 @@ class PyTorchJob:
         return f"{job}-worker-0", self.container
 
     def restarts(self, job: str) -> dict[str, int] | None:
-        """Return nothing by cause: it does not tell."""
+        """Return no causes: PyTorchJob does not report them."""
         return {}
 
     def spares(self, job: str) -> frozenset[str]:
@@ -265,7 +265,7 @@ class PyTorchJob:
 
 @dataclass
 class Plain:
-    """A headless service and pods, as one writes them by hand."""
+    """A headless service and pods, as users write them by hand."""
 
     kubectl: Kubectl
     pods: Pods
@@ -274,10 +274,10 @@ class Plain:
     container: str = TRAINER
 
     def __post_init__(self) -> None:
-        by_hand = "nobody makes or deletes pods"
-        alike = "nothing but torchrun acts here: as with PyTorchJob's pods"
+        by_hand = "there is no operator that creates or deletes pods"
+        alike = "only torchrun acts here, as with PyTorchJob"
         self.cannot: Mapping[str, str] = {
-            "kill-store": "the store lives with rank 0: see there",
+            "kill-store": "the store is in the pod of rank 0: see there",
             "kill-worker-operator-away": "there is no operator",
             "drain": "an eviction is a deletion with grace: see there",
             "scale-up": by_hand,
@@ -286,15 +286,15 @@ class Plain:
             "partition": alike,
         }
         self.shrinks: Mapping[str, str] = dict.fromkeys(
-            ("delete", "terminate"), "nobody makes the deleted pod again: training goes on with less"
+            ("delete", "terminate"), "no operator replaces the deleted pod: training continues with fewer nodes"
         )
 
     def installed(self) -> AbstractContextManager[None]:
-        """Return a block without effect: it needs nothing."""
+        """Do nothing."""
         return nullcontext()
 
     def create(self, job: str, nodes: int) -> None:
-        """Make the service and the pods."""
+        """Create the service and the pods."""
         command = [
             "torchrun",
             f"--nnodes={MIN}:{MAX}",
@@ -317,11 +317,11 @@ class Plain:
         self.kubectl.apply(*objects)
 
     def delete(self, job: str) -> None:
-        """Delete the service; the pods go with those of all jobs."""
+        """Delete the service. The pods are deleted with those of all jobs."""
         self.kubectl.run("delete", "service", job, "--ignore-not-found")
 
     def scale(self, job: str, nodes: int) -> None:
-        """Refuse."""
+        """Raise NotImplementedError."""
         raise NotImplementedError(f"{job} cannot be scaled to {nodes}: {self.cannot['scale-up']}")
 
     def store_home(self, job: str) -> tuple[str, str]:
@@ -329,7 +329,7 @@ class Plain:
         return f"{job}-0", self.container
 
     def restarts(self, job: str) -> dict[str, int] | None:
-        """Return nothing by cause: nobody counts."""
+        """Return no causes: there is no operator that counts."""
         return {}
 
     def spares(self, job: str) -> frozenset[str]:
@@ -338,5 +338,5 @@ class Plain:
 
 
 def all_systems(kubectl: Kubectl, pods: Pods) -> list[System]:
-    """Return every system that is compared, this operator first."""
+    """Return all compared systems, this operator first."""
     return [Ours(kubectl, pods), Warm(kubectl, pods), PyTorchJob(kubectl, pods), Plain(kubectl, pods)]

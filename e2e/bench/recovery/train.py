@@ -1,4 +1,4 @@
-"""What trains in every pod, whoever made it: a small model, a snapshot a second, and a line of JSON for each step."""
+"""The training script of all pods: a small model, a snapshot per second, and a line of JSON for each step."""
 
 import json
 import os
@@ -14,7 +14,7 @@ def _say(what: str, **values: object) -> None:
         sys.stdout.flush()
 
 
-# Before PyTorch, which takes seconds: a round that ends before that counts too.
+# Before the import of PyTorch, which takes seconds, so that a round that ends during it counts too.
 _say("boot", time=_BEGAN, world=int(os.environ["WORLD_SIZE"]))
 
 import torch  # noqa: E402
@@ -28,7 +28,7 @@ _SNAPSHOT_EVERY = 10
 
 
 def main(snapshots: str) -> None:
-    """Train for ever, or until told to stop."""
+    """Train until SIGTERM."""
     defer_compiler()
     torch.set_num_threads(1)
     dist.init_process_group("gloo")

@@ -1,4 +1,4 @@
-"""A job under way: what its pods log, and which of its pods is what."""
+"""A running job: the logs of its pods, and their roles."""
 
 import threading
 import time
@@ -15,7 +15,7 @@ _EVERY_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class Victim:
-    """A pod to which something happens, and its machine."""
+    """The pod that a fault hits, and its machine."""
 
     pod: str
     machine: str
@@ -27,7 +27,7 @@ class Watched:
     def __init__(self, kubectl: Kubectl, system: System, name: str, nodes: int) -> None:
         self.name = name
         self.nodes = nodes
-        """The size that it was last given."""
+        """The last requested size."""
         self.container = system.container
         self._kubectl = kubectl
         self._system = system
@@ -48,17 +48,17 @@ class Watched:
         self._kubectl.run(*pods, "--ignore-not-found")
 
     def lines(self) -> list[Line]:
-        """Return what has been read so far, in no order."""
+        """Return the lines so far, in no order."""
         with self._lock:
             return list(self._lines)
 
     def scale(self, nodes: int) -> None:
-        """Ask for another size."""
+        """Scale the job."""
         self._system.scale(self.name, nodes)
         self.nodes = nodes
 
     def wait(self, wanted: Callable[[list[Line]], bool], until: float) -> bool:
-        """Wait until the lines are as wanted, at most until a moment; return whether they are."""
+        """Wait until the lines match, at most until a moment. Returns whether they match."""
         while not wanted(self.lines()):
             if time.time() >= until:
                 return False
@@ -66,15 +66,15 @@ class Watched:
         return True
 
     def trains(self, world: int, seconds: float, until: float) -> bool:
-        """Wait until so many workers have trained for a while, at most until a moment; return whether they have."""
+        """Wait until that many workers have trained for a while, at most until a moment. Returns whether they have."""
         return self.wait(lambda lines: trained_for(lines, world, time.time()) >= seconds, until)
 
     def pods(self) -> list[Object]:
-        """Return the pods that train, or are to."""
+        """Return the pods that train or should train."""
         return self._kubectl.list("pods", self._selector)
 
     def is_whole(self) -> bool:
-        """Whether all its pods run, and no other is left."""
+        """Whether all pods run, and no other pod is left."""
         spares = self._system.spares(self.name)
         pods = self.pods()
         members = [pod for pod in pods if pod["metadata"]["name"] not in spares]
@@ -83,14 +83,14 @@ class Watched:
         )
 
     def is_worn(self) -> bool:
-        """Whether a container was restarted in place: the kubelet would restart it later each time."""
+        """Whether a container restarted in place: the kubelet waits longer before each further restart."""
         store = self._kubectl.get("pod", self._system.store_home(self.name)[0])
         pods = [*self.pods(), *([store] if store else [])]
         statuses = [status for pod in pods for status in pod["status"].get("containerStatuses") or []]
         return any(status["restartCount"] for status in statuses)
 
     def rank_zero(self) -> Victim:
-        """Return the pod of rank 0: the one that logs the steps."""
+        """Return the pod of rank 0, which logs the steps."""
         last = self.last_step()
         return next(victim for victim in self._victims() if victim.pod == last.pod)
 
@@ -99,11 +99,11 @@ class Watched:
         name, container = self._system.store_home(self.name)
         pod = self._kubectl.get("pod", name)
         if pod is None:
-            raise LookupError(f"the pod {name} of torchrun's store is not there")
+            raise LookupError(f"the pod {name} of torchrun's store does not exist")
         return _victim(pod), container
 
     def worker(self) -> Victim:
-        """Return a pod that trains and is neither rank 0's nor the store's, nor on their machines."""
+        """Return a pod that trains, without rank 0 and the store, and not on their machines."""
         spared = {self.rank_zero().machine, self.store()[0].machine}
         spares = self._system.spares(self.name)
         candidates = [v for v in self._victims() if v.machine not in spared and v.pod not in spares]

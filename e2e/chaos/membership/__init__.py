@@ -1,1 +1,1 @@
-"""Random faults and scalings of one elastic job, and what must hold whatever happens."""
+"""Random faults and scalings of one elastic job, and the rules that must always hold."""

@@ -1,4 +1,4 @@
-"""Does random faults to one elastic job on the local cluster, and judges it: `make chaos-membership`."""
+"""Applies random faults to one elastic job on the local cluster and checks it: `make chaos-membership`."""
 
 import argparse
 import json
@@ -19,7 +19,7 @@ from support.clusters import ROOT, UnusableError
 from support.machines import cluster_of
 
 _MACHINES = 4
-"""Three for the job, and one for the operator, to which nothing happens but to its pod."""
+"""Three for the job, and one for the operator, which has no faults except in its pod."""
 _REPLICAS = 4
 _START_SECONDS = 180.0
 _SETTLE_SECONDS = 120.0
@@ -32,11 +32,13 @@ def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="chaos.membership", description=__doc__)
     parser.add_argument("--faults", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=None, help="of an earlier run, to do the same again")
-    parser.add_argument("--minutes", type=float, default=60.0, help="no more faults after so many")
-    parser.add_argument("--json", type=Path, default=None, help="where the report goes")
+    parser.add_argument("--seed", type=int, default=None, help="seed of an earlier run, to repeat it")
+    parser.add_argument("--minutes", type=float, default=60.0, help="no more faults after that many")
+    parser.add_argument("--json", type=Path, default=None, help="file for the report")
     logs = ROOT / ".work" / "chaos-membership"
-    parser.add_argument("--logs", type=Path, default=logs, help="where the operator's and the host's logs go")
+    parser.add_argument(
+        "--logs", type=Path, default=logs, help="directory for the logs of operator and rendezvous host"
+    )
     options = parser.parse_args()
     if options.seed is None:
         options.seed = random.SystemRandom().randrange(2**32)
@@ -54,12 +56,12 @@ class Run:
         self._groups: list[Group] = []
         self._wrong: list[Violation] = []
         self._settled: Sample | None = None
-        """The job before the faults of the present group."""
+        """The job before the faults of the current group."""
         self._began = time.time()
         self._said = 0.0
 
     def evidence(self) -> Evidence:
-        """Do everything; return what was recorded."""
+        """Run all faults. Returns the records."""
         self._began = time.time()
         try:
             self._all()
@@ -120,10 +122,10 @@ class Run:
             time.sleep(_EVERY_SECONDS)
         state = self._scene.samples[-1].state
         if state != "Complete":
-            self._violated("complete", f"the job is {state} {_FINISH_SECONDS:.0f} s after it was told to finish")
+            self._violated("complete", f"the job is {state} {_FINISH_SECONDS:.0f} s after it was asked to finish")
 
     def _watch(self, until: float) -> None:
-        """Take samples until then, and put right what is due."""
+        """Take samples until then, and repair what is due."""
         while (now := time.time()) < until:
             time.sleep(min(until - now, _EVERY_SECONDS))
             if until - now > _EVERY_SECONDS:
@@ -131,7 +133,7 @@ class Run:
             self._faults.put_right(time.time())
 
     def _settle(self, seconds: float) -> bool:
-        """Wait until the job trains at its size with nothing going on; close the group of faults that led there."""
+        """Wait until the job trains at its size and is settled. Then close the group of faults."""
         deadline = time.time() + seconds
         while True:
             sample = self._look()
@@ -170,7 +172,7 @@ class Run:
 
 
 def _run(options: argparse.Namespace) -> bool:
-    """Do it all; return whether all was as it must be."""
+    """Do the run. Returns whether all rules hold."""
     print(f"seed {options.seed}", flush=True)
     with cluster_of(_MACHINES) as cluster:
         scene = Scene(cluster, node_name(_MACHINES), max(MIN, _REPLICAS))
@@ -190,7 +192,7 @@ def _run(options: argparse.Namespace) -> bool:
 
 
 def main() -> int:
-    """Return 1 where anything is wrong, 2 where the cluster is unusable, 130 where it was interrupted."""
+    """Return 1 if a rule is violated, 2 if the cluster is unusable, 130 after an interruption."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return 0 if _run(arguments()) else 1

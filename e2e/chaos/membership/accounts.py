@@ -1,8 +1,8 @@
-"""Whether the restarts that the status counts add up to what was done. Pure.
+"""Checks that the restarts in the status match the faults. Pure.
 
-Exact where one fault hit a settled job and the job has settled again; bounds where several merged. Nothing but what
-hits a worker process alone may be counted as the code's fault: torchrun cannot tell a killed worker from a crashed
-one, and neither can the operator.
+Counts are exact if one fault hit a settled job and the job has settled again. They have bounds if several faults
+merged. Only faults of a single worker may count as `code`: neither torchrun nor the operator can distinguish a killed
+worker from a failed one.
 """
 
 from collections import Counter
@@ -15,7 +15,7 @@ Bounds = dict[str, tuple[int, int]]
 
 
 def expected(group: Group) -> Bounds:
-    """Return the fewest and the most restarts by cause that a group of faults may be counted as."""
+    """Return the minimum and maximum of restarts by cause for a group of faults."""
     kinds = Counter(fault.kind for fault in group.faults)
     scalings = sum(1 for fault in group.faults if fault.kind == Kind.SCALE and fault.before != fault.after)
     workers = sum(kinds[kind] for kind in OF_WORKERS)
@@ -40,17 +40,17 @@ def expected(group: Group) -> Bounds:
 
 
 def _recorded_hits(group: Group) -> set[str]:
-    """Return the pods whose end must be counted, each once: the status knew them as alive."""
+    """Return the pods whose end must count once: the status listed them as alive."""
     return {uid for fault in group.faults if fault.kind in OF_PODS for uid in fault.recorded}
 
 
 def counted(group: Group) -> dict[str, int]:
-    """Return the restarts by cause that were counted for a group of faults."""
+    """Return the counted restarts of a group of faults, by cause."""
     return {cause: group.after.get(cause, 0) - group.before.get(cause, 0) for cause in CAUSES}
 
 
 def adds_up(groups: Iterable[Group]) -> list[Violation]:
-    """For each group of faults the counts are within their bounds."""
+    """The counts of each group of faults are within their bounds."""
     wrong = []
     for group in groups:
         bounds, found = expected(group), counted(group)
@@ -63,7 +63,7 @@ def adds_up(groups: Iterable[Group]) -> list[Violation]:
 
 
 def within(total: Mapping[str, int], groups: Iterable[Group]) -> dict[str, tuple[int, int, int]]:
-    """Return for each cause the count and the bounds of all groups together."""
+    """Return the count and the bounds of all groups together, by cause."""
     bounds = [expected(group) for group in groups]
     return {
         cause: (total.get(cause, 0), sum(each[cause][0] for each in bounds), sum(each[cause][1] for each in bounds))

@@ -1,4 +1,4 @@
-"""How each kind of fault is done, and put right again."""
+"""Applies and repairs each kind of fault."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ from support.progress import TRAINER
 _HOST_CONTAINER = "rendezvous"
 _AT_ONCE = ("--force", "--grace-period=0", "--wait=false")
 _MOST_MACHINES_AWAY = 2
-"""Of three: there is always one that pods can run on."""
+"""Of three machines, so that pods can always run on one."""
 
 
 @dataclass
@@ -33,20 +33,20 @@ class Done:
     target: str = ""
     hits: tuple[str, ...] = ()
     lasts: float = 0.0
-    """Seconds until it is put right again."""
+    """Seconds until the repair."""
 
 
 @dataclass
 class Faults:
-    """Does faults to a job, and puts them right when their time has come."""
+    """Applies faults to a job, and repairs them when they are due."""
 
     scene: Scene
     machines: list[str]
-    """Those that faults may happen to."""
+    """The machines that may have faults."""
     _undo: list[tuple[float, str, Callable[[], None]]] = field(default_factory=list)
 
     def act(self, planned: Planned, number: int, group: int) -> Fault | None:
-        """Do it; None where there was nobody to do it to."""
+        """Apply the fault. Returns None if there was no victim."""
         sample = self.scene.look()
         before = self.scene.wanted
         at = time.time()
@@ -72,11 +72,11 @@ class Faults:
         )
 
     def next_undo(self) -> float | None:
-        """Return when the next fault has to be put right."""
+        """Return when the next repair is due."""
         return self._undo[0][0] if self._undo else None
 
     def put_right(self, until: float) -> None:
-        """Put right what is due until then."""
+        """Repair what is due until then."""
         while self._undo and self._undo[0][0] <= until:
             heappop(self._undo)[2]()
 
@@ -184,7 +184,7 @@ class Faults:
         self.scene.cut.discard(node.name)
 
     def _machine(self, planned: Planned) -> str:
-        """Return a machine to which nothing happens now; where too many are away, put the first right before."""
+        """Return a machine without a fault. If too many have one, repair the first of them before."""
         while len(self._undo) >= _MOST_MACHINES_AWAY:
             self.put_right(self._undo[0][0])
         away = {machine for _, machine, _ in self._undo}

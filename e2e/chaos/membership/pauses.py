@@ -1,13 +1,11 @@
-"""How long nothing was trained though it could have been. Pure.
+"""Measures how long the job did not train although it could. Pure.
 
-The clock runs from step to step. It stands still while
+The clock runs from step to step. It stops
 
-- fewer than MIN nodes can run: pods that are bound to machines without power or network, and not yet known to be, are
-  taken from those wanted; or the rendezvous host lies on such a machine. Once the API server calls the machine not
-  ready, everybody can know, and the clock runs;
-- a fault has just happened: for the allowance after each that touches what trains, in which workers start again: as
-  long as this very job took for its first step, at least LEAST_ALLOWANCE_SECONDS. A fault that comes meanwhile gives as
-  much time once more.
+- while fewer than MIN nodes can run: pods on machines without power or network are subtracted from the wanted ones
+  until the API server reports the machine as not ready; likewise while the rendezvous host is on such a machine;
+- after each fault that affects training, for an allowance in which workers restart: as long as this job took to its
+  first step, at least LEAST_ALLOWANCE_SECONDS. Another fault during that time adds the same allowance.
 """
 
 from collections.abc import Iterable, Sequence
@@ -24,7 +22,7 @@ _WORTH_MENTIONING_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Pause:
-    """No step from one time to another."""
+    """A time without a step."""
 
     began: float
     ended: float
@@ -33,7 +31,7 @@ class Pause:
 
 
 def prevented(sample: Sample) -> bool:
-    """Whether fewer than MIN nodes could run, whatever the operator did."""
+    """Whether fewer than MIN nodes could run, for any action of the operator."""
     unknown = sample.cut - sample.unready
     bound = [pod for pod in sample.nodes if pod.index is not None and pod.index < sample.wanted]
     lost = sum(1 for pod in bound if pod.machine in unknown)
@@ -41,7 +39,7 @@ def prevented(sample: Sample) -> bool:
 
 
 def allowance_of(start_seconds: float) -> float:
-    """Return for how many seconds the clock stands still after a fault, given those from the job to its first step."""
+    """Return the allowance after a fault in seconds, given the seconds from the start of the job to its first step."""
     return max(LEAST_ALLOWANCE_SECONDS, start_seconds)
 
 

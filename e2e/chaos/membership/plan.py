@@ -1,4 +1,4 @@
-"""What to do to the job, drawn from a seed: kinds, pauses, victims, sizes. Pure."""
+"""The plan of faults, drawn from a seed: kinds, pauses, victims, sizes. Pure."""
 
 import random
 from collections.abc import Iterator
@@ -55,9 +55,9 @@ _WEIGHTS = {
     Kind.PARTITION: 1,
 }
 PLANNED = frozenset({Kind.SCALE, Kind.DELETE, Kind.EVICT, Kind.TERMINATE_WORKER, Kind.CORDON})
-"""Changes that are announced to the workers: they cost no step."""
+"""Changes that are announced to the workers. They must lose no step."""
 HARMLESS = frozenset({Kind.CORDON, Kind.KILL_OPERATOR, Kind.DELETE_OPERATOR})
-"""Nothing that trains is touched."""
+"""Faults that do not affect training."""
 OF_WORKERS = frozenset({Kind.TERMINATE_WORKER, Kind.KILL_WORKER})
 OF_PODS = frozenset({Kind.KILL_NODE, Kind.DELETE, Kind.DELETE_NOW, Kind.EVICT})
 OF_HOST = frozenset({Kind.KILL_HOST, Kind.DELETE_HOST})
@@ -66,23 +66,23 @@ OF_MACHINES = frozenset({Kind.STOP_MACHINE, Kind.PARTITION})
 
 @dataclass(frozen=True)
 class Planned:
-    """The next thing to do."""
+    """The next fault."""
 
     kind: Kind
     settled: bool
-    """Whether to wait first until the job trains at its size again."""
+    """Whether to wait first until the job trains at its size."""
     pause: float
     """Seconds to wait then."""
     victim: float
-    """From 0 to 1: which of those that there are."""
+    """The victim, from 0 to 1."""
     nodes: int
     """Size to scale to."""
     seconds: float
-    """How long a machine is out of order."""
+    """Seconds for which a machine has the fault."""
 
 
 def planned(seed: int) -> Iterator[Planned]:
-    """Yield what to do, for ever; the same for the same seed."""
+    """Yield faults without end; the same ones for the same seed."""
     chance = random.Random(seed)
     kinds, weights = list(_WEIGHTS), list(_WEIGHTS.values())
     while True:

@@ -1,4 +1,4 @@
-"""What is known of a run: the workers' journal, samples of the status, and the faults. Times: seconds since 1970."""
+"""The records of a run: the journal of workers, samples of the status, and the faults. Times: seconds since 1970."""
 
 import json
 from collections.abc import Mapping
@@ -11,30 +11,30 @@ CAUSES = ("code", "infrastructure", "preemption", "resize")
 
 @dataclass(frozen=True)
 class Start:
-    """A worker process has been started."""
+    """A worker has started."""
 
     time: float
     pod: str
     process: int
-    """Its number in its container."""
+    """Process ID in its container."""
     rank: int
     world: int
     master: str
-    """Address and port of rank 0's store: of its own for each round."""
+    """Address and port of the store of rank 0, different for each round."""
     run: str
     restart: int
 
 
 @dataclass(frozen=True)
 class Step:
-    """Rank 0 has done a step, and with it all ranks."""
+    """A step of rank 0, and thus of all ranks."""
 
     time: float
     master: str
     done: int
-    """Steps done, this one included."""
+    """Number of steps done, including this one."""
     resumed: int
-    """The steps that were done when these workers went on from a snapshot."""
+    """Number of steps in the snapshot from which these workers resumed."""
     world: int
 
 
@@ -61,7 +61,7 @@ _KINDS: Mapping[str, type[Line]] = {"start": Start, "step": Step, "snapshot": Sn
 
 
 def parse(text: str) -> Line | None:
-    """Read a line of the journal; None where its process was killed while it wrote it."""
+    """Parse a line of the journal; None if its process was killed while writing it."""
     try:
         values = json.loads(text)
         return _KINDS[values.pop("event")](**values)
@@ -70,7 +70,7 @@ def parse(text: str) -> Line | None:
 
 
 class Journal:
-    """The lines that the workers have written, read as they come."""
+    """The lines of the workers, read as they appear."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -81,7 +81,7 @@ class Journal:
         self.ends: list[End] = []
 
     def follow(self) -> None:
-        """Read what is new."""
+        """Read new lines."""
         for path in self._directory.glob("*.jsonl"):
             position = self._read.get(path, 0)
             if path.stat().st_size <= position:
@@ -109,12 +109,12 @@ class Journal:
 
 @dataclass(frozen=True)
 class Pod:
-    """A pod of the job as the API server knew it."""
+    """A pod of the job, as seen by the API server."""
 
     name: str
     uid: str
     index: int | None
-    """Of a node; None: the rendezvous host."""
+    """Index of the node; None for the rendezvous host."""
     machine: str
     phase: str
     terminating: bool = False
@@ -130,55 +130,55 @@ class Sample:
     host: Pod | None
     state: str = ""
     members: int = 0
-    """Nodes that train, by the job's status."""
+    """Number of nodes that train, from the status."""
     restarts: Mapping[str, int] = field(default_factory=dict)
     recorded: frozenset[str] = frozenset()
-    """The uids of the nodes that the status calls alive."""
+    """The uids of the nodes that the status lists as alive."""
     current: bool = True
-    """Whether the status is about the present spec, and the operator is ready."""
+    """Whether the status describes the current spec, and the operator is ready."""
     cut: frozenset[str] = frozenset()
     """Machines without power or network."""
     unready: frozenset[str] = frozenset()
-    """Machines that the API server calls not ready."""
+    """Machines that the API server reports as not ready."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that was done to the job or to its cluster."""
+    """A fault of the job or of its cluster."""
 
     number: int
     kind: str
     time: float
     until: float
-    """When it was put right again, as a machine is started; otherwise the time at which it was done."""
+    """When it was repaired, for example when a machine started; otherwise the time of the fault."""
     target: str
     group: int
     """Faults of a group follow each other before the job has settled."""
     hits: tuple[str, ...] = ()
-    """The uids of the node pods that it was aimed at."""
+    """The uids of the node pods that it hit."""
     recorded: tuple[str, ...] = ()
-    """Those of them that the status knew as alive."""
+    """Those that the status listed as alive."""
     before: int = 0
     after: int = 0
-    """Nodes wanted before and after it."""
+    """Number of wanted nodes before and after it."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Faults that followed each other, and the settled job before and after them."""
+    """Consecutive faults, and the settled job before and after them."""
 
     faults: tuple[Fault, ...]
     before: Mapping[str, int]
     after: Mapping[str, int]
     ended: int
-    """Node pods that ended meanwhile."""
+    """Node pods that ended in between."""
     settled: bool = True
-    """Whether the job did settle afterwards."""
+    """Whether the job settled afterwards."""
 
 
 @dataclass(frozen=True)
 class Violation:
-    """Something that must not be."""
+    """A violation of a rule."""
 
     time: float
     rule: str

@@ -1,4 +1,4 @@
-"""The judgement of a run, as a document and as text. Pure."""
+"""The report of a run, as a document and as text. Pure."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -24,11 +24,11 @@ _AROUND_SECONDS = 30.0
 
 @dataclass
 class Evidence:
-    """All that was recorded of a run."""
+    """All records of a run."""
 
     seed: int
     began: float
-    """When the job was made."""
+    """When the job was created."""
     ended: float
     starts: Sequence[Start]
     steps: Sequence[Step]
@@ -38,13 +38,13 @@ class Evidence:
     groups: Sequence[Group]
     restarts: Mapping[str, int] = field(default_factory=dict)
     asked: int = 0
-    """Faults that were to be done."""
+    """Number of planned faults."""
     further: Sequence[Violation] = ()
-    """What was seen to be wrong while it ran."""
+    """Violations seen during the run."""
 
 
 def judged(evidence: Evidence) -> dict[str, Any]:
-    """Return the report: figures, and every violation with what was going on then."""
+    """Return the report: figures, and every violation with its context."""
     worlds = worlds_of(evidence.steps)
     changes = changes_of(worlds, evidence.faults)
     allowance = allowance_of(evidence.steps[0].time - evidence.began) if evidence.steps else 0.0
@@ -100,8 +100,8 @@ def told(report: Mapping[str, Any]) -> str:
     lines = [
         f"seed {report['seed']}: {faults['done']} of {faults['asked']} faults in {report['seconds'] / 60:.1f} minutes",
         f"  {kinds}",
-        f"{report['rounds']} rounds, {report['steps']} steps, {report['stepsLost']} of them done again",
-        f"{report['plannedChanges']} announced changes, which cost {report['stepsLostByPlannedChanges']} steps",
+        f"{report['rounds']} rounds, {report['steps']} steps, {report['stepsLost']} of them repeated",
+        f"{report['plannedChanges']} announced changes, which lost {report['stepsLostByPlannedChanges']} steps",
     ]
     for title, name in (("longest pause", "longestPause"), ("longest unexcused", "longestUnexcusedPause")):
         if report[name]:
@@ -110,7 +110,7 @@ def told(report: Mapping[str, Any]) -> str:
     lines.append(
         "restarts: "
         + ", ".join(f"{cause} {of['counted']} ({of['fewest']} to {of['most']})" for cause, of in restarts.items())
-        + f"; {report['groups']['exact']} of {report['groups']['all']} groups of faults to be counted exactly"
+        + f"; {report['groups']['exact']} of {report['groups']['all']} groups of faults counted exactly"
     )
     for violation in report["violations"]:
         lines.append(f"VIOLATION {violation['at']} {violation['rule']}: {violation['what']}")

@@ -1,4 +1,4 @@
-"""The job under fire: made, looked at, and deleted, with all that is known of it."""
+"""The tested job: creation, observation and deletion."""
 
 import json
 import os
@@ -29,7 +29,7 @@ _ALIVE = frozenset({"Pending", "Starting", "Running"})
 
 
 def job(image: str, spared: str, replicas: int, run: str) -> Object:
-    """Return the job; its nodes run anywhere but on the operator's machine."""
+    """Return the job. Its nodes run on all machines but that of the operator."""
     elsewhere = {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "NotIn", "values": [spared]}]}
     affinity = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [elsewhere]}}}
     container: dict[str, Any] = {
@@ -63,24 +63,24 @@ def job(image: str, spared: str, replicas: int, run: str) -> Object:
 
 
 class Scene:
-    """The job and its namespace."""
+    """The tested job in its namespace."""
 
     def __init__(self, cluster: Cluster, spared: str, replicas: int) -> None:
         self.kubectl: Kubectl = cluster.kubectl.within(NAMESPACE)
         self.spared = spared
-        """The operator's machine, to which nothing happens."""
+        """The machine of the operator, which has no faults."""
         self.wanted = replicas
         self.cut: set[str] = set()
         self.samples: list[Sample] = []
         self.pods: list[Object] = []
-        """The job's pods as they were when it was last looked at."""
+        """The pods of the job at the last sample."""
         self._cluster = cluster
         self._run = f"run-{time.time_ns()}"
         self._logs: list[PodLogs] = []
         self._directory = Path()
 
     def create(self) -> None:
-        """Make the namespace, the volume and the job."""
+        """Create the namespace, the volume and the job."""
         cluster = self._cluster.kubectl
         cluster.run("delete", "namespace", NAMESPACE, "--ignore-not-found", f"--timeout={_GONE_SECONDS:.0f}s")
         cluster.run("create", "namespace", NAMESPACE)
@@ -95,7 +95,7 @@ class Scene:
         self.kubectl.apply(job(self._cluster.trainer_image, self.spared, self.wanted, self._run))
 
     def keep_logs(self, directory: Path) -> None:
-        """Have the logs of the operator and of the rendezvous hosts in files from now on."""
+        """Write the logs of the operator and of the rendezvous hosts to files from now on."""
         operator = self.kubectl.within(chart.NAMESPACE), f"app.kubernetes.io/instance={chart.RELEASE}", "operator"
         host = self.kubectl, f"{_SELECTOR},torchrun.dev/role=rendezvous", "rendezvous"
         directory.mkdir(parents=True, exist_ok=True)
@@ -112,11 +112,11 @@ class Scene:
         return path if path is not None and path.is_dir() and path.stat().st_mode & 0o002 else None
 
     def finish(self) -> None:
-        """Have the training end soon."""
+        """Ask the training to finish."""
         (self._directory / FINISH).touch()
 
     def look(self) -> Sample:
-        """Take a sample, and read what the workers have written."""
+        """Take a sample, and read the journal."""
         at = time.time()
         found = self.kubectl.run("get", "pods,torchrunjobs,nodes", "--output=json")
         operators = self.kubectl.within(chart.NAMESPACE).run(
@@ -128,7 +128,7 @@ class Scene:
         return sample
 
     def delete(self) -> list[str]:
-        """Delete the job; return what of it is left after a while, its processes included."""
+        """Delete the job. Returns what is left after a while, including processes."""
         self.kubectl.run("delete", "torchrunjob", JOB, "--ignore-not-found", "--wait=false")
         left: list[str] = []
 
@@ -138,7 +138,7 @@ class Scene:
             return not left
 
         try:
-            wait_for("nothing to be left", gone, _GONE_SECONDS)
+            wait_for("all objects and processes to be gone", gone, _GONE_SECONDS)
         except AssertionError:
             return left
         return []
@@ -148,12 +148,12 @@ class Scene:
             try:
                 words = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
             except OSError:
-                continue  # it has ended
+                continue  # It has ended.
             if self._run in words:
                 yield f"process {path.parent.name}: {words[:80]}"
 
     def close(self) -> None:
-        """Delete the namespace with all that is in it."""
+        """Delete the namespace."""
         for logs in self._logs:
             logs.stop()
         self.kubectl.run("delete", "pods", "--all", "--force", "--grace-period=0", "--ignore-not-found")
@@ -176,7 +176,7 @@ def _items(text: str) -> list[Object]:
 def sample_of(
     at: float, objects: Iterable[Object], operators: Iterable[Object], wanted: int, cut: Iterable[str]
 ) -> tuple[Sample, list[Object]]:
-    """Return a sample of what the API server said, and the job's pods."""
+    """Return a sample of the API server, and the pods of the job."""
     of_kind: dict[str, list[Object]] = {}
     for each in objects:
         of_kind.setdefault(each["kind"], []).append(each)
@@ -206,7 +206,7 @@ def sample_of(
 
 
 def pod_of(pod: Object) -> Pod:
-    """Return what counts of a pod."""
+    """Return the relevant part of a pod."""
     index = pod["metadata"]["labels"].get("torchrun.dev/node-index")
     return Pod(
         name=pod["metadata"]["name"],
@@ -224,7 +224,7 @@ def _condition(thing: Object, kind: str) -> bool:
 
 
 def has_settled(sample: Sample, journal: Journal, quiet_since: float) -> bool:
-    """Whether the job trains at its size for a while since then, and its status says so."""
+    """Whether the job has trained at its size for a while since then, and its status agrees."""
     running = [pod for pod in sample.nodes if pod.phase == "Running" and not pod.terminating]
     steps = [step for step in journal.steps[-200:] if step.master == journal.steps[-1].master]
     return (
@@ -242,4 +242,4 @@ def has_settled(sample: Sample, journal: Journal, quiet_since: float) -> bool:
 
 _STALE_SECONDS = 2.0
 _SETTLE_SECONDS = 5.0
-"""Longer than the operator waits for news that explains a failure of workers."""
+"""Longer than the operator waits for a loss that explains a failure of workers."""

@@ -1,6 +1,6 @@
-"""What trains in every node: a small model, a snapshot each second, and a journal on the volume that all nodes share.
+"""The training script: a small model, a snapshot each second, and a journal on the shared volume.
 
-Each process has a file of its own: a log ends with its pod and cannot be read on a machine without network.
+Each process has its own file: the log of a pod ends with it, and is unreachable on a machine without network.
 """
 
 import json
@@ -43,12 +43,12 @@ from torchrun_trainer import Run, defer_compiler  # noqa: E402
 _STEP_SECONDS = 0.1
 _SNAPSHOT_EVERY = 10
 _LAST_STEPS = 50
-"""Steps still to do once the file FINISH is there."""
+"""Number of steps after the file FINISH appears."""
 _ENDLESS = 10**9
 
 
 def main() -> None:
-    """Train until the file FINISH is there, then a little more, to the regular end."""
+    """Train until the file FINISH appears, then some more steps, to a regular end."""
     defer_compiler()
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
@@ -63,7 +63,7 @@ def main() -> None:
         began = time.monotonic()
         if run.snapshot and run.snapshot.step > told:
             told = run.snapshot.step
-            _say("snapshot", step=told)  # it is complete, which takes a moment after its step
+            _say("snapshot", step=told)  # It is complete a moment after its step.
         optimizer.zero_grad()
         model(torch.ones(8, 64)).square().mean().backward()
         optimizer.step()
@@ -81,7 +81,7 @@ def main() -> None:
 
 
 def _told_to_finish() -> bool:
-    """Whether rank 0 has seen the file; the same on all ranks."""
+    """Whether rank 0 has seen the file. The same on all ranks."""
     told = torch.tensor([int(_RANK == 0 and (_DIRECTORY / "FINISH").exists())])
     dist.broadcast(told, src=0)
     return bool(told.item())

@@ -1,4 +1,4 @@
-"""What must hold for the worlds that trained, from the workers' journal. Pure."""
+"""The rules for the worlds that trained, from the journal of the workers. Pure."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -8,14 +8,14 @@ from chaos.membership.plan import HARMLESS, PLANNED
 from chaos.membership.records import Fault, Snapshot, Start, Step, Violation
 
 _ONE_ROUND_SECONDS = 60.0
-"""Workers of one round start within this time; a later one with the same master has drawn a used port again."""
+"""Workers of one round start within this time. A later one with the same address has drawn a used port again."""
 _AFTERMATH_SECONDS = 20.0
-"""An unannounced fault may still end rounds for so long: until the news of it is everywhere."""
+"""For this long, an unannounced fault may still end rounds: until all processes know it."""
 
 
 @dataclass(frozen=True)
 class World:
-    """The steps of one round, done under one master."""
+    """The steps of one round, under one MASTER_ADDR and MASTER_PORT."""
 
     master: str
     steps: tuple[Step, ...]
@@ -33,19 +33,19 @@ class World:
 
 @dataclass(frozen=True)
 class Change:
-    """From one world that trained to the next."""
+    """A change from one world that trained to the next."""
 
     time: float
-    """Of the first step of the next."""
+    """Time of the first step of the next world."""
     seconds: float
     lost: int
-    """Steps that were done again."""
+    """Number of repeated steps."""
     planned: bool
-    """Whether nothing but announced changes can have led to it."""
+    """Whether only announced changes can have caused it."""
 
 
 def worlds_of(steps: Iterable[Step]) -> list[World]:
-    """Sort steps by the rounds in which they were done; rounds in the order of their first steps."""
+    """Group steps by round, in the order of the first steps."""
     found: dict[tuple[str, int], list[Step]] = {}
     for step in sorted(steps, key=lambda step: step.time):
         found.setdefault((step.master, step.resumed), []).append(step)
@@ -53,7 +53,7 @@ def worlds_of(steps: Iterable[Step]) -> list[World]:
 
 
 def one_master_at_a_time(worlds: Sequence[World]) -> list[Violation]:
-    """No world takes a step once another, younger one has taken its first."""
+    """No world takes a step after a later world has taken its first."""
     wrong = []
     for position, world in enumerate(worlds):
         for younger in worlds[position + 1 :]:
@@ -68,7 +68,7 @@ def one_master_at_a_time(worlds: Sequence[World]) -> list[Violation]:
 
 
 def rounds_agree(starts: Iterable[Start], steps: Iterable[Step]) -> list[Violation]:
-    """All workers of a round have the same world size and run, and ranks of their own; it trains with all of them."""
+    """All workers of a round agree on world size and run and have distinct ranks. All of them train."""
     rounds: dict[str, list[list[Start]]] = {}
     for start in sorted(starts, key=lambda start: start.time):
         known = rounds.setdefault(start.master, [])
@@ -104,7 +104,7 @@ def _trained_with_all(rounds: dict[str, list[list[Start]]], steps: Iterable[Step
 
 
 def steps_follow(worlds: Sequence[World], snapshots: Sequence[Snapshot]) -> list[Violation]:
-    """Within a world each step follows the last; a world goes on from the newest complete snapshot or from later."""
+    """Within a world, each step follows the last. A world resumes from the newest complete snapshot or a later one."""
     wrong = []
     for world in worlds:
         numbers = [step.done for step in world.steps]
@@ -115,13 +115,13 @@ def steps_follow(worlds: Sequence[World], snapshots: Sequence[Snapshot]) -> list
         complete = [known for known in snapshots if known.time < world.first.time and known.master != world.master]
         newest = max((known.step for known in complete), default=0)
         if world.first.resumed < newest:
-            what = f"{world.master} went on from step {world.first.resumed}, the newest snapshot was of step {newest}"
+            what = f"{world.master} resumed from step {world.first.resumed}, the newest snapshot was of step {newest}"
             wrong.append(Violation(world.first.time, "snapshot", what))
     return wrong
 
 
 def changes_of(worlds: Sequence[World], faults: Sequence[Fault]) -> list[Change]:
-    """Return how each world followed the one before it."""
+    """Return the changes from each world to the next."""
     return [
         Change(
             time=after.first.time,
@@ -142,7 +142,7 @@ def _was_planned(ended: float, began: float, faults: Sequence[Fault]) -> bool:
 def planned_cost_nothing(changes: Iterable[Change]) -> list[Violation]:
     """A change that was announced to the workers loses no step."""
     return [
-        Violation(change.time, "planned", f"{change.lost} steps lost by announced changes alone")
+        Violation(change.time, "planned", f"{change.lost} steps lost although all changes were announced")
         for change in changes
         if change.planned and change.lost
     ]

@@ -1,6 +1,7 @@
-"""Learns handwritten digits with Hugging Face Accelerate: a plain loop that torchrun may stop and resize at will.
+"""Learns handwritten digits with Hugging Face Accelerate: a plain loop that torchrun can stop and resize.
 
-The data are 1,797 images of 8x8 pixels that come with scikit-learn (UCI, optical recognition of handwritten digits).
+The data set has 1,797 images of 8x8 pixels. It comes with scikit-learn (UCI, optical recognition of handwritten
+digits).
 """
 
 import argparse
@@ -22,7 +23,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=96, help="samples per step, of all workers together")
     parser.add_argument("--snapshot-path", help="shared directory (default: $TORCHRUN_SNAPSHOT_PATH)")
     parser.add_argument("--snapshot-every", type=int, default=50, help="steps between snapshots")
-    parser.add_argument("--min-step-seconds", type=float, default=0.0, help="have each step take longer, to watch")
+    parser.add_argument("--min-step-seconds", type=float, default=0.0, help="make each step take longer, to watch it")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -40,7 +41,7 @@ def main() -> None:
     for step in run.steps(batches.steps(options.total_epochs)):
         time.sleep(options.min_step_seconds)
         mine = batches.share(step, run.rank, run.world_size)
-        # The workers' gradients are averaged, but their shares differ: weigh so that every sample counts the same.
+        # Gradients are averaged over workers, but shares differ: weigh the loss so that every sample counts the same.
         loss = nn.functional.cross_entropy(model(train_images[mine]), train_labels[mine], reduction="sum")
         loss = loss * run.world_size / options.batch_size
         optimizer.zero_grad()

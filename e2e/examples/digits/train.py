@@ -1,6 +1,7 @@
-"""Learns to read handwritten digits: a plain DistributedDataParallel script that torchrun may stop and resize at will.
+"""Learns to read handwritten digits: a plain DistributedDataParallel script that torchrun can stop and resize.
 
-The data are 1,797 images of 8x8 pixels that come with scikit-learn (UCI, optical recognition of handwritten digits).
+The data set has 1,797 images of 8x8 pixels. It comes with scikit-learn (UCI, optical recognition of handwritten
+digits).
 """
 
 import argparse
@@ -31,7 +32,7 @@ def arguments() -> argparse.Namespace:
         "--min-step-seconds",
         type=float,
         default=0.0,
-        help="sleep until a step has taken this long, to have time to watch",
+        help="sleep until a step has taken this long, to watch it",
     )
     parser.add_argument("--data", type=Path, default=Path("/opt/data/digits.csv.gz"), help="else scikit-learn's copy")
     return parser.parse_args()
@@ -42,7 +43,7 @@ def load(path: Path, device: torch.device) -> tuple[Tensor, Tensor]:
     if not path.exists():
         sklearn = importlib.util.find_spec("sklearn")
         if sklearn is None or sklearn.origin is None:
-            raise SystemExit(f"{path} does not exist and scikit-learn is not installed: say --data")
+            raise SystemExit(f"{path} does not exist and scikit-learn is not installed: set --data")
         path = Path(sklearn.origin).parent / "datasets/data/digits.csv.gz"
     with gzip.open(path, "rt") as file:
         rows = torch.tensor([[float(value) for value in line.split(",")] for line in file])
@@ -88,7 +89,7 @@ def main() -> None:
         began = time.monotonic()
         mine = batches.share(step, rank, world_size)
         outputs = model(train_images[mine])
-        # The workers' gradients are averaged, but their shares differ: weigh so that every sample counts the same.
+        # Gradients are averaged over workers, but shares differ: weigh the loss so that every sample counts the same.
         loss = nn.functional.cross_entropy(outputs, train_labels[mine], reduction="sum")
         loss = loss * world_size / options.batch_size
         optimizer.zero_grad()

@@ -1,7 +1,7 @@
-"""Trains a tiny ConvNext with the transformers Trainer, which torchrun may stop and resize at will.
+"""Trains a tiny ConvNext with the transformers Trainer, which torchrun can stop and resize.
 
 It reads handwritten digits, 1,797 images of 8x8 pixels that come with scikit-learn (UCI, optical recognition of
-handwritten digits). The model is made here: nothing is downloaded.
+handwritten digits). The model is created here: nothing is downloaded.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=64, help="samples per step, of all workers together")
     parser.add_argument("--snapshot-path", default="snapshots", help="shared directory")
     parser.add_argument("--snapshot-every", type=int, default=50, help="steps between checkpoints")
-    parser.add_argument("--min-step-seconds", type=float, default=0.0, help="have each step take longer, to watch")
+    parser.add_argument("--min-step-seconds", type=float, default=0.0, help="make each step take longer, to watch it")
     options = parser.parse_args()
     torch.set_num_threads(1)
     set_seed(0)
@@ -70,7 +70,7 @@ def main() -> None:
         use_cpu=not torch.cuda.is_available(),
         disable_tqdm=True,
     )
-    # A constant global batch keeps the number of steps in an epoch, and with it the place in the data.
+    # A constant global batch keeps the number of steps per epoch, and thus the position in the data.
     check_launch(divisor_of=options.batch_size)
     arguments.per_device_train_batch_size = options.batch_size // arguments.world_size
 

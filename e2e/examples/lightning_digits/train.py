@@ -1,6 +1,7 @@
-"""Learns handwritten digits with Lightning: a plain Trainer that torchrun may stop and resize at will.
+"""Learns handwritten digits with Lightning: a plain Trainer that torchrun can stop and resize.
 
-The data are 1,797 images of 8x8 pixels that come with scikit-learn (UCI, optical recognition of handwritten digits).
+The data set has 1,797 images of 8x8 pixels. It comes with scikit-learn (UCI, optical recognition of handwritten
+digits).
 """
 
 import argparse
@@ -30,7 +31,7 @@ class Digits(pl.LightningModule):
     def training_step(self, batch: list[Tensor], _: int) -> Tensor:
         time.sleep(self.min_step_seconds)
         images, labels = batch
-        # The workers' gradients are averaged, but their shares differ: weigh so that every sample counts the same.
+        # Gradients are averaged over workers, but shares differ: weigh the loss so that every sample counts the same.
         loss = nn.functional.cross_entropy(self.model(images), labels, reduction="sum")
         return loss * self.trainer.world_size / self.batch_size
 
@@ -39,7 +40,7 @@ class Digits(pl.LightningModule):
 
 
 class Shares(Sampler[list[int]]):
-    """The rank's share of each global batch; after a restart those of the steps that are left."""
+    """The share of this rank of each global batch; after a restart, of the remaining steps."""
 
     def __init__(self, batches: GlobalBatches, total_steps: int, elastic: Elastic) -> None:
         self.batches = batches
@@ -61,7 +62,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=96, help="samples per step, of all workers together")
     parser.add_argument("--snapshot-path", help="shared directory (default: $TORCHRUN_SNAPSHOT_PATH)")
     parser.add_argument("--snapshot-every", type=int, default=50, help="steps between checkpoints")
-    parser.add_argument("--min-step-seconds", type=float, default=0.0, help="have each step take longer, to watch")
+    parser.add_argument("--min-step-seconds", type=float, default=0.0, help="make each step take longer, to watch it")
     options = parser.parse_args()
     torch.set_num_threads(1)
     pl.seed_everything(0)
@@ -73,7 +74,7 @@ def main() -> None:
     elastic = Elastic(options.snapshot_path, snapshot_every=options.snapshot_every, samples_per_step=options.batch_size)
     loader = DataLoader(train, batch_sampler=Shares(batches, batches.steps(options.total_epochs), elastic))
     model = Digits(options.batch_size, options.min_step_seconds)
-    # All epochs are one to Lightning: it goes on exactly in the middle of an epoch only with such a loader.
+    # For Lightning, all epochs are one: it can resume in the middle of an epoch only with such a loader.
     trainer = pl.Trainer(
         **trainer_arguments(),
         accelerator="auto",

@@ -1,4 +1,4 @@
-"""Wrong manifests are refused by a real API server, and by the operator, in words that say what to write instead."""
+"""A real API server and the operator reject invalid manifests, and their messages explain the fix."""
 
 import copy
 import itertools
@@ -32,7 +32,7 @@ JOBS = "/apis/torchrun.dev/v1alpha1/namespaces/default/torchrunjobs"
 
 @dataclass(frozen=True)
 class Case:
-    """One manifest, and who says what about it."""
+    """One manifest, and the expected answers."""
 
     name: str
     patch: dict[str, Any]
@@ -48,7 +48,7 @@ class Case:
 
     @property
     def operator_says(self) -> tuple[str, list[str]] | None:
-        """The field that the operator names and its words; None where it has nothing to say."""
+        """The field that the operator names and its words; None if the operator does not check it."""
         if self.operator == "nothing" or self.start is not None:
             return None
         if self.operator is None:
@@ -98,7 +98,7 @@ BAD_FOR_OPERATOR = [param for param in BAD if param.values[0].operator_says is n
 
 
 def send(server: Any, case: Case) -> tuple[int, dict[str, Any]]:
-    """Create the job, or make the change, as kubectl does; nothing stays behind."""
+    """Create or change the job as kubectl does. Nothing stays behind."""
     if case.start is None:
         status, answer = server.request("POST", JOBS, case.manifest, fieldValidation="Strict", dryRun="All")
         return status, answer
@@ -153,7 +153,7 @@ def operator_problems(manifest: dict[str, Any]) -> list[Any]:
 
 
 def complaints(answer: dict[str, Any]) -> list[str]:
-    """Take the answer apart: each complaint with the field that it is about in front."""
+    """Split the answer into complaints, each with its field in front."""
     causes = answer.get("details", {}).get("causes", [])
     return [f"{cause.get('field', '')}: {cause.get('message', '')}" for cause in causes] or answer["message"].split(
         ", "
@@ -161,7 +161,7 @@ def complaints(answer: dict[str, Any]) -> list[str]:
 
 
 def fields(complaint: str) -> set[str]:
-    """The field in front, or in quotes when the server found it unknown."""
+    """The field in front, or in quotes if the server found it unknown."""
     return {complaint.split(": ", 1)[0], *complaint.split('"')[1::2]}
 
 

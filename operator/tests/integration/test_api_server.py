@@ -1,4 +1,4 @@
-"""The TorchrunJob resource on a real API server: what kubectl shows, defaults, scaling, status."""
+"""The TorchrunJob resource on a real API server: output of kubectl, defaults, scaling, status."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -67,7 +67,7 @@ STATUS = TorchrunJobStatus(
 
 @pytest.fixture
 def job(torchrunjobs: Any) -> Iterator[Callable[..., str]]:
-    """Make jobs that are gone after the test: a function from a spec to the job's path."""
+    """Create jobs that are deleted after the test: a function from a spec to the path of the job."""
     made: list[str] = []
 
     def make(name: str = "digits", **spec: Any) -> str:
