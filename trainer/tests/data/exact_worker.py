@@ -1,6 +1,6 @@
-"""A script for the tests that notes what it trains on: uneven shares, micro-batches, a loader with workers of its own.
+"""A script for the tests that logs its samples: uneven shares, micro-batches, a loader with its own workers.
 
-It goes no further than the step in the file ``gate``, so that a fault hits it where the test wants.
+It stops before the step in the file ``gate``, so that the test chooses where a fault hits.
 """
 
 import os

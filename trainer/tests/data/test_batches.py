@@ -80,7 +80,7 @@ def restarted(before: GlobalBatches, step: int, after: GlobalBatches) -> GlobalB
 
 
 def position(batches: GlobalBatches, step: int, epochs: int) -> tuple[int, int, int, int]:
-    """Where a step begins, the epochs of it and of the one before, and how many steps there are."""
+    """The position of a step, its epoch and that of the step before, and the number of steps."""
     return batches.position(step), batches.epoch(step - 1), batches.epoch(step), batches.steps(epochs)
 
 

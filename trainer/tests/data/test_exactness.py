@@ -1,4 +1,4 @@
-"""What an interrupted, resized run computes is what an undisturbed one does: real torchrun, real kills."""
+"""An interrupted, resized run computes the same as an undisturbed one: real torchrun, real kills."""
 
 import contextlib
 import os
@@ -25,7 +25,7 @@ TOTAL = BATCHES.steps(EPOCHS)
 
 
 class Job:
-    """An agent with its workers, which train in one directory up to a gate."""
+    """An agent and its workers, which train in one directory up to a gate."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -39,13 +39,13 @@ class Job:
             self.agent = subprocess.Popen(command, stdout=log, stderr=log, env=agents.environment())
 
     def allow(self, steps: int) -> None:
-        """Let the workers go on up to a step."""
+        """Let the workers continue up to a step."""
         temporary = self.directory / "gate.tmp"
         temporary.write_text(str(steps))
         temporary.replace(self.directory / "gate")
 
     def wait_at(self, step: int) -> list[int]:
-        """Wait until all workers stand before a step; return their process ids."""
+        """Wait until all workers have reached a step; return their process ids."""
         waiting: list[list[str]] = []
 
         def there() -> bool:
@@ -56,7 +56,7 @@ class Job:
         return [int(words[0]) for words in waiting]
 
     def _waiting(self, rank: int) -> list[str]:
-        """Return process and step of a worker of now: a process that has gone waits no longer."""
+        """Return the process and step of a current worker: a process that is gone no longer waits."""
         with contextlib.suppress(FileNotFoundError):
             words = (self.directory / f"waiting-{rank}").read_text().split()
             if words and Path(f"/proc/{words[0]}").exists():
@@ -71,7 +71,7 @@ class Job:
             pause.wait(0.02)
 
     def drain(self, beyond: int) -> None:
-        """Have the agent stop the workers at the end of a step."""
+        """Make the agent stop the workers at the end of a step."""
         assert self.agent
         self.agent.terminate()
         self.allow(beyond)
@@ -114,7 +114,7 @@ def job(directory: Path) -> Iterator[Job]:
 
 
 def losses_and_samples(directory: Path) -> tuple[dict[int, float], list[int]]:
-    """Return the loss of each step, and the samples in the order of the steps, as the last attempt at each had them."""
+    """Return the loss of each step, and the samples in the order of the steps, of the last attempt at each."""
     attempts: dict[int, dict[int, list[tuple[float, list[int]]]]] = defaultdict(lambda: defaultdict(list))
     for file in sorted(directory.glob("*-*.txt")):  # by attempt, then rank
         for line in file.read_text().splitlines():
@@ -136,7 +136,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def disturb(running: Job, faults: int, chance: random.Random) -> Counter[str]:
-    """Kill workers, resize by draining, and crash and resize, each at a random step."""
+    """Kill workers, resize after a drain, and resize after a crash, each at a random step."""
     running.start(chance.randint(1, 4))
     happened: Counter[str] = Counter()
     for fault in range(faults):

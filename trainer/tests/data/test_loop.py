@@ -43,10 +43,10 @@ WHOLE = [(0, [0, 1, 2]), (1, [3, 4]), (2, [5, 6, 7])]
     ("every", "stop_at", "expected"),
     [
         # steps in three epochs of 10 samples, in batches of 4: 0-2, 3-4, 5-7
-        (2, None, [(2, [])]),  # all is done; what follows the last epoch's batches is done once more
+        (2, None, [(2, [])]),  # all steps are done; what follows the batches of the last epoch is repeated
         (2, 1, WHOLE),  # no snapshot yet
         (2, 5, [(1, [4]), (2, [5, 6, 7])]),
-        (3, 4, [(0, []), (1, [3, 4]), (2, [5, 6, 7])]),  # the snapshot is from before what follows epoch 0
+        (3, 4, [(0, []), (1, [3, 4]), (2, [5, 6, 7])]),  # the snapshot is older than what follows epoch 0
         (5, 6, [(1, []), (2, [5, 6, 7])]),
         (7, 7, [(2, [7])]),
     ],
@@ -111,7 +111,7 @@ def test_stopping_early_ends_the_steps(capsys: pytest.CaptureFixture[str]) -> No
 
 
 class Synchronized(nn.Linear):
-    """Notes whether its gradients are synchronized at each backward pass, as DDP or as FSDP2 are told."""
+    """Records whether its gradients are synchronized at each backward pass, by the methods of DDP or FSDP2."""
 
     def __init__(self, kind: str) -> None:
         super().__init__(1, 1)

@@ -1,4 +1,4 @@
-"""A batch of another size has another learning rate, which neither schedulers nor snapshots see."""
+"""A batch of another size gets another learning rate, which neither schedulers nor snapshots see."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""Each sample comes exactly once per epoch, whatever interrupts and resizes the run, and however loaders read ahead."""
+"""Each sample comes exactly once per epoch, despite interruptions, resizes and loaders that read ahead."""
 
 import itertools
 from collections import Counter
@@ -19,7 +19,7 @@ from torchrun_trainer.data.sampling import Shares, ShareStream, shares_of
 
 
 class Numbers:
-    """Counts from 0 to n-1; can be told where to begin."""
+    """Counts from 0 to n-1, from any number on."""
 
     def __init__(self, samples: int) -> None:
         self.samples = samples
@@ -35,7 +35,7 @@ class Numbers:
 
 
 class Shuffled:
-    """The same, in an order that depends on the epoch, and from the beginning only."""
+    """The same in an order that depends on the epoch, and from the beginning only."""
 
     def __init__(self, samples: int) -> None:
         self.order = list(range(samples))
@@ -49,7 +49,7 @@ class Shuffled:
 
 
 def as_rank(rank: int, world_size: int) -> Any:
-    """Have the process be one rank of many."""
+    """Make this process one rank of many."""
     return mock.patch.multiple(
         dist,
         is_initialized=mock.Mock(return_value=True),
@@ -69,7 +69,7 @@ interruptions = st.lists(
 def begin(
     batches: GlobalBatches, kind: str, micro: int | None, world: int, step: int
 ) -> list[tuple[Shares, Iterator[Any]]]:
-    """Return what each rank is given from a step on."""
+    """Return what each rank gets from a step on."""
     ranks: list[tuple[Shares, Iterator[Any]]] = []
     for rank in range(world):
         with as_rank(rank, world):
@@ -86,7 +86,7 @@ def begin(
 
 
 def in_turn(stream: ShareStream, workers: int) -> Iterator[Any]:
-    """Yield what a DataLoader with so many workers does."""
+    """Yield what a DataLoader with this number of workers yields."""
     readers = itertools.cycle([stream.micro_batches(worker, workers) for worker in range(workers)])
     return (next(reader) for reader in readers)
 
@@ -105,7 +105,7 @@ def in_turn(stream: ShareStream, workers: int) -> Iterator[Any]:
 def test_each_sample_counts_once_per_epoch(
     samples: int, batch_size: int, micro: int | None, kind: str, scaled: bool, schedule: list[Interruption], seed: int
 ) -> None:
-    """``counted`` is what the steps that were not rolled back have trained on, as the snapshots have it."""
+    """``counted`` holds the samples of the steps that were not rolled back, as the snapshots have them."""
     counted: list[list[int]] = []
     state: dict[str, int] | None = None
     for world, steps, ahead, lost in [*schedule, (1, 10**9, 0, None)]:
@@ -129,7 +129,7 @@ def test_each_sample_counts_once_per_epoch(
             list(itertools.islice(given, ahead))  # read ahead, and lost
         if lost is None or last - first >= lost:
             del counted[len(counted) - (lost or 0) :]
-            state = batches.state_dict()  # of a snapshot, here or so many steps ago
+            state = batches.state_dict()  # of a snapshot, now or some steps ago
         else:
             del counted[first:]
     stream = list(itertools.chain.from_iterable(counted))

@@ -61,7 +61,7 @@ def test_training_goes_on_where_one_worker_was_told_to_stop(
     (accuracy,) = re.findall("accuracy=(.*)", output)
     assert float(accuracy) >= least
 
-    # Once more, on one worker: there is nothing left to do.
+    # Again on one worker: nothing is left to do.
     with torchrun(example, tmp_path, 1, epochs) as agent:
         assert agent.stdout
         again = agent.stdout.read()

@@ -1,4 +1,4 @@
-"""The Lightning callback in one process, and the numbers that a Trainer must be given under torchrun."""
+"""The Lightning callback in one process, and the numbers that a Trainer needs under torchrun."""
 
 import re
 import signal
@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from torchrun_trainer import LaunchError
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning warns of much that is its own
+pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning causes many warnings itself
 
 pl = pytest.importorskip("lightning.pytorch")
 adapter = pytest.importorskip("torchrun_trainer.lightning")
@@ -112,7 +112,7 @@ def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
 def test_it_saves_now_and_then_and_goes_on_from_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / ".step-000000000099.tmp").mkdir()
     (tmp_path / ".step-000000000098.tmp").touch()
-    (tmp_path / "step-1.ckpt").touch()  # not one of ours
+    (tmp_path / "step-1.ckpt").touch()  # of another library
     first = adapter.Elastic(tmp_path, snapshot_every=3, samples_per_step=1, report_seconds=600)
     assert (first.step, first.checkpoint) == (0, None)
     fit(first, Model(), 7)
@@ -130,7 +130,7 @@ def test_it_saves_now_and_then_and_goes_on_from_there(tmp_path: Path, capsys: py
     assert second.step == 10
     assert names(tmp_path) == ["step-000000000010.ckpt", "step-1.ckpt"]
     assert lines(capsys)[:2] == ["event=start at=7 world=1", "step=8/10 epoch=0 world=1"]
-    assert "Termination" in repr(model.handler)  # and not Lightning's, which calls a collective
+    assert "Termination" in repr(model.handler)  # not Lightning's, which calls a collective
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 

@@ -1,4 +1,4 @@
-"""The transformers callback in one process, and which checkpoint a Trainer goes on from."""
+"""The transformers callback in one process, and the checkpoint that a Trainer continues from."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # transformers warns of much that is its own
+pytestmark = pytest.mark.filterwarnings("ignore")  # transformers causes many warnings itself
 
 transformers = pytest.importorskip("transformers")
 adapter = pytest.importorskip("torchrun_trainer.transformers")

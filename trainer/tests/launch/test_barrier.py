@@ -1,4 +1,4 @@
-"""The barrier with real processes: who is held, who passes, and what is said of those who do not come."""
+"""The barrier with real processes: which nodes it holds, which pass, and how it names the missing ones."""
 
 import json
 import os
@@ -68,7 +68,7 @@ def test_listed(ranks: list[int], words: str) -> None:
 
 
 class Nodes:
-    """Starts the command as nodes of one job; all that still run are ended with it."""
+    """Starts the command as nodes of one job, and ends the nodes that still run."""
 
     def __init__(self, stack: ExitStack) -> None:
         with socket.create_server(("", 0)) as free:
@@ -78,7 +78,7 @@ class Nodes:
     def start(
         self, rank: int, num_nodes: int = 3, *options: str, shell: bool = False, timeout: str = "60"
     ) -> subprocess.Popen[str]:
-        """Start one; with ``shell`` as the child of a shell that goes on until its standard input is closed."""
+        """Start a node; with ``shell`` as the child of a shell that runs until its standard input is closed."""
         command = [*COMMAND, f"--num-nodes={num_nodes}", f"--rank={rank}", f"--connect=localhost:{self.port}"]
         command += [f"--timeout={timeout}", *options]
         if shell:
@@ -90,7 +90,7 @@ class Nodes:
         return process
 
     def hello(self, rank: int, num_nodes: int = 3, **more: object) -> "Line":
-        """Come as a node that speaks for itself, as soon as node 0 listens."""
+        """Connect as a hand-made node as soon as node 0 listens."""
         connection: list[socket.socket] = []
 
         def connected() -> bool:
@@ -108,14 +108,14 @@ class Nodes:
         return line
 
     def processes(self) -> list[str]:
-        """Return the numbers of the processes that belong to these nodes."""
+        """Return the process ids that belong to these nodes."""
         return [path.parent.name for path in Path("/proc").glob("[0-9]*/cmdline") if self._is_node(path)]
 
     def _is_node(self, path: Path) -> bool:
         try:
             return f"--connect=localhost:{self.port}\0".encode() in path.read_bytes()
         except OSError:
-            return False  # it has just ended
+            return False  # it has just exited
 
 
 class Line:
@@ -220,7 +220,7 @@ def test_a_node_that_no_longer_answers_gives_way(nodes: Nodes, monkeypatch: pyte
     zero = nodes.start(0)
     silent = nodes.hello(1)
     silent.hear_until({"missing": [2]})
-    second = nodes.start(1)  # passes after five seconds without an answer from the silent one
+    second = nodes.start(1)  # passes after five seconds without an answer from the silent node
     silent.hear_until({"ping": True})
     third = nodes.start(2)
     assert [outcome(process)[0] for process in (second, third)] == [0, 0]
@@ -273,11 +273,11 @@ def test_a_node_that_is_replaced_later_passes_at_once(nodes: Nodes) -> None:
     assert [shell.stdout.readline() for shell in shells if shell.stdout] == ["passed: 0\n"] * 2
     assert len(nodes.processes()) == 4
     assert outcome(nodes.start(1, 2)) == (0, "")
-    assert outcome(nodes.start(0, 2)) == (0, "")  # it has come before, and its earlier process still listens
+    assert outcome(nodes.start(0, 2)) == (0, "")  # it has arrived before, and its earlier process still listens
 
     shells[0].communicate(timeout=60)
     until(lambda: not listens(nodes.port))
-    assert outcome(nodes.start(0, 2)) == (0, "")  # node 1, which stays, says that it has been open
+    assert outcome(nodes.start(0, 2)) == (0, "")  # node 1, which stays, reports that the barrier was open
 
     shells[1].communicate(timeout=60)
     until(lambda: not nodes.processes())

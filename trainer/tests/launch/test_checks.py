@@ -1,4 +1,4 @@
-"""What torchrun has started against what the script assumes."""
+"""What torchrun has started, compared with what the script needs."""
 
 import logging
 import re
@@ -22,7 +22,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> Any:
     def launch(environment: dict[str, str], group: tuple[int, int, str] | None, devices: int = 0) -> None:
         for name in VARIABLES:
             monkeypatch.delenv(name, raising=False)
-        monkeypatch.delitem(sys.modules, "accelerate.state", raising=False)  # another test may have left it behind
+        monkeypatch.delitem(sys.modules, "accelerate.state", raising=False)  # left over from another test
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setattr(dist, "is_initialized", lambda: group is not None)

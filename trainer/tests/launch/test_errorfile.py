@@ -1,4 +1,4 @@
-"""Real agents name the rank that failed first, and its words, though the script has no decorator."""
+"""Real agents name the rank that failed first, and its error, though the script has no decorator."""
 
 import json
 import os
@@ -31,7 +31,7 @@ RECORDING = "from torchrun_trainer.launch.errorfile import record_errors\nrecord
 
 
 def fail(script: str, tmp_path: Path) -> tuple[dict[str, Any], str]:
-    """Run a script with two workers; return the error file that the agent has written for its own, and its summary."""
+    """Run a script with two workers; return the error file that the agent has written, and its summary."""
     (tmp_path / "script.py").write_text(script)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command += ["--monitor-interval=0.1", str(tmp_path / "script.py")]
@@ -62,7 +62,7 @@ def test_the_agent_names_the_cause(tmp_path: Path, script: str, rank: str | None
 
 
 def raise_in_process(error: str, file: Path | str, *, before: str = RECORDING) -> str:
-    """Let a process end by an error; return what it wrote to standard error."""
+    """Let a process fail with an error; return its standard error."""
     script = f"{before}\nraise {error}"
     environment = {**os.environ, "TORCHELASTIC_ERROR_FILE": str(file), "RANK": "3"}
     command = [sys.executable, "-c", script]

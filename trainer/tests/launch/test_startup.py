@@ -1,4 +1,4 @@
-"""The compiler stays out of a script that does not compile, which changes nothing, and works when asked for."""
+"""The compiler stays out of a script that does not use it, changes nothing there, and works on demand."""
 
 import subprocess
 import sys

@@ -1,6 +1,6 @@
 """Trains one model in phases, each with ranks of its own: forked processes, so that PyTorch is loaded once.
 
-Each argument is a phase ``kind:ranks:steps:place``; a line of JSON says where it began and what it came to. Kinds:
+Each argument is a phase ``kind:ranks:steps:place``; a line of JSON holds its first step and its result. Kinds:
 "sharded" (FSDP2), "plain", "wide" (sharded, with other shapes), "broken" (rank 1 cannot write its shards of step 2),
 "mixed" (with a large tensor that is not sharded, whose averages change before the step), "odd" (rank 1 cannot save its
 state of step 2), "flip" (changes a bit in the newest shard of rank 1). Places are below the URL in SHARDED_AT, or below
@@ -71,7 +71,7 @@ def train(kind: str, total: int, location: str) -> dict[str, object]:
         extra.values["seen"] += 1
         extra.values["average"][0] += first_weight(model)
         if run.step % 2 == 0 and isinstance(run._saver, Saver):
-            run._saver.finish()  # where the training would be much slower than the disk
+            run._saver.finish()  # as if the training were much slower than the disk
     return {"began": began, "seen": extra.values["seen"], "sums": [total_of(t) for t in tensors(model, extra)]}
 
 

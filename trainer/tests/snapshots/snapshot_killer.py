@@ -1,4 +1,4 @@
-"""Kills a process that takes snapshots beside its training at random moments, and checks each time what it has left.
+"""Kills a process that takes snapshots beside its training, at random moments, and checks what it leaves.
 
 Processes are forked, so that PyTorch is loaded once. Prints how many kills hit while a snapshot was being written.
 """
@@ -34,7 +34,7 @@ class Weights:
 
 
 def train(directory: Path, announce: int) -> None:
-    """Train until killed; say the step of each snapshot once it is complete."""
+    """Train until killed; announce the step of each snapshot once it is complete."""
     weights = Weights()
     saver = Saver(directory, {"weights": weights})
     step, told = saver.restore(), None
@@ -50,7 +50,7 @@ def train(directory: Path, announce: int) -> None:
 
 
 def kill_once(directory: Path, chance: random.Random) -> None:
-    """Let a process train, kill it, and check that the newest snapshot it has announced, or a newer one, is good."""
+    """Let a process train, kill it, and check that the newest announced snapshot, or a newer one, is good."""
     listen, announce = os.pipe()
     child = os.fork()
     if child == 0:

@@ -17,7 +17,7 @@ def steps(directory: Path) -> list[int]:
 
 
 class Held:
-    """Holds back the copying of what is left for later."""
+    """Blocks the copying of postponed tensors."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.open = threading.Event()
@@ -70,7 +70,7 @@ def test_the_step_of_an_optimizer_waits_until_its_state_is_copied(
     assert saver.blocked is not None
     assert saver.blocked > blocked
     saver.finish()
-    trained.step()  # nothing is left to wait for
+    trained.step()  # there is nothing to wait for
     saver.save(2, wait=True)
     saver.close()
     assert [momentum(found) for found in snapshot.available(tmp_path)] == [1.75, 1.0]
@@ -95,7 +95,7 @@ def test_a_state_that_changes_without_a_step_is_not_published_and_copied_at_once
 
 
 def test_a_change_that_ends_after_the_copying_is_noticed_at_the_end_of_the_step(tmp_path: Path) -> None:
-    """As with an optimizer that calls no hooks. PyTorch counts a change when it has been made."""
+    """As with an optimizer that calls no hooks. PyTorch counts a change once it is complete."""
     trained = Trained()
     for step in range(1, 9):
         saver = Saver(tmp_path, {"opt": trained.opt})

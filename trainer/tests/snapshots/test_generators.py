@@ -1,4 +1,4 @@
-"""Each rank's random numbers go on where they were; ranks that are new get a stream of their own, or the common one."""
+"""The random numbers of each rank continue; new ranks get a stream of their own, or the common one."""
 
 import io
 import random
@@ -53,7 +53,7 @@ def test_a_new_rank_has_a_stream_of_its_own(of_two_ranks: tuple[list[generators.
     for rank in (2, 3, 2):
         generators.restore(states, rank)
         streams.append(draw())
-    assert streams[0] == streams[2]  # it depends on nothing else
+    assert streams[0] == streams[2]  # and on nothing else
     for place in range(len(drawn[0])):
         assert len({values[place] for values in [*drawn, *streams]}) == 4
 

@@ -1,4 +1,4 @@
-"""One run at a time has a place: the same run again, or one after its end, is let in; another one beside it is not."""
+"""One run at a time owns a place: its restart, or a run after its end, gets in; another live run does not."""
 
 import os
 import subprocess
@@ -31,7 +31,7 @@ def place(tmp_path: Path) -> Storage:
 
 @pytest.fixture
 def neighbour() -> Iterator[int]:
-    """Another process on this machine."""
+    """Another process on this host."""
     with subprocess.Popen(["sleep", "100"]) as process:
         yield process.pid
         process.kill()

@@ -69,7 +69,7 @@ def test_random_numbers_and_every_kind_of_state_go_on(tmp_path: Path, name: str)
         scaler = torch.amp.GradScaler("cpu", init_scale=2.0, growth_interval=1)
         mine = Counter()
         run = Run(tmp_path / name, model=model, optimizer=optimizer, scheduler=scheduler, scaler=scaler, mine=mine)
-        torch.rand(5)  # what comes between does not matter
+        torch.rand(5)  # numbers drawn before the steps do not matter
         drawn = []
         for step in run.steps(total):
             noise = torch.rand(3, 2)

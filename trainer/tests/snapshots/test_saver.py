@@ -27,7 +27,7 @@ class Values:
 
 
 class Gate:
-    """Holds back whoever writes until it is opened."""
+    """Blocks whoever writes until it is opened."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.reached, self.open = threading.Event(), threading.Event()
@@ -132,7 +132,7 @@ def test_a_snapshot_that_fails_is_a_warning_and_the_third_in_a_row_an_error(
         assert message.startswith(f"a snapshot could not be written, {newest}")
         assert "OSError: [Errno 28] No space left on device" in message
         if step == 1:
-            made.save(2, wait=False)  # begins the count anew
+            made.save(2, wait=False)  # resets the count
             made.finish()
     failing(monkeypatch, OSError(28, "No space left on device"))
     made.save(5, wait=False)
@@ -161,7 +161,7 @@ def test_the_last_snapshot_that_fails_is_an_error(saver: tuple[Saver, Values], m
 
 def test_a_place_that_was_taken_over_ends_the_training_at_once(saver: tuple[Saver, Values], tmp_path: Path) -> None:
     made, _ = saver
-    other = Saver(tmp_path, {"values": Values()})  # in one process the later one has the place
+    other = Saver(tmp_path, {"values": Values()})  # in one process the later one owns the place
     made.save(1, wait=False)
     made.finish()
     with pytest.raises(SnapshotError, match=r"was taken over by another run .*: this process must not write there"):

@@ -1,4 +1,4 @@
-"""Sharded states go on with any number of ranks, or none; a damaged shard means the snapshot before."""
+"""Sharded states continue with any number of ranks, or unsharded; a damaged shard means the snapshot before."""
 
 import json
 import os
@@ -19,7 +19,7 @@ WORKER = Path(__file__).parent / "sharded_worker.py"
 
 
 class Phases:
-    """What the worker has said in each of its phases."""
+    """The output of the worker in each of its phases."""
 
     def __init__(self, directory: Path, *phases: str) -> None:
         self.directory = directory
@@ -75,7 +75,7 @@ def test_training_goes_on_with_any_number_of_ranks(phases: Phases) -> None:
     assert parts[-1]["sums"] == pytest.approx(whole["sums"], rel=1e-5)
     kept = phases.kept(5)
     assert list(kept) == ["9", "8"]
-    assert kept["8"] is None  # the plain one
+    assert kept["8"] is None  # the unsharded one
 
 
 def test_what_does_not_fit_is_said_on_every_rank(phases: Phases) -> None:
@@ -99,7 +99,7 @@ def test_a_damaged_shard_means_the_snapshot_before(phases: Phases) -> None:
     newest, before = snapshot.available(directory)
     assert newest.shards
     (directory / newest.shards / ".metadata").unlink()
-    assert snapshot.newest(directory) == before  # whoever looks alone looks at everything
+    assert snapshot.newest(directory) == before  # a single process checks everything
     before.path.write_bytes(b"")
     with pytest.raises(SnapshotError, match="all snapshots are damaged"):
         snapshot.newest(directory)
@@ -122,7 +122,7 @@ def test_a_rank_that_cannot_write_costs_one_snapshot(phases: Phases) -> None:
 
 
 def test_what_is_not_sharded_is_copied_before_all_ranks_write(phases: Phases) -> None:
-    """If one found out later that its copy is no good, the others would wait for it for ever."""
+    """A rank that found out later that its copy is useless would keep the others waiting forever."""
     assert [phases.said(number)[0]["began"] for number in (11, 12)] == [0, 4]
     assert list(phases.kept(11)) == ["4", "2"]
 

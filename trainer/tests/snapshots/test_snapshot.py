@@ -1,4 +1,4 @@
-"""Snapshots are complete or absent, and say when they are damaged."""
+"""Snapshots are complete or absent, and damage is detected."""
 
 import random
 import re
@@ -146,7 +146,7 @@ def test_a_damaged_single_file_is_an_error_and_stays(tmp_path: Path, damage: Cal
 
 
 def test_no_bit_of_the_end_of_a_single_file_leads_astray(tmp_path: Path) -> None:
-    """There the file says where everything is. A few bits mean nothing, and everything is as it was."""
+    """The end of the file says where everything is. A few bits there mean nothing, and change nothing."""
     saved = snapshot.save(tmp_path / "snapshot.pth", 1, {"weights": torch.ones(3)})
     good = saved.path.read_bytes()
     unharmed = 0

@@ -1,4 +1,4 @@
-"""A place that cannot be written, or that another run has, is said; and what a plain run loads."""
+"""Places that cannot be written or that another run owns are errors; a plain run loads no extra packages."""
 
 import os
 import signal
@@ -49,7 +49,7 @@ Run(sys.argv[1], model=torch.nn.Linear(1, 1))
 
 
 def mounted(options: str, directory: Path, script: str) -> subprocess.CompletedProcess[str]:
-    """Run a script with a file system of its own at the directory; nobody else sees that."""
+    """Run a script with a private file system at the directory."""
     mount = f"mount -t tmpfs -o {options} none {directory} && exec {sys.executable} -c '{script}' {directory}"
     return subprocess.run(
         ["unshare", "--mount", "sh", "-c", mount], text=True, capture_output=True, check=False, timeout=120
@@ -129,7 +129,7 @@ def test_two_runs_on_one_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPat
                 Run(tmp_path, model=torch.nn.Linear(1, 1))
             assert steps(tmp_path) == [1]
             monkeypatch.setenv("TORCHELASTIC_RUN_ID", "first")
-            again = Run(tmp_path, model=torch.nn.Linear(1, 1))  # as after a restart with the first one still dying
+            again = Run(tmp_path, model=torch.nn.Linear(1, 1))  # as after a restart, with the first process dying
             assert again.step == 1
         finally:
             first.send_signal(signal.SIGKILL)

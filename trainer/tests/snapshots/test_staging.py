@@ -1,4 +1,4 @@
-"""A staged state is a copy, in the same memory each time; what could not be read back is named."""
+"""A staged state is a copy, in the same memory each time; objects that cannot be read back are named."""
 
 import collections
 import io
@@ -72,7 +72,7 @@ def test_some_may_be_copied_later() -> None:
     staging = Staging()
     staged = staging.stage({"model": model, "opt": opt}, later=["opt"])
     postponed = [staging.postponed]
-    model["weight"] += 1  # these are copied by now
+    model["weight"] += 1  # these are already copied
     opt["small"] += 1
     assert not staging.settle(wait=False)
     staging.complete_here()

@@ -64,12 +64,12 @@ class Full:
 
 
 def test_the_reason_is_that_of_the_file(place: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch.save, cut short, ends with an error of its own, about positions."""
+    """torch.save, cut short, raises another error, about positions."""
     real = storages.Hashing
     monkeypatch.setattr(storages, "Hashing", lambda raw: real(raw if isinstance(raw, storages._Nowhere) else Full()))
     with pytest.raises(OSError, match="No space left on device"):
         place.publish("a-", lambda file: torch.save(torch.ones(100_000), file), str)  # type: ignore[arg-type]
-    if place.local:  # fsspec's memory has no way to give up a file
+    if place.local:  # fsspec's memory cannot discard a file
         assert place.files() == {}
 
 

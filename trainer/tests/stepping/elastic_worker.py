@@ -1,4 +1,4 @@
-"""A minimal elastic script for the tests: each rank notes every step it has begun in a file of its own."""
+"""A minimal elastic script for the tests: each rank logs every step that it begins in a file of its own."""
 
 import sys
 import time

@@ -1,4 +1,4 @@
-"""Leaving, in this process: what the tests with real workers cannot watch from outside, since those die of SIGTERM."""
+"""Leaving, in this process: real workers die of SIGTERM, so tests cannot watch this from outside."""
 
 import os
 import re
@@ -20,7 +20,7 @@ from torchrun_trainer.watch import termination
 
 @pytest.fixture(autouse=True)
 def own_sigterm(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Have what is put off forgotten: this process is not to die of it."""
+    """Forget deferred signals: this process must not die of them."""
     monkeypatch.delenv("TORCHRUN_SNAPSHOT_PATH", raising=False)
     before = signal.getsignal(signal.SIGTERM)
     yield
@@ -127,7 +127,7 @@ def test_a_loop_of_somebody_else_saves_before_it_leaves(capsys: pytest.CaptureFi
 
 def test_a_loop_of_somebody_else_may_end_early_or_begin_again(capsys: pytest.CaptureFixture[str]) -> None:
     run = Driven()
-    run.leave()  # nobody has asked for it
+    run.leave()  # not asked to
     run.begin(0, 20)
     run.begin(3, 4)
     assert not run.advance()

@@ -1,4 +1,4 @@
-"""Real workers under real torchrun: they stop at one step, lose none, and go on with another number of workers."""
+"""Real workers under real torchrun: they stop at one step, lose none, and continue with another number of workers."""
 
 import contextlib
 import math
@@ -30,7 +30,7 @@ def torchrun(
 
 
 def until(condition: Callable[[], bool], agent: subprocess.Popen[str]) -> None:
-    """Wait for something that the agent's workers do."""
+    """Wait for an effect of the agent's workers."""
     pause = threading.Event()
     while not condition():
         assert agent.poll() is None, "the workers have ended before"
@@ -46,7 +46,7 @@ def worker_pids(agent: subprocess.Popen[str]) -> list[int]:
 
 
 def stop(agent: subprocess.Popen[str]) -> None:
-    """Have all workers told to stop by the time this returns; the agent passes the signal on when it gets to it."""
+    """Send SIGTERM to all workers, without waiting for the agent to pass it on, and to the agent."""
     for pid in worker_pids(agent):
         os.kill(pid, signal.SIGTERM)
     agent.terminate()
@@ -63,11 +63,11 @@ def finish(directory: Path, workers: int) -> str:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The weight that training in one go arrives at."""
+    """The weight after an undisturbed training."""
     directory = tmp_path_factory.mktemp("undisturbed")
     finish(directory, 1)
     weight = (directory / "weight").read_text()
-    assert math.isfinite(float(weight))  # else any training would end with the same
+    assert math.isfinite(float(weight))  # otherwise any training would end with the same
     return weight
 
 

@@ -80,7 +80,7 @@ def test_document(progress: Progress, document: dict[str, object]) -> None:
 
 
 class Collector(ThreadingHTTPServer):
-    """Takes down what is posted; answers with ``status`` once ``answer`` is set."""
+    """Records what is posted; answers with ``status`` once ``answer`` is set."""
 
     daemon_threads = True
 
@@ -181,7 +181,7 @@ def test_beats_are_posted_at_most_once_a_second(collector: Collector, monkeypatc
     monkeypatch.setenv("TORCHRUN_PROGRESS_URL", collector.url)
     collector.answer.set()
     run = Run("")
-    run.alive()  # before there is anything to say
+    run.alive()  # before there is any progress to post
     for step in run.steps(2):
         if step == 1:
             for _ in range(1000):

@@ -1,4 +1,4 @@
-"""Workers say where they stand when a person asks, those stuck in native code too, and go on."""
+"""Workers write where they stand when a person asks, even if stuck in native code, and continue."""
 
 import os
 import re
@@ -60,7 +60,7 @@ def test_a_worker_answers_and_goes_on(where: str) -> None:
     assert output.endswith("done\n")
     assert re.search(rf'File "<string>", line \d+ in {where}', said)
     assert "Current thread" in said
-    assert said.count("Thread 0x") >= 2  # what watches the steps, and termination
+    assert said.count("Thread 0x") >= 2  # the watchdog and the termination
 
 
 @pytest.mark.torch

@@ -1,4 +1,4 @@
-"""Stragglers: whom the figures blame, how long that takes, and real ranks of which one is slow."""
+"""Stragglers: which rank the figures blame, how long that takes, and real ranks, one of which is slow."""
 
 import re
 from pathlib import Path
@@ -146,7 +146,7 @@ def test_only_forward_passes_of_distributed_models_are_watched() -> None:
 
 
 def run(where: str, slow: int, *, steps: int) -> list[str]:
-    """Train with real processes, of which one may be slow; return whom each line of progress names."""
+    """Train with real processes, one of which may be slow; return the rank that each line of progress names."""
     lines = re.findall("step=.*", agents.output([str(WORKER), where, str(slow), str(steps)], 3))
     assert len(lines) > 3
     return [line.partition(" slow=")[2] for line in lines]

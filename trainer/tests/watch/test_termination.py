@@ -1,4 +1,4 @@
-"""SIGTERM is put off to the end of a step, never swallowed, and a stuck step does not outlive it for long."""
+"""SIGTERM is deferred to the end of a step, never swallowed, and a stuck step does not outlive it for long."""
 
 import signal
 import subprocess
@@ -25,7 +25,7 @@ with Termination() as termination:
     raise SystemExit(143)
 """
 
-# As in a collective whose peer has gone, Python's signal handlers never get to run.
+# As in a collective whose peer is gone: Python's signal handlers never run.
 STEP_THAT_NEVER_ENDS = """
 mutex = ctypes.create_string_buffer(64)
 lock = ctypes.CDLL(None).pthread_mutex_lock
@@ -45,7 +45,7 @@ for termination in steps():
     raise RuntimeError("the peer has gone")
 """
 
-# As with a snapshot on its way when the peers have gone.
+# As with a snapshot that is being written when the peers are gone.
 STUCK_STEP_BESIDE_WORK = """
 from torchrun_trainer.watch import termination as module
 module._PATIENCE_SECONDS = 0.1
@@ -97,7 +97,7 @@ with Termination() as termination:
 
 
 def run(script: str) -> tuple[int, str]:
-    """Run a script, send it SIGTERM when it has said that it is ready, and return its exit code and further output."""
+    """Run a script, send it SIGTERM once it is ready, and return its exit code and further output."""
     with subprocess.Popen(
         [sys.executable, "-c", PRELUDE + script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as process:

@@ -1,4 +1,4 @@
-"""TensorBoard and Weights & Biases show one run across restarts, and never get in training's way."""
+"""TensorBoard and Weights & Biases show one run across restarts, and never hold the training up."""
 
 import importlib.machinery
 import importlib.util
@@ -28,7 +28,7 @@ NEVER = -1
 
 
 def train(directory: Path, total_steps: int, die_at: int, track: str, **environment: str) -> str:
-    """Run the script; return what it wrote to standard error."""
+    """Run the script; return its standard error."""
     command = [sys.executable, str(WORKER), str(directory), str(total_steps), str(die_at), track]
     result = subprocess.run(
         command, capture_output=True, text=True, check=False, env={**os.environ, **environment}, cwd=directory
@@ -38,7 +38,7 @@ def train(directory: Path, total_steps: int, die_at: int, track: str, **environm
 
 
 def scalars(directory: Path, name: str) -> dict[int, float]:
-    """Read what TensorBoard shows; a step that is there twice is an error."""
+    """Read what TensorBoard shows; a repeated step is an error."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(directory))
@@ -75,7 +75,7 @@ def history(file: Path) -> dict[int, dict[str, float]]:
         size, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
         part += data[at + 7 : at + 7 + size]
         at += 7 + size
-        if kind in (1, 4):  # the whole, or the last part
+        if kind in (1, 4):  # a whole record, or its last part
             record = wandb_internal_pb2.Record()  # type: ignore[attr-defined]
             record.ParseFromString(part)
             part = b""
@@ -158,7 +158,7 @@ def test_a_backend_that_fails_is_mentioned_once(where: str, caplog: pytest.LogCa
 
 
 def test_a_backend_that_hangs_holds_nothing_up(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    """Values beyond a bound are dropped, the oldest first; the run ends, and so would the process."""
+    """Values beyond a limit are dropped, the oldest first; the run ends, and so would the process."""
     monkeypatch.setattr(tracking, "_CLOSE_SECONDS", 0.0)
     monkeypatch.setattr(tracking, "_MOST_WAITING", 10)
     gate = threading.Event()

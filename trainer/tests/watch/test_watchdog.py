@@ -1,4 +1,4 @@
-"""The watchdog, in real processes: when it speaks, what it says, and what a step costs."""
+"""The watchdog in real processes: when it writes, what it writes, and what a step costs."""
 
 import os
 import re
@@ -14,7 +14,7 @@ from torchrun_trainer.watch.watchdog import _LOOK_SECONDS, SHARE, Watchdog
 
 
 def stderr_of(script: str) -> list[str]:
-    """Run a script that has a `watchdog` of rank 3 with 7 steps done; return what it wrote to standard error."""
+    """Run a script that has a `watchdog` of rank 3 with 7 steps done; return its standard error."""
     head = "import ctypes, threading, time\nfrom torchrun_trainer.watch.watchdog import Watchdog\n"
     head += "watchdog = Watchdog(3, 7)\n"
     done = subprocess.run([sys.executable, "-c", head + script], capture_output=True, text=True, timeout=60, check=True)
@@ -66,7 +66,7 @@ def test_native_code_that_keeps_pythons_lock_is_seen_too() -> None:
 
 
 def test_it_speaks_before_the_deadline_has_passed() -> None:
-    """The collector counts from a report that is older than the last step by a tenth of the deadline at most."""
+    """The collector counts from a report that is at most a tenth of the deadline older than the last step."""
     shortest = 10.0
     assert SHARE * shortest + _LOOK_SECONDS < shortest - shortest / 10
 

@@ -1,4 +1,4 @@
-"""A script for the tests that is tracked, and dies without a word at a step if it is told to."""
+"""A tracked script for the tests that can die at a given step without a word."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""A script for the tests whose ranks do the same, but for one that takes twice as long somewhere."""
+"""A script for the tests whose ranks do the same, except one that takes twice as long somewhere."""
 
 import sys
 import time
