@@ -18,7 +18,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from torchrun_trainer.saver import Saver, Stateful
+from torchrun_trainer.snapshots.copier import Stateful
+from torchrun_trainer.snapshots.saver import Saver
 
 _BAR = 0.15
 _LAYERS = 20

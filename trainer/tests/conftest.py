@@ -1,4 +1,4 @@
-"""What several of the library's tests need."""
+"""Fixtures for several tests of the library."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ from support import s3
 
 @pytest.fixture(scope="session")
 def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a bucket of a real S3 server, whose address is in the environment."""
+    """Return the URL of a bucket on a real S3 server, whose address is in the environment."""
     try:
         s3.build()
     except ClusterError as error:

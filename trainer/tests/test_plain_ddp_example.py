@@ -1,4 +1,4 @@
-"""Ten lines make a plain DistributedDataParallel script elastic, and what it computes stays the same."""
+"""Ten lines make a plain DistributedDataParallel script elastic, and its results stay the same."""
 
 import difflib
 import re
@@ -18,7 +18,7 @@ def lines(script: str) -> list[str]:
 
 
 def test_ten_lines_change() -> None:
-    """A line that takes the place of another counts once; blank ones do not count."""
+    """A line that replaces another counts once; blank lines do not count."""
     before, after = lines("before.py"), lines("after.py")
     changes = difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes()
     changed = sum(max(i2 - i1, j2 - j1) for kind, i1, i2, j1, j2 in changes if kind != "equal")
@@ -34,7 +34,7 @@ def test_the_guide_shows_these_lines() -> None:
 
 
 def torchrun(script: str, workers: int, directory: Path) -> float:
-    """Run it; return the error that it arrives at."""
+    """Run the script; return its final error."""
     command = [str(EXAMPLE / script), "--total-epochs=4", "--save-every=2", "--batch-size=64"]
     command += [f"--snapshot-path={directory / 'snapshot.pt'}"]
     error = re.search("error=(.*)", agents.output(command, workers))

@@ -4,13 +4,13 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torchrun_trainer.batches import GlobalBatches
-    from torchrun_trainer.checks import LaunchError, check_launch
-    from torchrun_trainer.rates import scale_learning_rate
+    from torchrun_trainer.data.batches import GlobalBatches
+    from torchrun_trainer.data.rates import scale_learning_rate
+    from torchrun_trainer.launch.checks import LaunchError, check_launch
+    from torchrun_trainer.launch.startup import defer_compiler
     from torchrun_trainer.run import Run
-    from torchrun_trainer.saver import Stateful
-    from torchrun_trainer.snapshot import Snapshot, SnapshotError
-    from torchrun_trainer.startup import defer_compiler
+    from torchrun_trainer.snapshots.copier import Stateful
+    from torchrun_trainer.snapshots.snapshot import Snapshot, SnapshotError
 
 __all__ = [
     "GlobalBatches",
@@ -24,21 +24,23 @@ __all__ = [
     "scale_learning_rate",
 ]
 
-# Loaded when first asked for: `python -m torchrun_trainer.barrier` and its like must not wait for torch.
+# Loaded on first use: `python -m torchrun_trainer.barrier` and the like must not wait for torch.
 _MODULES = {
-    "GlobalBatches": "batches",
-    "LaunchError": "checks",
+    "GlobalBatches": "data.batches",
+    "LaunchError": "launch.checks",
     "Run": "run",
-    "Snapshot": "snapshot",
-    "SnapshotError": "snapshot",
-    "Stateful": "saver",
-    "check_launch": "checks",
-    "defer_compiler": "startup",
-    "scale_learning_rate": "rates",
+    "Snapshot": "snapshots.snapshot",
+    "SnapshotError": "snapshots.snapshot",
+    "Stateful": "snapshots.copier",
+    "check_launch": "launch.checks",
+    "defer_compiler": "launch.startup",
+    "scale_learning_rate": "data.rates",
 }
 
 
 def __getattr__(name: str) -> object:
-    if name in _MODULES:
-        return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    """Load a public name on first use. Whoever uses the library wants errors recorded from then on."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    importlib.import_module(f"{__name__}.watch.process").prepare()
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,0 +1,1 @@
+"""What watches a running training: progress, tracking, slow ranks, hangs, and SIGTERM."""
