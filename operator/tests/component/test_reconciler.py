@@ -5,8 +5,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from torchrun_operator.api.v1alpha1 import TorchrunJobStatus
-from torchrun_operator.core.observed import Progress
 from torchrun_operator.reconcile.reconciler import Outcome
+from torchrun_rendezvous.protocol import Progress
 from world import World, counts, reasons, started
 
 NODES = ["digits-0", "digits-1", "digits-2"]

@@ -12,11 +12,10 @@ from builders import NOW, job_manifest
 from memory_cluster import MemoryCluster, Stored
 from torchrun_operator.api.names import LABEL_NODE_INDEX, LABEL_ROLE, ROLE_NODE, ROLE_RENDEZVOUS
 from torchrun_operator.cluster.port import ClusterError, ConflictError, Key
-from torchrun_operator.core.facts.model import Overdue, Pace, Rendezvous
 from torchrun_operator.reconcile.reconciler import Outcome, Reconciler
 from torchrun_operator.render.objects import Programs
 from torchrun_operator.telemetry.metrics import Metrics
-from torchrun_rendezvous.protocol import Target
+from torchrun_rendezvous.protocol import Member, Overdue, Pace, RendezvousState, RoundsEnded, Target, Unrequested
 
 PROGRAMS = Programs(host="print('host')\n", warm="print('warm')\n")
 KEY: Key = ("team", "digits")
@@ -32,7 +31,7 @@ class Host:
     """The rendezvous host in one rendezvous pod."""
 
     instance: str
-    state: Rendezvous
+    state: RendezvousState
     target: Target | None = None
 
 
@@ -51,7 +50,7 @@ class FakeLinks:
         else:
             self.connected[key] = (uid, address)
 
-    def state(self, key: Key) -> Rendezvous | None:
+    def state(self, key: Key) -> RendezvousState | None:
         """See Links.state."""
         host = self._host(key)
         return host.state if host is not None else None
@@ -96,6 +95,8 @@ class World:
 
     def restart_operator(self) -> None:
         """Begin with an operator that remembers nothing."""
+        if hasattr(self, "reconciler"):
+            self.reconciler.recorder.close()
         self.links = FakeLinks(self.hosts)
         self.reconciler = Reconciler(self.cluster, self.links, self.metrics, lambda: self.now, PROGRAMS)
 
@@ -122,9 +123,11 @@ class World:
     async def reconcile(self) -> Outcome | None:
         """Make one pass; None where it failed as passes may: the next comes later."""
         try:
-            return await self.reconciler.reconcile(KEY)
+            outcome = await self.reconciler.reconcile(KEY)
         except (ClusterError, ConflictError):
-            return None
+            outcome = None
+        await self.reconciler.recorder.idle()
+        return outcome
 
     async def settle(self, rounds: int = 400) -> None:
         """Reconcile and let the world go on, second by second, until nothing changes for longer than any timer runs."""
@@ -213,9 +216,10 @@ class World:
             host.state = replace(
                 state,
                 complete=False,
-                unrequested=state.unrequested + 1,
-                last_unrequested_at=self.now,
-                last_unrequested_by=tuple(address for address, _ in state.members[:1]),
+                rounds_ended=RoundsEnded(0, state.rounds_ended.unrequested + 1),
+                last_unrequested=Unrequested(
+                    state.round, tuple(member.address for member in state.members[:1]), self.now
+                ),
                 members=(),
             )
 
@@ -241,7 +245,7 @@ class World:
                     self.end(pod, 1)
         for address in running - set(self.hosts):
             instance = f"{next(self._instances):02x}"
-            self.hosts[address] = Host(instance, Rendezvous(instance, 0, complete=False, closed=False, silent=()))
+            self.hosts[address] = Host(instance, RendezvousState(instance, silent=()))
 
     def _agents_alive(self) -> dict[str, Stored]:
         return {
@@ -275,7 +279,7 @@ class World:
             frozen = {address for address in able if alive[address]["metadata"]["uid"] in self.frozen}
             missing = tuple(sorted(frozen.intersection((*before, *state.missing))))
             able = [address for address in able if address not in frozen]
-            members = tuple((address, rank) for rank, address in enumerate(able))
+            members = tuple(Member(address, rank) for rank, address in enumerate(able))
             complete = len(able) >= target.minimum
             host.state = replace(
                 state,

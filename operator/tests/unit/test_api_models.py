@@ -25,7 +25,7 @@ from torchrun_operator.api.v1alpha1 import (
     status_of,
 )
 from torchrun_operator.api.validation import Problem, problems, problems_of, readable
-from torchrun_operator.core.findings.size import wanted as wanted_nodes
+from torchrun_operator.core.findings.wanted import wanted as wanted_nodes
 
 TRAINER = {"name": "trainer", "image": "training", "futureField": {"kept": True}}
 TEMPLATE = {"spec": {"containers": [{"name": "logs", "image": "shipper"}, TRAINER]}}

@@ -21,8 +21,10 @@ from builders import (
     terminating,
 )
 from torchrun_operator.core.facts.model import Facts, NodePod, Phase
-from torchrun_operator.core.findings.membership import is_full, leavers, ranks, services_due, training
-from torchrun_operator.core.findings.size import Wanted, absence, absences, patience_ends, replace_at, round_size
+from torchrun_operator.core.findings.membership import is_full, leavers, ranks, training
+from torchrun_operator.core.findings.reach import services_due
+from torchrun_operator.core.findings.size import absence, absences, patience_ends, replace_at, round_size
+from torchrun_operator.core.findings.wanted import Wanted
 
 STRANGER = make_rendezvous(*THREE, waiting=("10.9.9.9",))
 MANY = tuple(f"10.9.8.{i}" for i in range(100, 201))

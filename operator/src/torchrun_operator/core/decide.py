@@ -50,7 +50,7 @@ def decide(facts: Facts) -> Decision:
     return Decision(
         status=report(facts, findings, todo),
         plan=todo,
-        host=findings.host,
+        host=findings.reach.host,
         events=events(findings, todo),
         restarts=findings.counts.fresh,
         hung=findings.counts.hang is not None,

@@ -4,13 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from torchrun_operator.api.v1alpha1 import Failure, RendezvousStatus, Restarts
-from torchrun_operator.core.facts.model import Cause, Facts
+from torchrun_operator.core.facts.model import Cause, Facts, NodePod
+from torchrun_operator.core.findings.causes import failed_by_code
+from torchrun_operator.core.findings.completion import Completion
 from torchrun_operator.core.findings.failures import newest
 from torchrun_operator.core.findings.hangs import Deadlines, Hang, new_hang, recorded_hang
 from torchrun_operator.core.findings.losses import Loss, code_failures, new_losses
-from torchrun_operator.core.findings.membership import resized
-from torchrun_operator.core.findings.size import Wanted
-from torchrun_operator.core.findings.stuck import stuck_losses
+from torchrun_operator.core.findings.membership import Members
+from torchrun_operator.core.findings.stuck import Stuck, stuck_losses
+from torchrun_operator.core.findings.wanted import Wanted
 from torchrun_operator.core.findings.workers import NO_FAILURES, WorkerFailures, last_loss, new_worker_failures
 
 
@@ -26,11 +28,20 @@ class Counts:
     """Spares that were lost, which count nothing."""
     workers: WorkerFailures = NO_FAILURES
     hang: Hang | None = None
-    resized: bool = False
     fresh: Mapping[str, int] = field(default_factory=dict)
     """New restarts, by cause."""
     failure: Failure | None = None
     """The newest failure, if it is counted here."""
+    hung_round: int | None = None
+    """The last round that was found to hang in the present host process."""
+    exhausted: bool = False
+    """The code failed more often than spec.maxRestarts allows."""
+    going_on: bool = False
+    """The job is active and has not failed."""
+
+    def by_code(self, node: NodePod, facts: Facts) -> bool:
+        """Tell whether the code made this failed pod fail, whether that is counted now or was before."""
+        return failed_by_code(node, facts.job.status.nodes, facts.rendezvous, self.bookkeeping)
 
 
 def nothing_new(facts: Facts) -> Counts:
@@ -38,23 +49,15 @@ def nothing_new(facts: Facts) -> Counts:
     return Counts(restarts=facts.job.status.restarts, bookkeeping=facts.job.status.rendezvous)
 
 
-def count(
-    facts: Facts,
-    wanted: Wanted,
-    leavers: tuple[str, ...],
-    limits: Deadlines,
-    stuck: Mapping[str, str],
-    *,
-    full: bool,
-) -> Counts:
-    """Count what is new. ``stuck`` are the nodes that cannot come to the next round, by uid, and why."""
+def count(facts: Facts, wanted: Wanted, round_: Members, limits: Deadlines, stuck: Stuck, end: Completion) -> Counts:
+    """Count what is new in an active job."""
     status, rendezvous = facts.job.status, facts.rendezvous
     recorded = status.rendezvous
-    found = new_losses(status.nodes, facts, wanted.pods, recorded, full=full)
-    found += stuck_losses(facts, stuck, found, wanted.pods)
+    found = new_losses(status.nodes, facts, wanted.pods, recorded, full=round_.full)
+    found += stuck_losses(facts, stuck.why, found, wanted.pods)
     losses = tuple(loss for loss in found if not loss.spare)
     hung = recorded_hang(rendezvous, recorded)
-    hang = new_hang(rendezvous, hung, leavers, limits) if not losses else None
+    hang = new_hang(rendezvous, hung, round_.leavers, limits) if not losses else None
     workers = new_worker_failures(
         recorded,
         rendezvous,
@@ -62,20 +65,24 @@ def count(
         lost_now=bool(losses),
         last_loss=last_loss(status.membership, status.last_failure),
     )
-    resize = resized(facts.job, wanted.nodes)
     code = code_failures(losses, status.last_failure) + workers.count + (hang is not None)
-    fresh = _fresh(losses, code, resize)
+    fresh = _fresh(losses, code, round_.resized)
     before = status.restarts
+    restarts = Restarts(**{cause: getattr(before, cause) + fresh.get(cause, 0) for cause in Cause})
+    exhausted = restarts.code > facts.job.spec.max_restarts and not end.complete
+    hung = hang.round if hang is not None else hung
     return Counts(
-        restarts=Restarts(**{cause: getattr(before, cause) + fresh.get(cause, 0) for cause in Cause}),
-        bookkeeping=_bookkeeping(facts, workers, hang.round if hang is not None else hung),
+        restarts=restarts,
+        bookkeeping=_bookkeeping(facts, workers, hung),
         losses=losses,
         spares=tuple(loss for loss in found if loss.spare),
         workers=workers,
         hang=hang,
-        resized=resize,
         fresh=fresh,
         failure=newest(facts, losses, workers, hang) if fresh else None,
+        hung_round=hung,
+        exhausted=exhausted,
+        going_on=not exhausted,
     )
 
 

@@ -11,6 +11,7 @@ from datetime import datetime
 
 from torchrun_operator.api.base import rfc3339
 from torchrun_operator.api.v1alpha1 import RendezvousStatus
+from torchrun_operator.core.facts.model import Facts
 from torchrun_rendezvous.protocol import Pace, RendezvousState
 
 LEAST_SECONDS = 300
@@ -62,6 +63,12 @@ def deadlines(progress_deadline_seconds: int | None, pace: Pace) -> Deadlines:
     if pace.longest_start_seconds is None:
         return Deadlines(step)
     return Deadlines(step, max(LEAST_START_SECONDS, GENEROSITY * pace.longest_start_seconds, step))
+
+
+def limits(facts: Facts) -> Deadlines:
+    """Return how long the job's rounds may take."""
+    pace = facts.rendezvous.pace if facts.rendezvous is not None else Pace()
+    return deadlines(facts.job.spec.progress_deadline_seconds, pace)
 
 
 def new_hang(

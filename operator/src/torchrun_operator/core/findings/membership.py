@@ -1,17 +1,49 @@
 """Who is in the round, who must leave it, and who is a spare."""
 
-from datetime import UTC, datetime, timedelta
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from torchrun_operator.api.v1alpha1 import TorchrunJob
-from torchrun_operator.core.facts.model import Facts, NodePod, Phase, RendezvousPod
+from torchrun_operator.core.facts.model import Facts, NodePod, Phase
+from torchrun_operator.core.findings.wanted import Wanted
 
-_LONG_AGO = datetime.min.replace(tzinfo=UTC)
-_AGENT_START = timedelta(seconds=3)
-"""An agent imports torch before it looks for the rendezvous."""
 _FORMER_LEAVERS = 100
 """How many addresses without pods are kept out at least. With more than that, and more than there are nodes, the list
 starts afresh, so that it does not grow for as long as the job lives.
 """
+
+
+@dataclass(frozen=True)
+class Members:
+    """Who is in the round, who must leave it, and who waits beside it."""
+
+    training: tuple[NodePod, ...]
+    """The nodes that train now."""
+    ranks: Mapping[str, int]
+    """The group rank of each member of the complete round, by address."""
+    full: bool
+    """A complete round has all wanted nodes: the nodes outside it are spares."""
+    idle: tuple[NodePod, ...]
+    """The recorded spares that have not taken part since."""
+    surplus: frozenset[str]
+    """Live nodes beyond those that should exist, by uid."""
+    leavers: tuple[str, ...]
+    """Addresses that must not be members of a round."""
+    resized: bool
+    """Another number of nodes is wanted than before."""
+
+
+def members(facts: Facts, wanted: Wanted) -> Members:
+    """Return who is, should be, and must not be in the round."""
+    return Members(
+        training=training(facts, wanted.pods),
+        ranks=ranks(facts),
+        full=is_full(facts, wanted.nodes),
+        idle=idle(facts),
+        surplus=frozenset(node.uid for node in facts.nodes if node.live and node.index >= wanted.pods),
+        leavers=leavers(facts, wanted.nodes, wanted.spares),
+        resized=resized(facts.job, wanted.nodes),
+    )
 
 
 def leavers(facts: Facts, wanted: int, spares: int = 0) -> tuple[str, ...]:
@@ -58,20 +90,6 @@ def _stays(node: NodePod, node_pods: int) -> bool:
     return node.phase is Phase.SUCCEEDED or (node.live and node.index < node_pods)
 
 
-def services_due(facts: Facts) -> datetime | None:
-    """Return from when on the job's services should exist; None: there is no pod yet that could look them up.
-
-    Kubernetes writes the endpoints of a service again whenever one of its pods gets an address. If the service is made
-    when all pods have one, that happens once. A pod that starts slowly (a large image) delays the services by seconds.
-    """
-    pods: list[NodePod | RendezvousPod] = [*facts.nodes]
-    if facts.rendezvous_pod is not None:
-        pods.append(facts.rendezvous_pod)
-    if pods and all(pod.address for pod in pods):
-        return _LONG_AGO
-    return min((pod.started_at + _AGENT_START for pod in pods if pod.started_at is not None), default=None)
-
-
 def training(facts: Facts, node_pods: int) -> tuple[NodePod, ...]:
     """Return the running nodes that are members of a complete round: the ones that train."""
     rendezvous = facts.rendezvous
@@ -105,10 +123,3 @@ def idle(facts: Facts) -> tuple[NodePod, ...]:
     recorded = {node.uid for node in facts.job.status.nodes if node.spare}
     members = {member.address for member in facts.rendezvous.members} if facts.rendezvous is not None else set()
     return tuple(node for node in facts.nodes if node.uid in recorded and node.address not in members)
-
-
-def reachable_host(facts: Facts) -> str | None:
-    """Return the address of the rendezvous host that the operator may talk to, if there is one."""
-    pod = facts.rendezvous_pod
-    up = pod is not None and pod.phase is Phase.RUNNING and pod.token_digest == facts.token_digest
-    return pod.address if pod is not None and up else None

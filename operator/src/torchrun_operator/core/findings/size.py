@@ -1,11 +1,12 @@
-"""How many nodes the job should have, and how many the next round should wait for."""
+"""How many nodes the next round should wait for."""
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from torchrun_operator.api.v1alpha1 import TorchrunJobSpec
 from torchrun_operator.core.facts.model import Facts, NodePod, Phase
+from torchrun_operator.core.findings.counts import Counts
+from torchrun_operator.core.findings.wanted import Wanted
 
 FATAL_WAITS = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError",
@@ -19,28 +20,26 @@ _SHORT_LIFE = timedelta(seconds=5)
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """The nodes that the job should have now."""
+class Size:
+    """How many nodes the next round should have, and why not more."""
 
-    nodes: int
-    """Nodes that train together."""
-    spares: int
-    """Nodes beyond those. No index belongs to a spare: the round decides who is one."""
-    minimum: int
-    """The fewest nodes that can train."""
-
-    @property
-    def pods(self) -> int:
-        """Node pods that should exist."""
-        return self.nodes + self.spares
+    round: int
+    """Nodes of the next round."""
+    absent: Mapping[int, str]
+    """The nodes that nobody waits for, by index, and why."""
+    held: Mapping[int, datetime]
+    """Failed nodes that may not be replaced yet, by index, and when they may."""
+    later: tuple[datetime, ...]
+    """Times at which this changes although nothing happens."""
 
 
-def wanted(spec: TorchrunJobSpec, *, suspended: bool = False) -> Wanted:
-    """Return how many nodes the job should have. Free capacity and quotas will be further inputs."""
-    if suspended:
-        return Wanted(0, 0, spec.min_nodes)
-    nodes = spec.max_nodes if spec.replicas is None else spec.replicas
-    return Wanted(nodes, spec.elasticity.spares, spec.min_nodes)
+def size(facts: Facts, wanted: Wanted, counts: Counts) -> Size:
+    """Return the size of the next round. Only an active job that goes on holds failed nodes back."""
+    absent = absences(facts)
+    by_code = {node.uid: counts.by_code(node, facts) for node in facts.nodes if node.phase is Phase.FAILED}
+    held_back = held(facts.nodes, counts.restarts.code, by_code, facts.now) if counts.going_on else {}
+    later = (*held_back.values(), *patience_ends(facts, wanted.pods))
+    return Size(round_size(wanted, {*absent, *held_back}), absent, held_back, later)
 
 
 def round_size(wanted: Wanted, late: Collection[int]) -> int:

@@ -1,6 +1,7 @@
 """Stuck nodes: they run, but cannot come to the round that forms, or has formed without them."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from torchrun_operator.core.facts.model import Cause, Facts, NodePod, Phase
@@ -12,18 +13,30 @@ _ORPHANED_AFTER = timedelta(seconds=5)
 """If the connections close together with the store, agents end within a second or two."""
 
 
-def why_stuck(facts: Facts, orphans: tuple[datetime | None, frozenset[str]]) -> dict[str, str]:
-    """Return why nodes that run cannot come to the next round, by uid; ``orphans`` is what `orphaned` returned.
+@dataclass(frozen=True)
+class Stuck:
+    """The running nodes that cannot come to the next round."""
+
+    why: Mapping[str, str]
+    """By uid."""
+    later: tuple[datetime, ...] = ()
+    """When nodes are given up that may still come."""
+
+
+def stuck(facts: Facts) -> Stuck:
+    """Return the nodes that are stuck.
 
     torchrun gives workers 30 s to stop before it kills them. A node that is not back after a minute has an agent or a
     Kubernetes node that hangs.
     """
     if facts.rendezvous is None:
-        return {}
-    given_up_at, uids = orphans
-    why = dict.fromkeys(uids, ORPHANED) if given_up_at is not None and given_up_at <= facts.now else {}
+        return Stuck({})
+    given_up_at, uids = _orphaned(facts)
     missing = frozenset(facts.rendezvous.missing)
-    return why | {node.uid: MISSING for node in _running(facts) if node.address in missing}
+    why = {node.uid: MISSING for node in _running(facts) if node.address in missing}
+    if given_up_at is None or given_up_at > facts.now:
+        return Stuck(why, (given_up_at,) if given_up_at is not None else ())
+    return Stuck(dict.fromkeys(uids, ORPHANED) | why)
 
 
 def stuck_losses(facts: Facts, why: Mapping[str, str], known: Iterable[Loss], node_pods: int) -> tuple[Loss, ...]:
@@ -38,7 +51,7 @@ def stuck_losses(facts: Facts, why: Mapping[str, str], known: Iterable[Loss], no
     )
 
 
-def orphaned(facts: Facts) -> tuple[datetime | None, frozenset[str]]:
+def _orphaned(facts: Facts) -> tuple[datetime | None, frozenset[str]]:
     """Return the uids of the nodes that know an earlier store than the present one, and when they are given up.
 
     A Kubernetes node that loses power and is back before anybody notices closes no connection. The agents of other

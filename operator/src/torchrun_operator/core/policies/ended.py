@@ -25,7 +25,7 @@ def ended(facts: Facts, findings: Findings) -> Plan | None:
     patient = waiting and hears and any(node.phase is Phase.RUNNING for node in running)
     doomed = [node for node in running if not patient or node.phase is not Phase.RUNNING]
     if not failed:
-        doomed += [node for node in findings.idle if node.phase is Phase.FAILED]  # it came too late, that is all
+        doomed += [node for node in findings.members.idle if node.phase is Phase.FAILED]  # it came too late
     deletions = tuple(deletion(node, _WHY) for node in doomed)
     if patient:
         closing = target(facts, findings, close=True)

@@ -8,7 +8,7 @@ from torchrun_operator.core.policies.upkeep import seconds_until, stale_host, ta
 
 def exhausted(facts: Facts, findings: Findings) -> Plan | None:
     """Close the rendezvous of a job that fails now."""
-    if not findings.exhausted:
+    if not findings.counts.exhausted:
         return None
     return Plan(
         deletions=stale_host(facts, findings),

@@ -12,5 +12,5 @@ def finishing(facts: Facts, findings: Findings) -> Plan | None:
     """Delete the spares: their agents could only fail, once the agents that have finished close the rendezvous."""
     if not findings.completion.finishing:
         return None
-    spares = tuple(deletion(node, _WHY) for node in findings.idle if node.live)
+    spares = tuple(deletion(node, _WHY) for node in findings.members.idle if node.live)
     return going_on(facts, findings, deletions=spares)

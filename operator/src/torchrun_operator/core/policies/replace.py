@@ -19,18 +19,20 @@ def replace(facts: Facts, findings: Findings) -> Plan:
     """Bring the job's nodes to the wanted ones."""
     deletions = [found for node in facts.nodes if (found := _deletion(node, findings)) is not None]
     create = () if _waits_for_rendezvous(facts, findings) else _missing(facts, findings)
-    return going_on(facts, findings, create_nodes=create, deletions=deletions, later=findings.later)
+    return going_on(
+        facts, findings, create_nodes=create, deletions=deletions, later=(*findings.size.later, *findings.stuck.later)
+    )
 
 
 def _deletion(node: NodePod, findings: Findings) -> Deletion | None:
-    if node.uid in findings.surplus:
+    if node.uid in findings.members.surplus:
         return dataclasses.replace(deletion(node, _surplus(findings)), surplus=True)
     if node.phase is Phase.LOST:
         return deletion(node, node.trouble)
-    if why := findings.stuck.get(node.uid):
+    if why := findings.stuck.why.get(node.uid):
         grace = _STUCK_GRACE_SECONDS if why == MISSING else ORPHAN_GRACE_SECONDS
         return Deletion(node.name, node.uid, why, grace)
-    if node.phase is Phase.FAILED and node.index not in findings.held:
+    if node.phase is Phase.FAILED and node.index not in findings.size.held:
         return deletion(node, describe(node.exit))
     return None
 

@@ -22,7 +22,7 @@ def going_on(
     later: Iterable[datetime] = (),
 ) -> Plan:
     """Return the plan of a job that goes on: it keeps its objects and its rendezvous pod, whatever becomes of nodes."""
-    services = findings.services_due
+    services = findings.reach.services_due
     missing = facts.rendezvous_pod is None and rendezvous_name(facts.job.metadata.name) not in facts.foreign
     return Plan(
         apply_objects=True,
@@ -38,13 +38,13 @@ def going_on(
 
 def target(facts: Facts, findings: Findings, *, close: bool = False) -> Target:
     """Return what the rendezvous host should aim for; ``close`` ends the rendezvous for good."""
-    job, rendezvous, hung = facts.job, facts.rendezvous, findings.hung_round
+    job, rendezvous, hung = facts.job, facts.rendezvous, findings.counts.hung_round
     return Target(
         generation=job.metadata.generation,
-        size=findings.round_size,
+        size=findings.size.round,
         minimum=findings.wanted.minimum,
         last_call_seconds=float(job.spec.rendezvous.last_call_seconds),
-        leavers=findings.leavers,
+        leavers=findings.members.leavers,
         close=close,
         end_round=EndRound(rendezvous.instance, hung) if rendezvous is not None and hung is not None else None,
         progress_deadline_seconds=findings.limits.step,

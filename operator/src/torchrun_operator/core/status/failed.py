@@ -10,7 +10,7 @@ from torchrun_operator.core.status.verdict import Verdict
 
 def failed(facts: Facts, findings: Findings) -> list[Verdict]:
     """Return the condition once the job has failed."""
-    if not findings.exhausted:
+    if not findings.counts.exhausted:
         return []
     reason = Reason.PROGRESS_DEADLINE_EXCEEDED if findings.counts.hang else Reason.MAX_RESTARTS_EXCEEDED
     return [Verdict(ConditionType.FAILED, True, reason, _message(facts, findings))]

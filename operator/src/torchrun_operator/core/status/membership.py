@@ -13,7 +13,7 @@ def membership(facts: Facts, findings: Findings) -> api.Membership:
     if rendezvous is None and only_unheard(facts):
         active = min(old.nodes, sum(1 for node in facts.nodes if node.phase is Phase.RUNNING))
     else:
-        active = len(findings.training)
+        active = len(findings.members.training)
     progress = rendezvous.progress if rendezvous is not None else None
     return api.Membership(
         round=rendezvous.round if rendezvous is not None else old.round,
@@ -31,7 +31,7 @@ def _ready_spares(facts: Facts, findings: Findings) -> int | None:
     """Return the nodes beyond a full round whose agents wait for the next one; None for a job without spares."""
     if not facts.job.spec.elasticity.spares:
         return None
-    if facts.rendezvous is None or not findings.full:
+    if facts.rendezvous is None or not findings.members.full:
         return 0
     waiting = frozenset(facts.rendezvous.waiting)
     return sum(1 for node in facts.nodes if node.phase is Phase.RUNNING and node.address in waiting)
@@ -56,7 +56,7 @@ def _last_change(facts: Facts, findings: Findings) -> api.MembershipChange | Non
         return api.MembershipChange(time=failed_at(facts) or facts.now, cause=Cause.CODE)
     if counts.hang is not None:
         return api.MembershipChange(time=facts.now, cause=Cause.CODE)
-    if counts.resized:
+    if findings.members.resized:
         return api.MembershipChange(time=facts.now, cause=Cause.RESIZE)
     return _recovered(facts, change)
 

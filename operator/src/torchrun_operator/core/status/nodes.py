@@ -25,7 +25,7 @@ def _node(
     node: NodePod, recorded: api.NodeStatus | None, facts: Facts, findings: Findings, deleted: frozenset[str]
 ) -> api.NodeStatus:
     known = recorded if recorded is not None and recorded.uid == node.uid else None
-    rank = findings.ranks.get(node.address) if node.address is not None else None
+    rank = findings.members.ranks.get(node.address) if node.address is not None else None
     if rank is None and known is not None and (node.phase is Phase.SUCCEEDED or _may_be_member(known, facts)):
         rank = known.rank  # between rounds, and when it has succeeded, a node keeps the rank it had
     return api.NodeStatus(
@@ -51,7 +51,7 @@ def _is_spare(facts: Facts, findings: Findings, rank: int | None, *, known: bool
     if not facts.job.spec.elasticity.spares or rank is not None:
         return False
     complete = facts.rendezvous is not None and facts.rendezvous.complete
-    return findings.full if complete else known
+    return findings.members.full if complete else known
 
 
 def _may_be_member(node: api.NodeStatus, facts: Facts) -> bool:

@@ -36,7 +36,7 @@ def report(facts: Facts, findings: Findings, plan: Plan) -> api.TorchrunJobStatu
     # Once a job has ended its status changes only by what is seen.
     deleted = frozenset() if ended else frozenset(deletion.uid for deletion in plan.deletions)
     live = [node for node in facts.nodes if node.live and node.uid not in deleted]
-    over = ended or findings.completion.complete or findings.exhausted
+    over = ended or findings.completion.complete or findings.counts.exhausted
     trains = membership(facts, findings)
     conditions = _conditions(facts, findings, trains)
     return api.TorchrunJobStatus(

@@ -14,15 +14,15 @@ _NO_CHANGE = "no change is under way"
 def resizing(facts: Facts, findings: Findings, membership: Membership) -> Verdict:
     """Return whether a change is under way, and which. A change is settled as far as it can be settled now."""
     trained = any(node.rank is not None for node in facts.job.status.nodes)
-    if not trained or findings.stage is Stage.SUSPENDED or findings.completion.complete or findings.exhausted:
+    if not trained or findings.stage is Stage.SUSPENDED or findings.completion.complete or findings.counts.exhausted:
         return _settled()
     lost = _lost(facts, findings)
     have, wanted = membership.nodes, membership.desired_nodes
-    leaving = bool(findings.surplus)
+    leaving = bool(findings.members.surplus)
     finishing = not lost and any(node.phase is Phase.SUCCEEDED for node in facts.nodes)
     if (have == wanted and not leaving) or finishing:
         return _settled()
-    if have and have >= findings.round_size and not leaving and not findings.held:
+    if have and have >= findings.size.round and not leaving and not findings.size.held:
         words = "; ".join(_absent(facts, findings)[:_MOST_ABSENT])
         message = f"{have} of {wanted} wanted nodes train, the others join as soon as they can: {words}"
         return Verdict(ConditionType.RESIZING, False, Reason.SHORT_OF_NODES, message)
@@ -53,15 +53,15 @@ def _lost(facts: Facts, findings: Findings) -> list[str]:
 def _absent(facts: Facts, findings: Findings) -> list[str]:
     """Return why nobody waits for nodes, a phrase for each."""
     return [
-        f"{node.name}: {findings.absent[node.index]}"
+        f"{node.name}: {findings.size.absent[node.index]}"
         for node in facts.nodes
-        if node.index < findings.wanted.nodes and node.index in findings.absent
+        if node.index < findings.wanted.nodes and node.index in findings.size.absent
     ]
 
 
 def _restarting(facts: Facts, findings: Findings, wanted: int) -> Verdict:
     assert facts.rendezvous is not None
-    joined, hung = len(facts.rendezvous.members), findings.hung_round
+    joined, hung = len(facts.rendezvous.members), findings.counts.hung_round
     message = f"workers restart; {joined} of {wanted} nodes have joined the next round"
     if hung is not None and facts.rendezvous.round <= hung + 1:
         message = f"round {hung} made no progress; {message}"

@@ -16,7 +16,7 @@ _UNHEARD = timedelta(seconds=20)
 
 def running(facts: Facts, findings: Findings, membership: Membership) -> Verdict:
     """Return whether nodes train, and what the job waits for if none do."""
-    if findings.stage is Stage.SUSPENDED or findings.completion.complete or findings.exhausted:
+    if findings.stage is Stage.SUSPENDED or findings.completion.complete or findings.counts.exhausted:
         return Verdict(ConditionType.RUNNING, False, Reason.ENDED, "nothing trains")
     if membership.nodes:
         message = f"{membership.nodes} of {membership.desired_nodes} wanted nodes train in round {membership.round}"

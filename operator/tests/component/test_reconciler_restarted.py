@@ -1,0 +1,91 @@
+"""What an operator that starts again knows, and that actions come before events."""
+
+import pytest
+
+from torchrun_operator.cluster.port import ClusterError
+from world import KEY, World, reasons, started
+
+QUOTA = "exceeded quota: team"
+
+
+def refusing(kind: str) -> World:
+    """Return a world whose API server refuses objects of that kind."""
+    world = World()
+    world.cluster.refuse = lambda manifest: QUOTA if manifest["kind"] == kind else ""
+    return world
+
+
+@pytest.mark.parametrize("kind", ["Pod", "ConfigMap"])
+async def test_a_refused_job_stays_refused_when_the_operator_starts_again(kind: str) -> None:
+    world = refusing(kind)
+    for _ in range(3):
+        await world.reconcile()
+    before = world.condition("Accepted")
+    assert (before["status"], before["message"], world.status["state"]) == ("False", QUOTA, "Invalid")
+    world.cluster.events.clear()
+    for _ in range(3):
+        world.restart_operator()
+        for _ in range(3):
+            await world.reconcile()
+            assert (world.condition("Accepted"), world.status["state"]) == (before, "Invalid")
+    assert reasons(world) == []
+
+
+async def test_an_operator_that_starts_again_takes_up_what_is_no_longer_refused() -> None:
+    world = refusing("Pod")
+    for _ in range(3):
+        await world.reconcile()
+    world.restart_operator()
+    world.cluster.refuse = lambda _manifest: ""
+    await world.settle()
+    assert (world.status["state"], world.condition("Accepted")["reason"]) == ("Running", "Valid")
+    assert "refusal" not in world.status
+
+
+async def test_a_job_whose_name_is_taken_starts_no_pod_when_the_operator_starts_again() -> None:
+    world = World()
+    theirs = {"kind": "Service", "metadata": {"namespace": "team", "name": "digits"}, "spec": {"theirs": True}}
+    stored = world.cluster.add(theirs)
+    await world.settle()
+    made = dict(world.cluster.most_pods)
+    world.cluster.log.clear()
+    for _ in range(3):
+        world.restart_operator()
+        await world.settle()
+    assert (world.pods, world.cluster.most_pods) == ({}, made)
+    assert not [entry for entry in world.cluster.log if entry.startswith(("create", "delete"))]
+    world.cluster.remove(stored)
+    world.restart_operator()
+    await world.settle()
+    assert world.status["state"] == "Running"
+
+
+async def test_pods_of_a_lost_host_are_deleted_before_a_few_events_tell_of_it() -> None:
+    world = await started(nnodes="2:300", replicas=300)
+    machine = world.cut_off("digits-rdzv")
+    world.give_up(machine)
+    world.cluster.events.clear()
+    world.cluster.log.clear()
+    await world.reconcile()
+    log = world.cluster.log
+    deletions = [position for position, entry in enumerate(log) if entry.startswith("delete")]
+    events = [position for position, entry in enumerate(log) if entry.startswith("event")]
+    assert (len(deletions), reasons(world)) == (301, ["NodeLost"])
+    assert max(deletions) < min(events)
+    assert world.cluster.events[0]["message"].startswith("Each of 300 nodes (pods digits-0, digits-1, ")
+
+
+async def test_events_are_told_even_where_an_action_fails() -> None:
+    world = await started()
+    world.delete("digits-1")
+    world.cluster.events.clear()
+
+    async def fault(_number: int, what: str, _done: bool) -> None:
+        if what == "create digits-1":
+            raise ClusterError(500, "InternalError", "timeout")
+
+    world.cluster.fault = fault
+    with pytest.raises(ClusterError):
+        await world.reconciler.reconcile(KEY)
+    await world.reconciler.recorder.idle()
+    assert reasons(world) == ["NodeLost"]
