@@ -1,4 +1,4 @@
-"""A real rendezvous host in a process of its own, as in its pod, and what an operator says to it."""
+"""A real rendezvous host in a process of its own, as in its pod, and the requests of an operator."""
 
 import hashlib
 import http.client
@@ -18,9 +18,10 @@ from typing import Any, Self, TypeVar
 
 import pytest
 
-from torchrun_operator.rendezvous.client import host_source
+from torchrun_operator.programs import zipapp
 
 TOKEN = "the token of the job"
+PROGRAM = "rendezvous.pyz"
 T = TypeVar("T")
 
 
@@ -44,7 +45,7 @@ def free_port() -> int:
 
 @dataclass
 class Host:
-    """The process and what there is to say to it."""
+    """The process, and requests to it."""
 
     process: subprocess.Popen[bytes]
     port: int
@@ -54,7 +55,7 @@ class Host:
 
     @property
     def url(self) -> str:
-        """Return where its HTTP side is."""
+        """Return the URL of its HTTP interface."""
         return f"http://127.0.0.1:{self.http_port}"
 
     def request(
@@ -70,7 +71,7 @@ class Host:
             connection.close()
 
     def authorized(self, method: str, path: str, document: object = None) -> dict[str, Any]:
-        """Return the answer to who has the token."""
+        """Return the answer to a request with the token."""
         body = None if document is None else json.dumps(document).encode()
         status, answer = self.request(method, path, body, {"Authorization": f"Bearer {TOKEN}"})
         assert status == 200, answer
@@ -92,7 +93,7 @@ class Host:
         self.authorized("PUT", "/v1/target", target)
 
     def events(self, kind: str) -> list[dict[str, Any]]:
-        """Return the lines of its log that tell of such events."""
+        """Return the lines of its log for such events."""
         lines = [json.loads(line) for line in self.log_path.read_text().splitlines() if line.startswith("{")]
         return [line for line in lines if line["event"] == kind]
 
@@ -115,6 +116,13 @@ class Host:
         return self.process.wait(10)
 
 
+def host_program(directory: Path) -> Path:
+    """Write the program as its pods get it, and return where."""
+    program = directory / PROGRAM
+    program.write_bytes(zipapp("torchrun_rendezvous"))
+    return program
+
+
 @contextmanager
 def running_host(
     directory: Path,
@@ -125,12 +133,14 @@ def running_host(
     python: str = sys.executable,
     main: str | None = None,
 ) -> Iterator[Host]:
-    """Run a host, with another Python and torch or another main program if asked to; it has ended in the end."""
-    program = directory / "host.py"
-    program.write_text(host_source())
+    """Run a host until the end of the block, with another Python and torch or another main program if asked to.
+
+    A main program can import the host's package.
+    """
+    program = host_program(directory)
     if main is not None:
         program = directory / "main.py"
-        program.write_text(main)
+        program.write_text(f"import sys\nsys.path.insert(0, {str(directory / PROGRAM)!r})\n{main}")
     port, http_port = port or free_port(), http_port or free_port()
     log_path = directory / f"host-{port}.log"
     env = {
@@ -155,7 +165,7 @@ def running_host(
 
 
 class Operator:
-    """Somebody with the token who always has a request under way, as the operator has; a context manager."""
+    """A client with the token that always has a request under way, as the operator has; a context manager."""
 
     def __init__(self, host: Host) -> None:
         self._host = host

@@ -2,17 +2,17 @@
 it shows how many rounds a change costs.
 """
 
-import json
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
 from memory_cluster import Stored
 from torchrun_operator.api.names import LABEL_ROLE, ROLE_RENDEZVOUS
-from torchrun_operator.core.facts.model import Rendezvous
-from torchrun_operator.rendezvous import host
-from torchrun_operator.rendezvous.client import RendezvousState
-from torchrun_operator.rendezvous.links import rendezvous_of
+from torchrun_rendezvous.memory import Memory
+from torchrun_rendezvous.protocol import RendezvousState
+from torchrun_rendezvous.report import described
+from torchrun_rendezvous.rounds import decide
+from torchrun_rendezvous.view import Node, View
 from world import Host, World
 
 TICK = 0.1
@@ -29,7 +29,7 @@ HEARTBEAT_SECONDS = 5.0
 class Agent:
     """torchrun's agent in one pod: it looks for a round, or its workers run in one."""
 
-    node: host.Node
+    node: Node
     began: float
     round: int | None = None
     leaves_at: float | None = None
@@ -41,8 +41,8 @@ class Agent:
 class Store:
     """What the real host's program decides on."""
 
-    view: host.View = field(default_factory=host.View)
-    memory: host.Memory = field(default_factory=host.Memory)
+    view: View = field(default_factory=View)
+    memory: Memory = field(default_factory=Memory)
 
 
 class RoundsWorld(World):
@@ -117,7 +117,7 @@ class RoundsWorld(World):
     def _hosts_come_and_go(self) -> None:
         host_pod = self.pods.get("digits-rdzv")
         if host_pod is not None and host_pod["status"]["phase"] == "Running" and not self.hosts:
-            self.hosts[host_pod["status"]["podIP"]] = Host("aa", Rendezvous("aa", 0, complete=False, closed=False))
+            self.hosts[host_pod["status"]["podIP"]] = Host("aa", RendezvousState("aa"))
 
     def _agent(self, pod: Stored) -> None:
         uid = pod["metadata"]["uid"]
@@ -126,7 +126,7 @@ class RoundsWorld(World):
             return
         if uid not in self.agents:
             self.processes += 1
-            node = host.Node(pod["status"]["podIP"], self.processes, 0)
+            node = Node(pod["status"]["podIP"], self.processes, 0)
             self.agents[uid] = Agent(node, self.seconds + IMPORT_SECONDS)
         agent, view = self.agents[uid], self.store.view
         if self.seconds < max(agent.began, agent.acts_at) or not self.hosts:
@@ -179,21 +179,7 @@ class RoundsWorld(World):
                     agent.leaves_at = self.seconds + STOP_SECONDS
 
     def _host(self, known: Host) -> None:
-        target = known.target
-        wanted = (
-            host.Target(
-                target.generation,
-                target.size,
-                target.minimum,
-                target.last_call_seconds,
-                frozenset(target.leavers),
-                target.close,
-            )
-            if target is not None
-            else None
-        )
-        done = host.step(self.store.view, wanted, self.seconds, self.store.memory)
+        wanted = known.target
+        done = decide(self.store.view, wanted, self.seconds, self.store.memory)
         self.store.view, self.store.memory = done.view, done.memory
-        head = {"instance": known.instance, "version": 1, "target": None, "progress": None}
-        document = {**head, **host.describe(done.view, done.memory, wanted)}
-        known.state = rendezvous_of(RendezvousState.model_validate_json(json.dumps(document)))
+        known.state = described(RendezvousState(known.instance, version=1), done.view, done.memory, wanted)

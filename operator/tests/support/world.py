@@ -13,6 +13,7 @@ from memory_cluster import MemoryCluster, Stored
 from torchrun_operator.api.names import LABEL_NODE_INDEX, LABEL_ROLE, ROLE_NODE, ROLE_RENDEZVOUS
 from torchrun_operator.cluster.port import ClusterError, ConflictError, Key
 from torchrun_operator.reconcile.reconciler import Outcome, Reconciler
+from torchrun_operator.reconcile.tell import EventRecorder
 from torchrun_operator.render.objects import Programs
 from torchrun_operator.telemetry.metrics import Metrics
 from torchrun_rendezvous.protocol import Member, Overdue, Pace, RendezvousState, RoundsEnded, Target, Unrequested
@@ -90,15 +91,17 @@ class World:
         """uids of the pods whose agents do nothing any more."""
         self.ended: list[tuple[str, int]] = []
         """The rounds that hosts have ended because the operator asked for it."""
+        self.recorder: EventRecorder | None = None
         self.job = self.cluster.add(job_manifest(**spec))
         self.restart_operator()
 
     def restart_operator(self) -> None:
         """Begin with an operator that remembers nothing."""
-        if hasattr(self, "reconciler"):
-            self.reconciler.recorder.close()
+        if self.recorder is not None:
+            self.recorder.close()
         self.links = FakeLinks(self.hosts)
         self.reconciler = Reconciler(self.cluster, self.links, self.metrics, lambda: self.now, PROGRAMS)
+        self.recorder = self.reconciler.recorder
 
     @property
     def status(self) -> dict[str, Any]:

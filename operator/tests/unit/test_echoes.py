@@ -1,8 +1,8 @@
 """The operator and the trainer library agree on the errors that only follow from the failure of another rank."""
 
 import pytest
-from torchrun_operator.core.words import PEER_GONE, Words, earliest
 
+from torchrun_operator.core.facts.words import PEER_GONE, Words, earliest
 from torchrun_trainer import errorfile
 
 

@@ -1,4 +1,4 @@
-"""One connection to each job's rendezvous host: what the reconciler reads from and tells them."""
+"""One connection to each job's rendezvous host: the reconciler reads states from them and sends them targets."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,14 +9,13 @@ import aiohttp
 
 from torchrun_operator.api.names import PORT_HTTP
 from torchrun_operator.cluster.port import Key
-from torchrun_operator.core.membership import Target
-from torchrun_operator.core.observed import Overdue, Pace, Progress, Rendezvous
 from torchrun_operator.rendezvous import client
 from torchrun_operator.telemetry.metrics import Metrics
+from torchrun_rendezvous.protocol import RendezvousState, Target
 
 
 def name_of(key: Key) -> str:
-    """Name a job as metrics and people do."""
+    """Return the name of a job as metrics and people use it."""
     return f"{key[0]}/{key[1]}"
 
 
@@ -24,15 +23,15 @@ class Links(Protocol):
     """What the reconciler needs of the rendezvous hosts. Nothing here waits for the network."""
 
     def ensure(self, key: Key, uid: str, address: str | None) -> None:
-        """Be connected to the host at that address (of the job with that uid); None: be connected to none."""
+        """Connect to the host at that address, of the job with that uid; None: connect to no host."""
         ...
 
-    def state(self, key: Key) -> Rendezvous | None:
-        """Return what the host last told, or None while it does not answer."""
+    def state(self, key: Key) -> RendezvousState | None:
+        """Return the host's last state, or None while it does not answer."""
         ...
 
     def tell(self, key: Key, target: Target) -> None:
-        """Have the host told of this target, soon and again after it restarts."""
+        """Send the host this target, soon and again after it restarts."""
         ...
 
     def drop(self, key: Key) -> None:
@@ -40,7 +39,7 @@ class Links(Protocol):
         ...
 
     def token_digest(self, uid: str) -> str:
-        """Return the hex SHA-256 of the token that the job's host must take."""
+        """Return the hex SHA-256 of the token that the job's host must accept."""
         ...
 
 
@@ -59,7 +58,7 @@ class RendezvousLinks:
     def __init__(
         self, session: aiohttp.ClientSession, key: bytes, wake: Callable[[Key], None], metrics: Metrics
     ) -> None:
-        """Make tokens from the operator's key; call `wake` whenever a host tells something new."""
+        """Make tokens from the operator's key; call `wake` whenever a host's state changes."""
         self._session = session
         self._key = key
         self._wake = wake
@@ -81,12 +80,12 @@ class RendezvousLinks:
             connection = client.RendezvousLink(self._session, url, token, lambda: self._wake(key))
             self._links[key] = _Link(uid, address, connection)
 
-    def state(self, key: Key) -> Rendezvous | None:
+    def state(self, key: Key) -> RendezvousState | None:
         """See Links.state."""
         link = self._links.get(key)
         if link is None or not link.connection.connected or link.connection.latest is None:
             return None
-        state = rendezvous_of(link.connection.latest)
+        state = link.connection.latest
         if state.complete and link.rounds != state.round:
             link.rounds = state.round
             self._metrics.rounds_completed()
@@ -96,21 +95,7 @@ class RendezvousLinks:
         """See Links.tell."""
         link = self._links.get(key)
         if link is not None:
-            link.connection.set_target(
-                client.Target(
-                    generation=target.generation,
-                    size=target.size,
-                    minimum=target.minimum,
-                    last_call_seconds=target.last_call_seconds,
-                    leavers=target.leavers,
-                    close=target.close,
-                    end_round=client.EndRound(instance=target.end_round[0], round=target.end_round[1])
-                    if target.end_round is not None
-                    else None,
-                    progress_deadline_seconds=target.progress_deadline_seconds,
-                    start_deadline_seconds=target.start_deadline_seconds,
-                )
-            )
+            link.connection.set_target(target)
 
     def drop(self, key: Key) -> None:
         """See Links.drop."""
@@ -126,39 +111,7 @@ class RendezvousLinks:
         return client.token_digest(client.token_for(self._key, uid))
 
     async def aclose(self) -> None:
-        """End every connection; the hosts keep what they were told."""
+        """End every connection; the hosts keep their targets."""
         for key in list(self._links):
             self.drop(key)
         await asyncio.gather(*self._closing, return_exceptions=True)
-
-
-def rendezvous_of(state: client.RendezvousState) -> Rendezvous:
-    """Return what a state document says, as decisions see it."""
-    last = state.last_unrequested
-    return Rendezvous(
-        instance=state.instance,
-        round=state.round,
-        complete=state.complete,
-        closed=state.closed,
-        finished=state.finished,
-        members=tuple((member.address, member.rank) for member in state.members),
-        waiting=state.waiting,
-        silent=state.silent,
-        missing=state.missing,
-        leavers=state.target.leavers if state.target is not None else (),
-        unrequested=state.rounds_ended.unrequested,
-        last_unrequested_at=last.time if last is not None else None,
-        last_unrequested_by=last.addresses if last is not None else (),
-        completed_at=state.completed_at,
-        progress=_progress(state.progress),
-        pace=_pace(state.pace),
-    )
-
-
-def _progress(progress: client.Progress | None) -> Progress | None:
-    return Progress(**progress.model_dump()) if progress is not None else None
-
-
-def _pace(pace: client.Pace) -> Pace:
-    overdue = Overdue(**pace.overdue.model_dump()) if pace.overdue is not None else None
-    return Pace(pace.longest_pause_seconds, pace.longest_start_seconds, overdue)

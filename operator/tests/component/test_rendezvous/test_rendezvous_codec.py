@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from torchrun_operator.rendezvous.host import KICK, Codec, Desc, Node, State, StateError, View
+from torchrun_rendezvous.state import Codec, StateError, TorchNode, TorchState
+from torchrun_rendezvous.view import KICK, Node, View
 
 pytestmark = pytest.mark.torch
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -137,11 +138,11 @@ NO_VIEWS: dict[str, dict[str, Any]] = {
     "participants by name": {"participants": {"10.0.0.1": 0}},
     "a rank that is text": {"participants": {_desc("10.0.0.1", 1, 0): "0"}},
     "a node whose address is a number": {"wait_list": {_desc(1, 1, 0)}},
-    "a node whose address is a book": {"wait_list": {_desc("x" * 256, 1, 0)}},
+    "a node whose address is too long": {"wait_list": {_desc("x" * 256, 1, 0)}},
     "a node whose process is text": {"redundancy_list": {_desc("10.0.0.1", "1", 0)}},
     "a heartbeat that is a number": {"last_heartbeats": {_desc("10.0.0.1", 1, 0): 5.0}},
     "the node that does not exist as a member": {"last_heartbeats": {_desc(*KICK): NOW}},
-    "no end of nodes": {"wait_list": {_desc("10.0.0.1", number, 0) for number in range(16_385)}},
+    "too many nodes": {"wait_list": {_desc("10.0.0.1", number, 0) for number in range(16_385)}},
 }
 
 
@@ -167,10 +168,10 @@ def test_a_pickle_cannot_change_the_classes_it_is_given() -> None:
     pollution = [*load, pickle.STACK_GLOBAL, pickle.NONE, pickle.EMPTY_DICT]
     key = pickle.SHORT_BINUNICODE + b"\x08__hash__"
     pollution += [key, pickle.NONE, pickle.SETITEM, pickle.TUPLE2, pickle.BUILD]
-    codec, before = _codec(), [dict(vars(c)) for c in (_NodeDesc, _RendezvousState, Desc, State)]
+    codec, before = _codec(), [dict(vars(c)) for c in (_NodeDesc, _RendezvousState, TorchNode, TorchState)]
     with pytest.raises(StateError):
         codec.decode(_raw(*pollution))
-    assert [dict(vars(c)) for c in (_NodeDesc, _RendezvousState, Desc, State)] == before
+    assert [dict(vars(c)) for c in (_NodeDesc, _RendezvousState, TorchNode, TorchState)] == before
     assert codec.view(codec.decode(_state()), 0).participants == {Node("10.0.0.1", 1, 0): 0}
 
 
