@@ -105,6 +105,6 @@ async def test_a_pod_whose_agent_hangs_too_is_replaced() -> None:
     assert world.cluster.most_pods == {"digits-rdzv": 1, "digits-0": 1, "digits-1": 2, "digits-2": 1}
     lost = [event["message"] for event in world.cluster.events if event["reason"] == "NodeLost"]
     assert (
-        "Node 1 (pod digits-1) did not come to the next round: its agent hangs, or its machine does; "
+        "Node 1 (pod digits-1) did not come to the next round: its agent hangs, or its Kubernetes node does; "
         "cause: infrastructure"
     ) in lost

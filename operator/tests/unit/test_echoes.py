@@ -3,7 +3,7 @@
 import pytest
 
 from torchrun_operator.core.facts.words import PEER_GONE, Words, earliest
-from torchrun_trainer import errorfile
+from torchrun_trainer.launch import errorfile
 
 
 def test_both_have_the_same_patterns() -> None:
