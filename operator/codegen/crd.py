@@ -11,18 +11,18 @@ from torchrun_operator.api.names import CATEGORIES, GROUP, KIND, PLURAL, SHORT_N
 from torchrun_operator.api.v1alpha1 import TorchrunJob, TorchrunJobSpec, TorchrunJobStatus
 
 _COLUMNS = (
-    # name, type, path, description, 0 or 1 for those of -o wide
-    ("Nodes", "string", ".status.membership.summary", "Nodes that train, of MIN:MAX.", 0),
-    ("World", "integer", ".status.membership.worldSize", "Worker processes that train.", 0),
+    # name, type, path, description, priority: 1 shows only with -o wide
+    ("Nodes", "string", ".status.membership.summary", "Number of nodes that train, and MIN:MAX.", 0),
+    ("World", "integer", ".status.membership.worldSize", "Number of workers that train.", 0),
     ("State", "string", ".status.state", "The job in one word.", 0),
-    ("Step", "integer", ".status.progress.step", "Training steps done.", 0),
-    ("Restarts", "integer", ".status.restartCount", "Restarts for any cause.", 0),
-    ("Age", "date", ".metadata.creationTimestamp", "Time since the job was created.", 0),
+    ("Step", "integer", ".status.progress.step", "Number of steps done.", 0),
+    ("Restarts", "integer", ".status.restartCount", "Restarts for any cause but resize.", 0),
+    ("Age", "date", ".metadata.creationTimestamp", "Time since the creation of the job.", 0),
     ("Loss", "number", ".status.progress.loss", "Training loss.", 1),
-    ("Samples/s", "number", ".status.progress.samplesPerSecond", "Samples per second, of all workers.", 1),
+    ("Samples/s", "number", ".status.progress.samplesPerSecond", "Samples per second, all workers together.", 1),
     ("Snapshot", "integer", ".status.progress.snapshotStep", "Step of the newest snapshot.", 1),
-    ("Round", "integer", ".status.membership.round", "Rendezvous round.", 1),
-    ("Last-Change", "string", ".status.membership.lastChange.cause", "Why the world last changed.", 1),
+    ("Round", "integer", ".status.membership.round", "Number of the rendezvous round.", 1),
+    ("Last-Change", "string", ".status.membership.lastChange.cause", "Why the membership last changed.", 1),
 )
 
 
@@ -104,7 +104,7 @@ def crd() -> dict[str, Any]:
 
 
 def _fill(node: Schema, typed: Schema) -> None:
-    """Give a free-form mapping of the models the full type that the API server checks it by."""
+    """Replace a free-form mapping of the models with the full type, so that the API server checks it."""
     del node["x-kubernetes-preserve-unknown-fields"]
     node.update({key: value for key, value in typed.items() if key != "description"})
 

@@ -1,4 +1,4 @@
-"""Writes what is generated from the API's models: the CRD, the chart's copy of it and its reference.
+"""Generates files from the models of the API: the CRD, its copy in the chart, and its reference.
 
 Run as `python operator/codegen/generate.py`; with --check it writes nothing and fails when a file is stale.
 """
@@ -17,10 +17,10 @@ _NAME = "torchrun.dev_torchrunjobs.yaml"
 
 
 class _Dumper(yaml.SafeDumper):
-    """YAML without anchors, which kubectl reads but people do not."""
+    """A YAML dumper without anchors, which are hard to read."""
 
     def ignore_aliases(self, data: object) -> bool:
-        """Write every value out."""
+        """Never use anchors."""
         return True
 
 
@@ -35,7 +35,7 @@ def generated() -> dict[Path, str]:
 
 
 def main() -> int:
-    """Write or check the files; 1 when the check finds a stale one."""
+    """Write or check the files. Returns 1 if the check finds a stale file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--check", action="store_true", help="write nothing, fail when a file is stale")
     check = parser.parse_args().check

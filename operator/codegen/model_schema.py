@@ -1,4 +1,4 @@
-"""From pydantic models to structural OpenAPI schemas, the form that a CustomResourceDefinition takes."""
+"""Turns pydantic models into structural OpenAPI schemas, as a CustomResourceDefinition needs them."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ _KEPT = (
 
 
 def structural(model: type[BaseModel], *, defaults: bool) -> Schema:
-    """Return the model's structural schema; with ``defaults`` the API server fills in what was left out.
+    """Return the model's structural schema; with ``defaults`` the API server sets omitted fields.
 
     Free-form mappings become objects that keep everything: the caller replaces them.
     """
@@ -57,7 +57,7 @@ def _convert(node: Schema, definitions: Schema, *, defaults: bool) -> Schema:
 
 
 def _resolved(node: Schema, definitions: Schema) -> Schema:
-    """Follow a reference and drop the null of an optional field; what stands beside them wins, as descriptions do."""
+    """Follow a reference and drop the null of an optional field. Keys beside them win, descriptions for example."""
     beside = {key: value for key, value in node.items() if key not in ("$ref", "anyOf")}
     if "$ref" in node:
         return _resolved(definitions[node["$ref"].removeprefix("#/$defs/")] | beside, definitions)
@@ -78,7 +78,7 @@ def _int_or_string(node: Schema, *, defaults: bool) -> Schema:
 
 
 def _default(node: Schema, converted: Schema) -> Schema:
-    """Return the default; that of an object with defaults inside is empty, and of empty collections there is none."""
+    """Return the default: empty for an object that has defaults inside, none for an empty collection."""
     value = node.get("default")
     if value is None or value in ([], {}):
         return {}

@@ -1,4 +1,4 @@
-"""From the Kubernetes client's models to structural schemas without descriptions: the pod and the claim templates."""
+"""Turns models of the Kubernetes client into structural schemas without descriptions: pod and claim templates."""
 
 import types
 from datetime import datetime
@@ -22,16 +22,16 @@ _QUANTITIES = {
     ("V1VolumeResourceRequirements", "limits"),
     ("V1VolumeResourceRequirements", "requests"),
 }
-"""The client's models have quantities as plain strings; the API server takes numbers too."""
+"""Quantities. The client models them as strings; the API server also accepts numbers."""
 
 _ONLY = {"V1ObjectMeta": {"labels", "annotations"}}
-"""A template's other metadata is the operator's."""
+"""The operator sets all other metadata of a template."""
 _LEFT_OUT = {
     # Pods cannot be created with them.
     ("V1PodSpec", "ephemeral_containers"),
 }
 _REQUIRED = {("V1PodTemplateSpec", "spec")}
-"""What a Pod cannot do without although its template may."""
+"""Fields that a Pod requires although its template does not."""
 _KEYS = {
     ("V1PodSpec", "containers"): "name",
     ("V1PodSpec", "init_containers"): "name",
@@ -39,7 +39,7 @@ _KEYS = {
     ("V1Container", "env"): "name",
     ("V1Container", "volume_mounts"): "mountPath",
 }
-"""Lists that are merged by key, as in a Pod, so that several appliers can share them."""
+"""Lists that merge by key, as in a Pod, so that several field managers can share them."""
 
 
 def pod_template() -> Schema:

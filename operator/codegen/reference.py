@@ -1,4 +1,4 @@
-"""Writes the reference of TorchrunJob for people, from the same schema that the API server checks by."""
+"""Writes the reference of TorchrunJob from the schema that the API server uses."""
 
 from collections.abc import Iterator
 
@@ -12,9 +12,10 @@ _HEAD = f"""<!-- Generated from operator/src/torchrun_operator/api by operator/c
 # {KIND}
 
 `{API_VERSION}`, short name `{SHORT_NAME}`, in the categories {" and ".join(f"`{name}`" for name in CATEGORIES)}.
-`kubectl explain {SHORT_NAME}.spec` says the same in a terminal.
+`kubectl explain {SHORT_NAME}.spec` shows the same in a terminal. [How it works](../concepts/overview.md) describes what
+the fields do, and the [glossary](../concepts/glossary.md) defines the words.
 
-Fields that do not exist are errors, in the pod template too: `kubectl apply` and `kubectl create` refuse them.
+Unknown fields are errors, also in the pod template: `kubectl apply` and `kubectl create` reject them.
 """
 _SPEC = """
 ## spec
@@ -23,25 +24,26 @@ _SPEC = """
 _STATUS = """
 ## status
 
-Written by the operator alone.
+Only the operator writes the status.
 
 """
 _RULES = """
 ## Rules
 
-What breaks one of these is refused by the API server, with the words on the right.
+The API server rejects a job that breaks one of these rules, and shows the message.
 
-| Field | Words |
+| Field | Message |
 | --- | --- |
 """
 _SCALE = """
 ## Scaling
 
-`kubectl scale trj/NAME --replicas=N` and autoscalers change `spec.replicas` through the `scale` subresource. A
-HorizontalPodAutoscaler takes a job without `spec.replicas` for one that is scaled to 0 and leaves it alone: set it.
+`kubectl scale trj/NAME --replicas=N` and autoscalers change `spec.replicas` through the `scale` subresource. Set
+`spec.replicas` if you use a HorizontalPodAutoscaler: without it, the autoscaler assumes that the job is scaled to 0 and
+leaves it alone.
 """
 _OPAQUE = ("spec.template", "spec.snapshots.volumeClaimTemplate")
-"""Kubernetes' own types: their fields are not repeated here."""
+"""Types of Kubernetes. The reference does not repeat their fields."""
 
 
 def reference() -> str:

@@ -1,6 +1,6 @@
-"""The rules of a TorchrunJob that types cannot say, in CEL: the API server refuses what breaks them.
+"""The validation rules of a TorchrunJob, in CEL: the API server rejects a job that breaks one.
 
-The operator repeats them in `torchrun_operator.api.validation`, for jobs that were stored before a rule existed.
+`torchrun_operator.api.validation` repeats them, for jobs that were stored before a rule existed.
 """
 
 from dataclasses import dataclass
@@ -29,16 +29,16 @@ from torchrun_operator.api.names import (
 
 @dataclass(frozen=True)
 class Rule:
-    """One rule: where it stands, when it holds, and what to do if not."""
+    """One rule: its place in the schema, its expression, and the fix."""
 
     at: str
     """Path in the schema; `files[]` is an item of the list `files`."""
     holds: str
     message: str
     expression: str = ""
-    """CEL for a message that quotes the values; the message stands in where it cannot be had."""
+    """CEL for a message that quotes values. The API server falls back to `message` if it fails."""
     field: str = ""
-    """The field to blame, below `at`."""
+    """The field that the error names, below `at`."""
     reason: str = "FieldValueInvalid"
 
     def wire(self) -> dict[str, Any]:
@@ -87,13 +87,13 @@ _NODES = (
     Rule(
         "spec.nnodes",
         f"type(self) == int ? self >= 1 : !self.{_RANGE} || int(self.split(':')[0]) >= 1",
-        "MIN must be at least 1; to stop the job set spec.suspend to true",
+        "MIN must be at least 1; to stop the job, set spec.suspend to true",
     ),
     Rule(
         "spec.nnodes",
         f"type(self) == int ? self <= {MAX_NODES} "
         f": !self.{_RANGE} || int(self.split(':')[self.split(':').size() - 1]) <= {MAX_NODES}",
-        f"MAX must be at most {MAX_NODES}, the most nodes that one job can have",
+        f"MAX must be at most {MAX_NODES}, the maximum number of nodes of a job",
     ),
     Rule(
         "spec",
@@ -106,8 +106,9 @@ _NODES = (
         "!has(self.replicas) || self.replicas < 1 || (type(self.nnodes) == int ? self.replicas == self.nnodes "
         f": !self.nnodes.{_RANGE} || (self.replicas >= int(self.nnodes.split(':')[0]) "
         "&& self.replicas <= int(self.nnodes.split(':')[self.nnodes.split(':').size() - 1])))",
-        "must be from MIN to MAX of spec.nnodes; change it, or spec.nnodes",
-        "'must be from MIN to MAX of spec.nnodes, which is ' + string(self.nnodes) + '; change it, or spec.nnodes'",
+        "must be from MIN to MAX of spec.nnodes; change this field or spec.nnodes",
+        "'must be from MIN to MAX of spec.nnodes, which is ' + string(self.nnodes) "
+        "+ '; change this field or spec.nnodes'",
         field=".replicas",
     ),
     Rule(
@@ -169,8 +170,8 @@ _WIRING = (
     Rule(
         "spec.nccl.env",
         f"self.all(name, name.matches('^({'|'.join(ALLOWED_NCCL_PREFIXES)})_[A-Z0-9_]+$'))",
-        f"only names starting with {'_, '.join(ALLOWED_NCCL_PREFIXES)}_ belong here; set other variables in the env of "
-        f"the container {TRAINER_CONTAINER}",
+        f"names must start with {'_, '.join(ALLOWED_NCCL_PREFIXES)}_; move other variables to the env of the container "
+        f"{TRAINER_CONTAINER}",
     ),
 )
 
@@ -275,9 +276,8 @@ _TEMPLATE = (
     Rule(
         "spec.template.spec.containers[]",
         f"{_NOT_TRAINER} || !has(self.env) || !self.env.exists(e, {_ENV_NAMES})",
-        f"the operator or torchrun sets one of these itself; {remedies.RESERVED_ENV}",
-        f"'the operator or torchrun sets ' + self.env.filter(e, {_ENV_NAMES})[0].name "
-        f"+ ' itself; {remedies.RESERVED_ENV}'",
+        f"the operator or torchrun sets one of these variables; {remedies.RESERVED_ENV}",
+        f"'the operator or torchrun sets ' + self.env.filter(e, {_ENV_NAMES})[0].name + '; {remedies.RESERVED_ENV}'",
         field=".env",
         reason="FieldValueForbidden",
     ),
@@ -340,7 +340,7 @@ _FROZEN = tuple(
         "spec",
         f"oldSelf.suspend || (has(self.{name}) == has(oldSelf.{name}) "
         f"&& (!has(self.{name}) || self.{name} == oldSelf.{name}))",
-        "cannot be changed while the job is to run: set spec.suspend to true first, or create a new job",
+        "cannot be changed while the job is not suspended: set spec.suspend to true first, or create a new job",
         field=f".{name}",
         reason="FieldValueForbidden",
     )
@@ -364,4 +364,4 @@ BOUNDS: dict[str, dict[str, int]] = {
     "spec.snapshots.volumeClaimTemplate.spec.accessModes": {"maxItems": 4},
     "spec.snapshots.volumeClaimTemplate.spec.resources.requests": {"maxProperties": 16},
 }
-"""Limits of the pod template without which the API server would take the rules to be too costly."""
+"""Limits of the pod template. Without them, the API server estimates the cost of the rules as too high."""

@@ -1,4 +1,4 @@
-"""The models of a TorchrunJob: defaults, reading, writing, and words about what cannot be read."""
+"""The models of a TorchrunJob: defaults, reading, writing, and error messages."""
 
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -144,7 +144,7 @@ def test_errors_name_fields_and_remedies() -> None:
     assert problems_of(caught.value, "spec") == [
         Problem("spec.nnodes", 'MIN is greater than MAX; write "2:4"'),
         Problem("spec.nprocPerNode", "write a number from 1 to 256, or one of gpu, cpu, auto"),
-        Problem("spec.rendezvous.endpoint", "unknown field; see kubectl explain for the ones there are"),
+        Problem("spec.rendezvous.endpoint", "unknown field; kubectl explain lists the known fields"),
         Problem("spec.files[0].content", "this field is required"),
     ]
     assert readable(caught.value, "spec").startswith('spec.nnodes: MIN is greater than MAX; write "2:4"; spec.nproc')

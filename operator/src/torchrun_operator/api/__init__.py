@@ -1,1 +1,1 @@
-"""The TorchrunJob resource: its models, names, conditions and rules, free of any I/O."""
+"""The TorchrunJob resource: models, names, conditions and rules. No I/O."""

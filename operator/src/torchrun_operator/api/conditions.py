@@ -1,4 +1,4 @@
-"""Conditions of a TorchrunJob: their types and reasons, and how one is set."""
+"""Conditions of a TorchrunJob: types, reasons, and how to set one."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -11,7 +11,7 @@ from torchrun_operator.api.base import Time, TolerantModel
 
 
 class ConditionType(StrEnum):
-    """What a condition is about, in the order in which conditions are listed."""
+    """The type of a condition, in the order of the list in the status."""
 
     ACCEPTED = "Accepted"
     SUSPENDED = "Suspended"
@@ -24,7 +24,7 @@ class ConditionType(StrEnum):
 
 
 class ConditionStatus(StrEnum):
-    """Whether a condition holds."""
+    """The status of a condition."""
 
     TRUE = "True"
     FALSE = "False"
@@ -32,7 +32,7 @@ class ConditionStatus(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a condition has its status; one word for programs, beside a message for people."""
+    """Why a condition has its status: one word for programs. The message is for people."""
 
     # Accepted
     VALID = "Valid"
@@ -67,35 +67,38 @@ class Reason(StrEnum):
     # Failed
     MAX_RESTARTS_EXCEEDED = "MaxRestartsExceeded"
     PROGRESS_DEADLINE_EXCEEDED = "ProgressDeadlineExceeded"
-    """Also of Resizing, while the workers restart."""
+    """Also a reason of Resizing, while the workers restart."""
 
 
 class Condition(TolerantModel):
     """One condition, as in metav1.Condition."""
 
-    type: Annotated[str, Field(description="What the condition is about.", max_length=316)]
-    status: Annotated[ConditionStatus, Field(description="Whether the condition holds: True, False or Unknown.")]
-    reason: Annotated[str, Field(description="Why, in one CamelCase word for programs.", max_length=1024)]
-    message: Annotated[str, Field(description="What happened and what to do about it.", max_length=32768)] = ""
+    type: Annotated[str, Field(description="Type of the condition.", max_length=316)]
+    status: Annotated[ConditionStatus, Field(description="Status of the condition: True, False or Unknown.")]
+    reason: Annotated[
+        str,
+        Field(description="Why the condition has this status, in one CamelCase word for programs.", max_length=1024),
+    ]
+    message: Annotated[str, Field(description="What happened and what you can do, for people.", max_length=32768)] = ""
     last_transition_time: Annotated[Time, Field(description="When the status last changed.")]
     observed_generation: Annotated[
-        int | None, Field(description="The metadata.generation that the condition was set for.", ge=0)
+        int | None, Field(description="The metadata.generation that the condition describes.", ge=0)
     ] = None
 
 
 def find_condition(conditions: Iterable[Condition], type_: ConditionType) -> Condition | None:
-    """Return the condition of that type, if it has been set."""
+    """Return the condition of that type, or None if it is not set."""
     return next((condition for condition in conditions if condition.type == type_), None)
 
 
 def is_true(conditions: Iterable[Condition], type_: ConditionType) -> bool:
-    """Tell whether the condition is set and holds."""
+    """Whether the condition is set and True."""
     condition = find_condition(conditions, type_)
     return condition is not None and condition.status is ConditionStatus.TRUE
 
 
 def has_ended(conditions: Iterable[Condition]) -> bool:
-    """Tell whether the job is complete or has failed: neither ever changes again."""
+    """Whether the job is complete or has failed. Both are final."""
     known = tuple(conditions)
     return is_true(known, ConditionType.COMPLETE) or is_true(known, ConditionType.FAILED)
 
@@ -110,9 +113,9 @@ def set_condition(
     now: datetime,
     generation: int | None = None,
 ) -> tuple[Condition, ...]:
-    """Return the conditions with one set; its transition time is kept unless its status changes.
+    """Return the conditions with one of them set. Its transition time changes only with its status.
 
-    ``generation`` is the job's metadata.generation. The order is that of :class:`ConditionType`.
+    ``generation`` is the metadata.generation of the job. The result has the order of :class:`ConditionType`.
     """
     if isinstance(status, bool):
         status = ConditionStatus.TRUE if status else ConditionStatus.FALSE

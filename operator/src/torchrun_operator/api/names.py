@@ -1,4 +1,4 @@
-"""Names that the operator gives to things: the API group, labels, owned objects and reserved environment variables."""
+"""Names that the operator uses: API group, labels, owned objects, reserved environment variables."""
 
 from typing import Final
 
@@ -19,25 +19,25 @@ LABEL_ROLE: Final = f"{GROUP}/role"
 LABEL_NODE_INDEX: Final = f"{GROUP}/node-index"
 LABEL_COMPONENT: Final = f"{GROUP}/component"
 COMPONENT_OPERATOR: Final = "operator"
-"""What the operator's own pods are known by."""
+"""The value of LABEL_COMPONENT on the pods of the operator."""
 LABEL_MANAGED_BY: Final = "app.kubernetes.io/managed-by"
 ANNOTATION_TOKEN_DIGEST: Final = f"{GROUP}/token-digest"
-"""On the rendezvous Pod: the hex SHA-256 of the token that its host takes."""
+"""On the rendezvous Pod: the hex SHA-256 of the token that the rendezvous host accepts."""
 ROLE_NODE: Final = "node"
 ROLE_RENDEZVOUS: Final = "rendezvous"
 
 TRAINER_CONTAINER: Final = "trainer"
-"""The container that trains."""
+"""Name of the container that runs torchrun."""
 
 MAX_NODES: Final = 1000
 MIN_PROGRESS_DEADLINE: Final = 10
-"""Seconds; progress is reported every second or two."""
+"""Seconds. Scripts report progress every second or two."""
 MAX_SPARES: Final = 100
 MODULE_PATTERN: Final = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$"
 """The full name of a Python module."""
 
 WORKER_PYTHON: Final = "PYTHON_EXEC"
-"""torchrun starts workers with the program that this variable names."""
+"""Environment variable that names the program with which torchrun starts workers."""
 MAX_PROCESSES_PER_NODE: Final = 256
 
 MAX_JOB_NAME_LENGTH: Final = 54
@@ -47,7 +47,7 @@ PORT_STORE: Final = 29400
 PORT_HTTP: Final = 29401
 
 RESERVED_PREFIX: Final = "torchrun-"
-"""Volumes whose names start so are the operator's."""
+"""Prefix of the volumes of the operator."""
 
 RESERVED_ENV_PREFIXES: Final = ("PET_RDZV_", "TORCHRUN_")
 RESERVED_ENV: Final = (
@@ -80,7 +80,7 @@ RESERVED_ENV: Final = (
     "POD_IP",
     "POD_NAME",
 )
-"""What the operator or torchrun itself sets in the trainer container."""
+"""Environment variables that the operator or torchrun sets in the trainer container."""
 
 RESERVED_RDZV_CONF: Final = (
     "is_host",
@@ -91,48 +91,48 @@ RESERVED_RDZV_CONF: Final = (
     "keep_alive_max_attempt",
     "use_libuv",
 )
-"""Rendezvous settings that the operator depends on; a job cannot change them."""
+"""Rendezvous settings that the operator depends on. A job cannot change them."""
 
 RESERVED_DIRECTORIES: Final = ("dev", "proc", "sys", "torchrun-operator")
-"""Directories below / where a job can put neither files nor its snapshots."""
+"""Directories below / that can hold neither inline files nor snapshots."""
 MAX_FILES_BYTES: Final = 900 * 1024
-"""Inline files live in one ConfigMap, which holds a little more."""
+"""Inline files share one ConfigMap, whose limit is 1 MiB."""
 ALLOWED_NCCL_PREFIXES: Final = ("NCCL", "TORCH_NCCL", "OFI_NCCL", "GLOO", "FI", "UCX")
-"""Beginnings, up to the underscore, of the variables that ``spec.nccl.env`` may set."""
+"""Prefixes, without the underscore, of the variables that ``spec.nccl.env`` may set."""
 
 TERMINATION_LOG: Final = "/dev/termination-log"
 
 
 def is_reserved_env(name: str) -> bool:
-    """Tell whether the trainer container may not set this variable."""
+    """Whether this variable is reserved, so that the trainer container cannot set it."""
     return name in RESERVED_ENV or name.startswith(RESERVED_ENV_PREFIXES)
 
 
 def service_name(job: str) -> str:
-    """Name the headless Service of the job's nodes."""
+    """Name of the headless Service of the nodes."""
     return job
 
 
 def rendezvous_name(job: str) -> str:
-    """Name the Pod, Service and ConfigMap of the job's rendezvous host."""
+    """Name of the Pod, Service and ConfigMap of the rendezvous host."""
     return f"{job}-rdzv"
 
 
 def files_name(job: str) -> str:
-    """Name the ConfigMap with the job's inline files."""
+    """Name of the ConfigMap with the inline files."""
     return f"{job}-files"
 
 
 def snapshots_name(job: str) -> str:
-    """Name the PersistentVolumeClaim made from ``spec.snapshots.volumeClaimTemplate``."""
+    """Name of the PersistentVolumeClaim created from ``spec.snapshots.volumeClaimTemplate``."""
     return f"{job}-snapshots"
 
 
 def node_name(job: str, index: int) -> str:
-    """Name the Pod of one node of the job."""
+    """Name of the Pod of one node."""
     return f"{job}-{index}"
 
 
 def node_selector(job: str) -> str:
-    """Select the job's node Pods: the value of ``status.selector``."""
+    """Label selector of the node Pods, the value of ``status.selector``."""
     return f"{LABEL_JOB_NAME}={job},{LABEL_ROLE}={ROLE_NODE}"

@@ -1,4 +1,4 @@
-"""``spec.nnodes`` and ``spec.nprocPerNode``: torchrun's number of nodes, N or MIN:MAX, and of workers on each."""
+"""``spec.nnodes`` and ``spec.nprocPerNode``: the number of nodes, N or MIN:MAX, and of workers per node."""
 
 import re
 from typing import Final, Literal, NamedTuple
@@ -9,18 +9,18 @@ _FORM: Final = re.compile(r"([0-9]{1,9})(?::([0-9]{1,9}))?")
 
 
 class NodeRange(NamedTuple):
-    """The fewest and the most nodes that a job can train with."""
+    """The minimum and maximum number of nodes of a job."""
 
     min: int
     max: int
 
     def __str__(self) -> str:
-        """Write the range as torchrun does."""
+        """Format the range as torchrun does."""
         return f"{self.min}:{self.max}"
 
 
 def parse_nnodes(nnodes: object) -> NodeRange:
-    """Read N or MIN:MAX; a ValueError says what to write instead."""
+    """Read N or MIN:MAX. Raises ValueError with the fix."""
     match = None if isinstance(nnodes, bool) else _FORM.fullmatch(str(nnodes))
     if match is None:
         raise ValueError('write a number of nodes such as 4, or "MIN:MAX" such as "2:4"')
@@ -29,14 +29,14 @@ def parse_nnodes(nnodes: object) -> NodeRange:
     if low > high:
         raise ValueError(f'MIN is greater than MAX; write "{high}:{low}"')
     if low < 1:
-        raise ValueError("MIN must be at least 1; to stop the job set spec.suspend to true")
+        raise ValueError("MIN must be at least 1; to stop the job, set spec.suspend to true")
     if high > MAX_NODES:
-        raise ValueError(f"MAX must be at most {MAX_NODES}, the most nodes that one job can have")
+        raise ValueError(f"MAX must be at most {MAX_NODES}, the maximum number of nodes of a job")
     return NodeRange(low, high)
 
 
 def parse_nproc_per_node(nproc: object) -> int | Literal["auto", "cpu", "gpu"]:
-    """Read a number of workers or torchrun's word for one; a ValueError says what to write instead."""
+    """Read a number of workers, or gpu, cpu, auto. Raises ValueError with the fix."""
     match nproc:
         case "auto" | "cpu" | "gpu":
             return nproc

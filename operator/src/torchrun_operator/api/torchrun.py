@@ -1,4 +1,4 @@
-"""torchrun's command line: finds options that would override what the operator sets in the environment."""
+"""The command line of torchrun: finds options that would override the environment that the operator sets."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
@@ -24,7 +24,7 @@ _MODULES: Final = ("torch.distributed.run", "torch.distributed.launch")
 
 
 def program_of(command: Sequence[str]) -> str | None:
-    """Return the program of a command that is nothing but torchrun: torchrun itself, or the Python that runs it."""
+    """Return the program of a plain torchrun command: torchrun, or the Python that runs it. None for other commands."""
     match [*command]:
         case [program, *_] if PurePosixPath(program).name == "torchrun":
             return program
@@ -34,9 +34,9 @@ def program_of(command: Sequence[str]) -> str | None:
 
 
 def reserved_options(command: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Find torchrun's options in the command that the job sets otherwise: the option, and the field that sets it.
+    """Yield each torchrun option of the command that a field of the job sets, with the path of that field.
 
-    Only torchrun's own options are looked at, not those of the script behind it, and no shell line is taken apart.
+    The search ends at the script, and does not parse shell lines.
     """
     words = iter(command)
     for word in words:

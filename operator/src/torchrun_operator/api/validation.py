@@ -1,7 +1,7 @@
-"""What is wrong with a job, in words that a person can act on.
+"""Finds what is wrong with a job and explains the fix.
 
-Most of it the API server refuses by the rules in the CRD; it is repeated here for jobs that were stored before a rule
-existed, beside what those rules cannot say.
+The rules in the CRD reject most of it at the API server. The checks here cover jobs that were stored before a rule
+existed, and what CEL cannot express.
 """
 
 import re
@@ -33,20 +33,20 @@ from torchrun_operator.api.v1alpha1 import TorchrunJob, TorchrunJobSpec
 
 
 class Problem(NamedTuple):
-    """One thing that is wrong with a job."""
+    """One problem of a job."""
 
     field: str
-    """The field's path, such as ``spec.nnodes``."""
+    """Path of the field, such as ``spec.nnodes``."""
     message: str
-    """What is wrong with it and what to write instead."""
+    """What is wrong, and the fix."""
 
     def __str__(self) -> str:
-        """Write the problem as the API server does."""
+        """Format the problem as the API server does."""
         return f"{self.field}: {self.message}"
 
 
 def problems_of(error: ValidationError, prefix: str = "") -> list[Problem]:
-    """Turn pydantic's errors into problems; ``prefix`` is the path of the object that was read, such as ``spec``."""
+    """Turn the errors of pydantic into problems. ``prefix`` is the path of the object, such as ``spec``."""
     found = [
         Problem(_path(prefix, detail["loc"]), _sentence(detail["type"], detail["msg"])) for detail in error.errors()
     ]
@@ -54,12 +54,12 @@ def problems_of(error: ValidationError, prefix: str = "") -> list[Problem]:
 
 
 def readable(error: ValidationError, prefix: str = "") -> str:
-    """Write pydantic's errors in one line; ``prefix`` is the path of the object that was read, such as ``spec``."""
+    """Format the errors of pydantic in one line. ``prefix`` is the path of the object, such as ``spec``."""
     return "; ".join(str(problem) for problem in problems_of(error, prefix))
 
 
 def problems(job: TorchrunJob) -> list[Problem]:
-    """Return what is wrong with a job that has the right types; empty when it can run."""
+    """Return the problems of a job whose fields have the right types; empty if it can run."""
     spec = job.spec
     return [
         *_name(job.name),
@@ -87,7 +87,7 @@ def _sentence(kind: str, message: str) -> str:
         case "missing":
             return "this field is required"
         case "extra_forbidden":
-            return "unknown field; see kubectl explain for the ones there are"
+            return "unknown field; kubectl explain lists the known fields"
         case "value_error":
             return message.removeprefix("Value error, ")
         case _:
@@ -105,7 +105,7 @@ def _replicas(spec: TorchrunJobSpec) -> Iterator[Problem]:
     if spec.replicas < 1:
         yield Problem("spec.replicas", remedies.REPLICAS_BELOW_ONE)
     elif not spec.min_nodes <= spec.replicas <= spec.max_nodes:
-        words = f"must be from MIN to MAX of spec.nnodes, which is {spec.nnodes}; change it, or spec.nnodes"
+        words = f"must be from MIN to MAX of spec.nnodes, which is {spec.nnodes}; change this field or spec.nnodes"
         yield Problem("spec.replicas", words)
 
 
@@ -137,7 +137,7 @@ def _wiring(spec: TorchrunJobSpec) -> Iterator[Problem]:
         if not allowed.fullmatch(name):
             yield Problem(
                 "spec.nccl.env",
-                f"{name} does not start with {'_, '.join(ALLOWED_NCCL_PREFIXES)}_; set it in the env of the container "
+                f"{name} does not start with {'_, '.join(ALLOWED_NCCL_PREFIXES)}_; move it to the env of the container "
                 f"{TRAINER_CONTAINER}",
             )
 
@@ -146,7 +146,7 @@ def _files(spec: TorchrunJobSpec) -> Iterator[Problem]:
     paths = [file.path for file in spec.files]
     size = sum(len(file.content.encode()) for file in spec.files)
     if size > MAX_FILES_BYTES:
-        yield Problem("spec.files", f"{remedies.FILES_TOO_LARGE}; these have {size // 1024} KiB")
+        yield Problem("spec.files", f"{remedies.FILES_TOO_LARGE}; they have {size // 1024} KiB")
     for index, path in enumerate(paths):
         field = f"spec.files[{index}].path"
         if not _is_clean(path):
@@ -154,7 +154,7 @@ def _files(spec: TorchrunJobSpec) -> Iterator[Problem]:
         elif _is_ours(path):
             yield Problem(field, remedies.FILE_PATH_RESERVED)
         if path in paths[:index]:
-            yield Problem(field, f"there are two files {path}; give one another path")
+            yield Problem(field, f"two files have the path {path}; change one of them")
         if any(_is_inside(path, other) for other in paths):
             yield Problem(field, remedies.FILE_INSIDE_FILE)
 
@@ -184,7 +184,7 @@ def _claim(claim: dict[str, Any]) -> Iterator[Problem]:
 
 
 def _mounts(spec: TorchrunJobSpec) -> Iterator[Problem]:
-    """Check that everything that is mounted into the trainer container has a place of its own."""
+    """Check that no two mounts of the trainer container overlap."""
     files = [file.path for file in spec.files]
     mounted = {mount.get("mountPath") for mount in spec.trainer.get("volumeMounts") or []}
     if mounted.intersection(files):
@@ -225,9 +225,9 @@ def _trainer(spec: TorchrunJobSpec) -> Iterator[Problem]:
     trainer, field = spec.trainer, f"{field}[{names.index(TRAINER_CONTAINER)}]"
     for name in (variable.get("name", "") for variable in trainer.get("env") or []):
         if is_reserved_env(name):
-            yield Problem(f"{field}.env", f"the operator or torchrun sets {name} itself; {remedies.RESERVED_ENV}")
+            yield Problem(f"{field}.env", f"the operator or torchrun sets {name}; {remedies.RESERVED_ENV}")
     for option, instead in reserved_options([*(trainer.get("command") or []), *(trainer.get("args") or [])]):
-        yield Problem(f"{field}.command", f"remove {option}, which the operator sets from {instead}")
+        yield Problem(f"{field}.command", f"remove {option}: the operator sets it from {instead}")
     if trainer.get("terminationMessagePath", TERMINATION_LOG) != TERMINATION_LOG:
         yield Problem(f"{field}.terminationMessagePath", remedies.TERMINATION_PATH)
     if trainer.get("restartPolicy", "Never") != "Never":

@@ -25,7 +25,7 @@ class ObjectMeta(TolerantModel):
 
 
 class TorchrunJob(TolerantModel):
-    """A job that trains with torchrun on several nodes."""
+    """A TorchrunJob trains a model with torchrun on one or more nodes."""
 
     api_version: str = API_VERSION
     kind: str = KIND
@@ -35,30 +35,30 @@ class TorchrunJob(TolerantModel):
 
     @property
     def name(self) -> str:
-        """The job's name."""
+        """The name of the job."""
         return self.metadata.name
 
     @property
     def namespace(self) -> str:
-        """The job's namespace."""
+        """The namespace of the job."""
         return self.metadata.namespace
 
     @property
     def uid(self) -> str:
-        """The job's uid, which is also its rendezvous id."""
+        """The uid of the job, which is also its rendezvous id."""
         return self.metadata.uid
 
 
 def job_of(raw: dict[str, Any]) -> TorchrunJob:
-    """Read a job; a pydantic ValidationError, see :func:`validation.readable`, says what is wrong."""
+    """Read a job. Raises pydantic.ValidationError; :func:`validation.readable` formats it."""
     return TorchrunJob.model_validate(raw)
 
 
 def spec_of(raw: dict[str, Any]) -> TorchrunJobSpec:
-    """Read a job's spec; a pydantic ValidationError, see :func:`validation.readable`, says what is wrong."""
+    """Read the spec of a job. Raises pydantic.ValidationError; :func:`validation.readable` formats it."""
     return TorchrunJobSpec.model_validate(raw.get("spec", {}))
 
 
 def status_of(raw: dict[str, Any]) -> TorchrunJobStatus:
-    """Read a job's status; a job that has none yet has the default one."""
+    """Read the status of a job; the default one if the job has none yet."""
     return TorchrunJobStatus.model_validate(raw.get("status") or {})

@@ -28,27 +28,27 @@ def _check_nnodes(nnodes: object) -> object:
 
 
 class Rendezvous(Model):
-    """How nodes find each other and form a world."""
+    """How the nodes find each other and form rounds."""
 
     backend: Annotated[
-        RendezvousBackend, Field(description="torchrun's rendezvous backend; c10d, the only one, is elastic.")
+        RendezvousBackend, Field(description="The rendezvous backend of torchrun. Only c10d is supported.")
     ] = RendezvousBackend.C10D
     host: Annotated[
         RendezvousHost,
         Field(
-            description="Where the rendezvous store lives. Dedicated, the only choice: a small pod of its own, "
-            "so that every node of the job, rank 0 included, may come and go."
+            description="Where the rendezvous store runs. Only Dedicated is supported: a small pod of its own, "
+            "so that the job survives the loss of any node, rank 0 included."
         ),
     ] = RendezvousHost.DEDICATED
     port: Annotated[
         int,
-        Field(description="TCP port of the rendezvous store; not 29401, where its control port is.", ge=1024, le=65535),
+        Field(description="TCP port of the rendezvous store. 29401 is taken by the control port.", ge=1024, le=65535),
     ] = PORT_STORE
     last_call_seconds: Annotated[
         int,
         Field(
-            description="Seconds that a round waits at most for nodes that are starting, once MIN are in; when all "
-            "that can be expected are in, training starts at once. Example: 15.",
+            description="Maximum time in seconds that a round waits for nodes that are starting, once MIN nodes have "
+            "joined. The round starts at once when every expected node has joined. Example: 15.",
             ge=0,
             le=3600,
         ),
@@ -56,27 +56,27 @@ class Rendezvous(Model):
     conf: Annotated[
         dict[str, Annotated[str, Field(max_length=256)]],
         Field(
-            description='Further keys for torchrun --rdzv-conf, each value a string. Example: {read_timeout: "120"}.',
+            description='Additional keys for torchrun --rdzv-conf. Values are strings. Example: {read_timeout: "120"}.',
             max_length=32,
         ),
     ] = {}  # noqa: RUF012
 
 
 class ConfigMapReference(Model):
-    """A ConfigMap in the job's namespace."""
+    """A ConfigMap in the namespace of the job."""
 
     name: Annotated[
-        str, Field(description="Name of the ConfigMap, in the job's namespace.", min_length=1, max_length=253)
+        str, Field(description="Name of the ConfigMap, in the namespace of the job.", min_length=1, max_length=253)
     ]
 
 
 class Nccl(Model):
-    """Settings of the collective communication library."""
+    """Settings of the collective communication library, NCCL."""
 
     env: Annotated[
         dict[str, Annotated[str, Field(max_length=4096)]],
         Field(
-            description="Environment variables for the trainer container, names starting with NCCL_, TORCH_NCCL_, "
+            description="Environment variables of the trainer container. Names must start with NCCL_, TORCH_NCCL_, "
             "OFI_NCCL_, GLOO_, FI_ or UCX_. Example: {NCCL_DEBUG: INFO}.",
             max_length=128,
         ),
@@ -84,8 +84,8 @@ class Nccl(Model):
     config_map_ref: Annotated[
         ConfigMapReference | None,
         Field(
-            description="A ConfigMap whose keys become environment variables of the trainer container: settings for a "
-            "whole pool of machines that its administrator keeps. nccl.env wins over it."
+            description="A ConfigMap whose keys become environment variables of the trainer container, for example "
+            "the settings of a pool of Kubernetes nodes. nccl.env overrides it."
         ),
     ] = None
 
@@ -102,17 +102,20 @@ class File(Model):
         ),
     ]
     content: Annotated[
-        str, Field(description="Content of the file, as text; all files together at most 900 KiB.", max_length=921600)
+        str,
+        Field(
+            description="Content of the file, as text. All files together may have at most 900 KiB.", max_length=921600
+        ),
     ]
 
 
 class Snapshots(Model):
-    """A volume that all nodes share, for the snapshots that training resumes from."""
+    """A shared volume for the snapshots that training resumes from."""
 
     mount_path: Annotated[
         str,
         Field(
-            description="Where the volume is mounted in the trainer container. Example: /snapshots.",
+            description="Path at which the trainer container mounts the volume. Example: /snapshots.",
             min_length=1,
             max_length=256,
         ),
@@ -120,8 +123,8 @@ class Snapshots(Model):
     claim_name: Annotated[
         str | None,
         Field(
-            description="An existing PersistentVolumeClaim in the job's namespace; nodes on several machines need "
-            "one with access mode ReadWriteMany. Set this or volumeClaimTemplate.",
+            description="An existing PersistentVolumeClaim in the namespace of the job. Pods on more than one "
+            "Kubernetes node need the access mode ReadWriteMany. Set either this field or volumeClaimTemplate.",
             min_length=1,
             max_length=253,
         ),
@@ -129,21 +132,21 @@ class Snapshots(Model):
     volume_claim_template: Annotated[
         dict[str, Any] | None,
         Field(
-            description="A PersistentVolumeClaim (metadata: labels and annotations; spec) to create for the job and "
-            "to delete with it. Set this or claimName."
+            description="A PersistentVolumeClaim (metadata: labels and annotations; spec) that the operator creates "
+            "for the job. It is deleted with the job. Set either this field or claimName."
         ),
     ] = None
 
 
 class Elasticity(Model):
-    """How the job gets over the loss of nodes."""
+    """How the job recovers from the loss of nodes."""
 
     spares: Annotated[
         int,
         Field(
-            description="Nodes kept beyond the wanted ones: they wait at the rendezvous with torchrun loaded, and one "
-            "takes the place of a lost node at once; its replacement becomes the next spare. It may be changed at any "
-            "time. Example: 1.",
+            description="Number of spare nodes. Spares wait at the rendezvous with torchrun loaded, and one takes the "
+            "place of a lost node at once. The pod that replaces the lost node becomes the next spare. You can change "
+            "this field at any time. Example: 1.",
             ge=0,
             le=MAX_SPARES,
         ),
@@ -151,51 +154,52 @@ class Elasticity(Model):
     warm_start: Annotated[
         bool,
         Field(
-            description="Whether each node keeps a process that has torch loaded and forks its workers from there, so "
-            "that they begin seconds sooner after a loss. A change takes effect in the pods that are made after it."
+            description="Whether each node keeps a process that has torch loaded and forks its workers from it. "
+            "Workers then start seconds sooner. A change applies to pods created after it."
         ),
     ] = False
     preload: Annotated[
         tuple[Annotated[str, Field(max_length=128, pattern=MODULE_PATTERN)], ...],
         Field(
-            description="Python modules to load beside torch where warmStart is true; loading them must neither start "
-            "threads or processes nor touch a GPU. Example: [numpy, torchvision].",
+            description="Python modules to load in addition to torch if warmStart is true. Loading them must not "
+            "start threads or processes, and must not use a GPU. Example: [numpy, torchvision].",
             max_length=32,
         ),
     ] = ()
 
 
 class TorchrunJobSpec(Model):
-    """What the user wants."""
+    """The desired state of a TorchrunJob."""
 
     nnodes: Annotated[
         int | str,
         BeforeValidator(_check_nnodes),
         Field(
-            description='Number of nodes as in torchrun --nnodes: a number, or "MIN:MAX" for an elastic job, which '
-            'trains on with MIN when nodes are lost and grows back to MAX. At most 1000. Example: "2:4".',
+            description='Number of nodes as in torchrun --nnodes: a number, or "MIN:MAX" for an elastic job. An '
+            "elastic job continues with MIN nodes when others are lost, and grows back to MAX. At most 1000. "
+            'Example: "2:4".',
         ),
     ]
     replicas: Annotated[
         int | None,
         Field(
-            description="Nodes wanted now, from MIN to MAX of spec.nnodes; MAX when unset. It may be changed at any "
-            "time, also by kubectl scale, and by an autoscaler if it is set in the first place. Example: 3."
+            description="Number of nodes wanted now, from MIN to MAX of spec.nnodes. Defaults to MAX. You can change "
+            "it at any time, also with kubectl scale. An autoscaler needs it to be set. Example: 3."
         ),
     ] = None
     nproc_per_node: Annotated[
         int | Literal["auto", "cpu", "gpu"],
         BeforeValidator(parse_nproc_per_node),
         Field(
-            description="Worker processes per node as in torchrun --nproc-per-node: a number from 1 to 256, gpu (one "
-            "per GPU of the node), cpu (one per CPU), or auto (gpu where there is one, cpu otherwise). Example: gpu."
+            description="Number of workers per node as in torchrun --nproc-per-node: a number from 1 to 256, gpu (one "
+            "per GPU), cpu (one per CPU), or auto (gpu if the node has a GPU, cpu otherwise). Example: gpu."
         ),
     ] = 1
     max_restarts: Annotated[
         int,
         Field(
-            description="How often the job may restart because the user's code failed, before the job fails. Nodes "
-            "that are lost, preempted, added or removed cost nothing. Example: 3.",
+            description="How often the job may restart because the user's code failed. One more failure makes the "
+            "job fail. Nodes that are lost, preempted, added or removed do not count. Example: 3.",
             ge=0,
             le=1000,
         ),
@@ -203,51 +207,50 @@ class TorchrunJobSpec(Model):
     progress_deadline_seconds: Annotated[
         int | None,
         Field(
-            description="Seconds from one reported step to the next, an evaluation or a snapshot in between included, "
-            "after which the workers hang: their stacks are logged and they are restarted, as a failure of the code. "
-            "When unset three times the longest that was seen, and at least 300. 0 switches it off. Example: 600.",
+            description="Maximum time in seconds from one reported step to the next, including evaluations and "
+            "snapshots. After that time the workers are considered hung: they log their stacks and restart, and a "
+            "failure of the code is counted. If unset, three times the longest time observed, at least 300. 0 disables "
+            "hang detection. Example: 600.",
             ge=0,
             le=2**31 - 1,
         ),
     ] = None
-    rendezvous: Annotated[Rendezvous, Field(description="How the nodes find each other and form a world.")] = (
+    rendezvous: Annotated[Rendezvous, Field(description="How the nodes find each other and form rounds.")] = (
         Rendezvous()
     )
-    elasticity: Annotated[Elasticity, Field(description="How the job gets over the loss of nodes.")] = Elasticity()
-    nccl: Annotated[Nccl, Field(description="Settings of the collective communication library, for every node.")] = (
-        Nccl()
-    )
+    elasticity: Annotated[Elasticity, Field(description="How the job recovers from the loss of nodes.")] = Elasticity()
+    nccl: Annotated[Nccl, Field(description="Settings of the collective communication library, NCCL.")] = Nccl()
     files: Annotated[
         tuple[File, ...],
         Field(
-            description="Files mounted into the trainer container of every node, so that trying a script takes no "
-            "image build. With more than 256 KiB use kubectl apply --server-side.",
+            description="Files to mount into the trainer container of every node, so that you can run a script "
+            "without building an image. With more than 256 KiB, use kubectl apply --server-side.",
             max_length=64,
         ),
     ] = ()
     snapshots: Annotated[
         Snapshots | None,
-        Field(description="A volume that all nodes share, for the snapshots that training resumes from."),
+        Field(description="A shared volume for the snapshots that training resumes from."),
     ] = None
     network_policy: Annotated[
         bool,
         Field(
-            description="Whether a NetworkPolicy keeps all but the job's own pods and the operator away from the "
-            "rendezvous. It works where the cluster's network plugin enforces policies."
+            description="Whether a NetworkPolicy limits access to the rendezvous to the pods of the job and the "
+            "operator. It needs a network plugin that enforces policies."
         ),
     ] = True
     suspend: Annotated[
         bool,
         Field(
-            description="Whether the job is to stop and give back its nodes; setting it to false resumes training from "
-            "the last snapshot. While it is true every field may be changed."
+            description="Whether the job is suspended: all its pods are deleted. Setting this field to false resumes "
+            "training from the last snapshot. While it is true, you can change every other field."
         ),
     ] = False
     template: Annotated[
         dict[str, Any],
         Field(
-            description="The pod of every node: an ordinary PodTemplateSpec. Its container named trainer runs "
-            "torchrun, which finds its settings in the environment. Example command: [torchrun, /workspace/train.py]."
+            description="The pod template of every node, an ordinary PodTemplateSpec. The container named trainer runs "
+            "torchrun, which reads its settings from the environment. Example command: [torchrun, /workspace/train.py]."
         ),
     ]
 
@@ -258,31 +261,31 @@ class TorchrunJobSpec(Model):
 
     @property
     def min_nodes(self) -> int:
-        """The fewest nodes that the job trains with."""
+        """The minimum number of nodes that the job trains with."""
         return self.node_range.min
 
     @property
     def max_nodes(self) -> int:
-        """The most nodes that the job can have."""
+        """The maximum number of nodes, spares aside."""
         return self.node_range.max
 
     @property
     def wanted_nodes(self) -> int:
-        """The nodes that the user wants now."""
+        """The number of nodes that the user wants now."""
         return self.max_nodes if self.replicas is None else self.replicas
 
     @property
     def node_pods(self) -> int:
-        """The nodes that there are to be now: the wanted ones and the spares. No index is a spare's: who is, shows."""
+        """The number of node pods: wanted nodes plus spares. No index belongs to a spare; the round decides."""
         return self.wanted_nodes + self.elasticity.spares
 
     @property
     def containers(self) -> list[dict[str, Any]]:
-        """The template's containers, as they are."""
+        """The containers of the template, unchanged."""
         containers: list[dict[str, Any]] = (self.template.get("spec") or {}).get("containers") or []
         return containers
 
     @property
     def trainer(self) -> dict[str, Any]:
-        """The template's container that trains; empty when there is none, which :func:`problems` reports."""
+        """The trainer container of the template; empty if there is none, which :func:`problems` reports."""
         return next((container for container in self.containers if container.get("name") == TRAINER_CONTAINER), {})
