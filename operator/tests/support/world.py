@@ -18,7 +18,7 @@ from torchrun_operator.reconcile.reconciler import Outcome, Reconciler
 from torchrun_operator.render.objects import Programs
 from torchrun_operator.telemetry.metrics import Metrics
 
-PROGRAMS = Programs(host="print('host')\n", warm="print('warm')\n")
+PROGRAMS = Programs(rendezvous=b"the rendezvous host", launcher=b"the launcher")
 KEY: Key = ("team", "digits")
 
 

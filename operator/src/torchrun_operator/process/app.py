@@ -16,6 +16,7 @@ from torchrun_operator.cluster.kubernetes import connect
 from torchrun_operator.cluster.port import Key, Manifest
 from torchrun_operator.cluster.watch.jobs import Seen, watch
 from torchrun_operator.process.endpoints import health_app, serving
+from torchrun_operator.programs import executable, zipapp
 from torchrun_operator.reconcile.loop import resync, work
 from torchrun_operator.reconcile.queue import WorkQueue
 from torchrun_operator.reconcile.reconciler import Reconciler
@@ -25,7 +26,6 @@ from torchrun_operator.rendezvous.links import RendezvousLinks
 from torchrun_operator.settings import Settings
 from torchrun_operator.telemetry.health import Liveness, Readiness
 from torchrun_operator.telemetry.metrics import Metrics
-from torchrun_operator.warmstart import program_source
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ async def run(settings: Settings) -> int:
             links,
             metrics,
             lambda: datetime.now(UTC),
-            Programs(host=host_source(), warm=program_source()),
+            Programs(rendezvous=host_program(), launcher=zipapp("torchrun_launcher")),
             operator_namespace=settings.namespace,
             resync_seconds=settings.resync_seconds,
             progress_interval=settings.progress_interval,
@@ -82,6 +82,11 @@ async def run(settings: Settings) -> int:
             unwatch.set()
             await links.aclose()
             await cluster.aclose()
+
+
+def host_program() -> bytes:
+    """Return the program of the rendezvous pods as an executable archive."""
+    return executable({"__main__.py": host_source().encode()})
 
 
 async def _beat(liveness: Liveness) -> None:

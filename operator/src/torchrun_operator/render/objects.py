@@ -1,5 +1,6 @@
 """What a job owns besides its pods: services, the configuration maps, the snapshot claim."""
 
+import base64
 import copy
 from dataclasses import dataclass
 from typing import Any
@@ -23,17 +24,17 @@ from torchrun_operator.api.names import (
 )
 from torchrun_operator.api.v1alpha1 import TorchrunJob
 
-HOST_PROGRAM, WARM_PROGRAM = "host.py", "warm.py"
+RENDEZVOUS_PROGRAM, LAUNCHER_PROGRAM = "rendezvous.pyz", "launcher.pyz"
 
 
 @dataclass(frozen=True)
 class Programs:
-    """The operator's programs that run in a job's pods, as source text."""
+    """The programs that run in the pods of a job, as executable zip archives."""
 
-    host: str
-    """Of the rendezvous pod."""
-    warm: str
-    """Of the node pods of a job that starts warm."""
+    rendezvous: bytes
+    """Runs in the rendezvous pod."""
+    launcher: bytes
+    """Runs in the node pods of a job with warm starts."""
 
 
 def owned_metadata(job: TorchrunJob, name: str, **labels: str) -> dict[str, Any]:
@@ -133,14 +134,14 @@ def _network_policy(job: TorchrunJob, operator_namespace: str | None) -> dict[st
 
 
 def _programs(job: TorchrunJob, programs: Programs) -> dict[str, Any]:
-    data = {HOST_PROGRAM: programs.host}
+    found = {RENDEZVOUS_PROGRAM: programs.rendezvous}
     if job.spec.elasticity.warm_start:
-        data[WARM_PROGRAM] = programs.warm
+        found[LAUNCHER_PROGRAM] = programs.launcher
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": owned_metadata(job, rendezvous_name(job.metadata.name)),
-        "data": data,
+        "binaryData": {key: base64.b64encode(program).decode() for key, program in found.items()},
     }
 
 

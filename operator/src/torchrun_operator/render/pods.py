@@ -22,7 +22,7 @@ from torchrun_operator.api.names import (
 from torchrun_operator.api.torchrun import program_of
 from torchrun_operator.api.v1alpha1 import TorchrunJob
 from torchrun_operator.render.env import PROGRAM_DIRECTORY, WARM_PYTHON, trainer_env
-from torchrun_operator.render.objects import WARM_PROGRAM, file_key, owned_metadata
+from torchrun_operator.render.objects import LAUNCHER_PROGRAM, RENDEZVOUS_PROGRAM, file_key, owned_metadata
 
 _FILES_VOLUME = "torchrun-files"
 _SNAPSHOTS_VOLUME = "torchrun-snapshots"
@@ -93,7 +93,7 @@ def _mount(job: TorchrunJob, spec: dict[str, Any], trainer: dict[str, Any]) -> N
 
 
 def _warm_volume(job: TorchrunJob) -> dict[str, Any]:
-    items = [{"key": WARM_PROGRAM, "path": PurePosixPath(WARM_PYTHON).name, "mode": _EXECUTABLE}]
+    items = [{"key": LAUNCHER_PROGRAM, "path": PurePosixPath(WARM_PYTHON).name, "mode": _EXECUTABLE}]
     return {"name": _PROGRAM_VOLUME, "configMap": {"name": rendezvous_name(job.metadata.name), "items": items}}
 
 
@@ -130,7 +130,7 @@ def rendezvous_pod(job: TorchrunJob, token_digest: str) -> dict[str, Any]:
     container = {
         "name": "rendezvous",
         "image": trainer["image"],
-        "command": ["python3", f"{PROGRAM_DIRECTORY}/host.py"],
+        "command": ["python3", f"{PROGRAM_DIRECTORY}/{RENDEZVOUS_PROGRAM}"],
         "env": [
             {"name": "RDZV_ID", "value": job.metadata.uid},
             {"name": "RDZV_PORT", "value": str(job.spec.rendezvous.port)},
