@@ -18,8 +18,9 @@ from torchrun_operator.api.v1alpha1 import TorchrunJob, job_of
 from torchrun_operator.cluster.kubernetes import KubernetesCluster
 from torchrun_operator.cluster.port import ClusterError, ConflictError, NameTakenError, RefusedError
 from torchrun_operator.reconcile.reconciler import Reconciler
+from torchrun_operator.render.node_pod import node_pod
 from torchrun_operator.render.objects import prerequisites, services
-from torchrun_operator.render.pods import node_pod, rendezvous_pod
+from torchrun_operator.render.rendezvous_pod import rendezvous_pod
 from torchrun_operator.telemetry.metrics import Metrics
 from world import PROGRAMS, FakeLinks
 

@@ -15,7 +15,7 @@ from torchrun_operator.cluster.port import ClusterError, ConflictError, Key
 from torchrun_operator.core.membership import Target
 from torchrun_operator.core.observed import Overdue, Pace, Rendezvous
 from torchrun_operator.reconcile.reconciler import Outcome, Reconciler
-from torchrun_operator.render.objects import Programs
+from torchrun_operator.render.programs import Programs
 from torchrun_operator.telemetry.metrics import Metrics
 
 PROGRAMS = Programs(rendezvous=b"the rendezvous host", launcher=b"the launcher")

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from torchrun_operator.api.v1alpha1.job import job_of
-from torchrun_operator.api.validation import problems
+from torchrun_operator.render.validation import problems
 from torchrun_operator.settings import Settings
 
 ROOT = Path(__file__).parents[3]

@@ -10,8 +10,10 @@ import pytest
 from builders import DIGEST, job_manifest, make_job
 from golden import check_golden
 from torchrun_operator.api.v1alpha1 import TorchrunJob, job_of
-from torchrun_operator.render.objects import Programs, prerequisites, services
-from torchrun_operator.render.pods import node_pod, rendezvous_pod
+from torchrun_operator.render.node_pod import node_pod
+from torchrun_operator.render.objects import prerequisites, services
+from torchrun_operator.render.programs import Programs
+from torchrun_operator.render.rendezvous_pod import rendezvous_pod
 
 GOLDEN = Path(__file__).parent / "golden" / "render"
 

@@ -20,7 +20,7 @@ from torchrun_operator.programs import executable, zipapp
 from torchrun_operator.reconcile.loop import resync, work
 from torchrun_operator.reconcile.queue import WorkQueue
 from torchrun_operator.reconcile.reconciler import Reconciler
-from torchrun_operator.render.objects import Programs
+from torchrun_operator.render.programs import Programs
 from torchrun_operator.rendezvous.client import host_source, open_socket
 from torchrun_operator.rendezvous.links import RendezvousLinks
 from torchrun_operator.settings import Settings

@@ -17,7 +17,7 @@ from torchrun_operator.api import v1alpha1 as api
 from torchrun_operator.api.base import rfc3339
 from torchrun_operator.api.conditions import Reason, has_ended
 from torchrun_operator.api.names import API_VERSION, KIND, MANAGED_BY, TRAINER_CONTAINER, rendezvous_name
-from torchrun_operator.api.validation import problems, readable
+from torchrun_operator.api.validation import readable
 from torchrun_operator.cluster.port import Cluster, ClusterError, Key, Manifest, NameTakenError, RefusedError
 from torchrun_operator.core.decide import decide
 from torchrun_operator.core.decision import Decision, Event
@@ -27,8 +27,11 @@ from torchrun_operator.core.observed import Observed, Phase
 from torchrun_operator.core.report import unaccepted
 from torchrun_operator.core.transitions import transitions
 from torchrun_operator.core.words import Words, of_log
-from torchrun_operator.render.objects import Programs, prerequisites, services
-from torchrun_operator.render.pods import node_pod, rendezvous_pod
+from torchrun_operator.render.node_pod import node_pod
+from torchrun_operator.render.objects import prerequisites, services
+from torchrun_operator.render.programs import Programs
+from torchrun_operator.render.rendezvous_pod import rendezvous_pod
+from torchrun_operator.render.validation import problems
 from torchrun_operator.rendezvous.links import Links, name_of
 from torchrun_operator.telemetry.metrics import Metrics
 
