@@ -27,7 +27,7 @@ from chart_defaults import (
     pod,
 )
 from torchrun_operator.api.v1alpha1.job import job_of
-from torchrun_operator.api.validation import problems
+from torchrun_operator.render.validation import problems
 
 
 def test_lint_finds_nothing(helm: Helm) -> None:

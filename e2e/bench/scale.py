@@ -18,7 +18,7 @@ from support.api import Api
 from support.kwok import SELECTOR, TOLERATION, fake_nodes, playing
 from torchrun_operator.api.names import LABEL_ROLE, ROLE_NODE
 from torchrun_operator.api.v1alpha1 import job_of
-from torchrun_operator.render.pods import node_pod
+from torchrun_operator.render.node_pod import node_pod
 
 _NODES = 50
 _NAMESPACE = "bench-scale"

@@ -13,7 +13,7 @@ import yaml
 from support.clusters import ROOT
 from torchrun_operator.api.conditions import Reason
 from torchrun_operator.api.v1alpha1 import job_of
-from torchrun_operator.api.validation import problems
+from torchrun_operator.render.validation import problems
 
 _PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "trainer" / "README.md"])
 _JOBS = [

@@ -1,6 +1,6 @@
 """The validation rules of a TorchrunJob, in CEL: the API server rejects a job that breaks one.
 
-`torchrun_operator.api.validation` repeats them, for jobs that were stored before a rule existed.
+`torchrun_operator.render.validation` repeats them, for jobs that were stored before a rule existed.
 """
 
 from dataclasses import dataclass

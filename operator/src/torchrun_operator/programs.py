@@ -1,27 +1,36 @@
-"""The programs that run in a job's pods, packed as zipapps: one file each, the same bytes for the same source."""
+"""Packs each program that runs in the pods of a job as one zip archive: the same bytes for the same source."""
 
 import io
 import zipfile
+from collections.abc import Mapping
 from importlib import resources
 from importlib.resources.abc import Traversable
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
-"""The earliest time that a zip archive can hold: real times would change the bytes."""
+"""The earliest time that a zip archive can hold. Real times would change the bytes."""
 _SHEBANG = b"#!/usr/bin/env python3\n"
-_MAIN = "import runpy\nrunpy.run_module({package!r} + '.__main__', run_name='__main__', alter_sys=True)\n"
+# What `python3 -m` calls. runpy.run_module would take the module __main__ away again before the interpreter exits.
+_MAIN = "import runpy\n\nrunpy._run_module_as_main({package!r}, alter_argv=False)\n"
 
 
 def zipapp(package: str) -> bytes:
     """Return an executable zip archive that runs ``python3 -m package`` without an installation.
 
-    Only Python sources are packed. The archive starts with a shebang line, so that it can be executed as it is.
-    Raises ModuleNotFoundError if there is no such package.
+    It contains Python sources only. Raises ModuleNotFoundError if there is no such package.
+    """
+    sources = dict(sorted(_sources(resources.files(package), package)))
+    return executable({"__main__.py": _MAIN.format(package=package).encode(), **sources})
+
+
+def executable(files: Mapping[str, bytes]) -> bytes:
+    """Return a zip archive of these files, by path, that runs its ``__main__.py``.
+
+    It starts with a shebang line, so that it can be executed as it is.
     """
     buffer = io.BytesIO()
     buffer.write(_SHEBANG)
     with zipfile.ZipFile(buffer, "a", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-        _add(archive, "__main__.py", _MAIN.format(package=package).encode())
-        for path, content in sorted(_sources(resources.files(package), package)):
+        for path, content in files.items():
             _add(archive, path, content)
     return buffer.getvalue()
 

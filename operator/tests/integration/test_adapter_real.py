@@ -1,6 +1,7 @@
 """Adapter, manifests and reconciler on a real API server: what it takes, and that nothing is written twice."""
 
 import asyncio
+import base64
 import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,8 +18,9 @@ from torchrun_operator.api.v1alpha1 import TorchrunJob, job_of
 from torchrun_operator.cluster.kubernetes import KubernetesCluster
 from torchrun_operator.cluster.port import ClusterError, ConflictError, NameTakenError, RefusedError
 from torchrun_operator.reconcile.reconciler import Reconciler
+from torchrun_operator.render.node_pod import node_pod
 from torchrun_operator.render.objects import prerequisites, services
-from torchrun_operator.render.pods import node_pod, rendezvous_pod
+from torchrun_operator.render.rendezvous_pod import rendezvous_pod
 from torchrun_operator.telemetry.metrics import Metrics
 from world import PROGRAMS, FakeLinks
 
@@ -169,10 +171,10 @@ async def test_objects_are_made_once_and_kept_as_they_should_be(torchrunjobs: An
             versions.append([version(torchrunjobs, path_of(manifest)) for manifest in manifests])
         assert versions[1] == versions[2]
         program = next(manifest for manifest in manifests if manifest["kind"] == "ConfigMap")
-        torchrunjobs.request("PATCH", path_of(program), {"data": {"host.py": "changed", "more": "x"}})
+        torchrunjobs.request("PATCH", path_of(program), {"binaryData": {"rendezvous.pyz": "eA==", "more": "eA=="}})
         await cluster.apply(program)
         found = torchrunjobs.request("GET", path_of(program))[1]
-        assert found["data"]["host.py"] == PROGRAMS.host
+        assert base64.b64decode(found["binaryData"]["rendezvous.pyz"]) == PROGRAMS.rendezvous
 
 
 async def test_an_object_of_somebody_else_is_not_touched(torchrunjobs: Any) -> None:

@@ -11,7 +11,8 @@ import yaml
 from pydantic import ValidationError
 
 from torchrun_operator.api.v1alpha1 import job_of
-from torchrun_operator.api.validation import problems, problems_of
+from torchrun_operator.api.validation import problems_of
+from torchrun_operator.render.validation import problems
 
 BASE: dict[str, Any] = {
     "apiVersion": "torchrun.dev/v1alpha1",

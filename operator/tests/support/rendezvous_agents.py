@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from builders import make_job
 from rendezvous_host import Host, wait_for
-from torchrun_operator.render.env import trainer_env
+from torchrun_operator.render.node_pod import node_pod
 
 # Training that cannot go on without all of its members; it ends once `until` exists.
 ALL_REDUCE = """
@@ -161,7 +161,8 @@ class Job:
 
     def _environment(self, index: int) -> dict[str, str]:
         """Return the environment of a node's pod, with what Kubernetes would put in."""
-        wiring = {variable["name"]: variable.get("value", "") for variable in trainer_env(make_job(), index)}
+        variables = node_pod(make_job(), index)["spec"]["containers"][0]["env"]
+        wiring = {variable["name"]: variable.get("value", "") for variable in variables}
         own = {
             "POD_IP": address(index),
             "POD_NAME": f"digits-{index}",

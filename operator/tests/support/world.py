@@ -14,11 +14,11 @@ from torchrun_operator.api.names import LABEL_NODE_INDEX, LABEL_ROLE, ROLE_NODE,
 from torchrun_operator.cluster.port import ClusterError, ConflictError, Key
 from torchrun_operator.reconcile.reconciler import Outcome, Reconciler
 from torchrun_operator.reconcile.tell import EventRecorder
-from torchrun_operator.render.objects import Programs
+from torchrun_operator.render.programs import Programs
 from torchrun_operator.telemetry.metrics import Metrics
 from torchrun_rendezvous.protocol import Member, Overdue, Pace, RendezvousState, RoundsEnded, Target, Unrequested
 
-PROGRAMS = Programs(host="print('host')\n", warm="print('warm')\n")
+PROGRAMS = Programs(rendezvous=b"the rendezvous host", launcher=b"the launcher")
 KEY: Key = ("team", "digits")
 
 

@@ -24,8 +24,9 @@ from torchrun_operator.api.v1alpha1 import (
     spec_of,
     status_of,
 )
-from torchrun_operator.api.validation import Problem, problems, problems_of, readable
+from torchrun_operator.api.validation import Problem, problems_of, readable
 from torchrun_operator.core.findings.wanted import wanted as wanted_nodes
+from torchrun_operator.render.validation import problems
 
 TRAINER = {"name": "trainer", "image": "training", "futureField": {"kept": True}}
 TEMPLATE = {"spec": {"containers": [{"name": "logs", "image": "shipper"}, TRAINER]}}

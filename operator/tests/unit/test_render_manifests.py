@@ -10,8 +10,10 @@ import pytest
 from builders import DIGEST, job_manifest, make_job
 from golden import check_golden
 from torchrun_operator.api.v1alpha1 import TorchrunJob, job_of
-from torchrun_operator.render.objects import Programs, prerequisites, services
-from torchrun_operator.render.pods import node_pod, rendezvous_pod
+from torchrun_operator.render.node_pod import node_pod
+from torchrun_operator.render.objects import prerequisites, services
+from torchrun_operator.render.programs import Programs
+from torchrun_operator.render.rendezvous_pod import rendezvous_pod
 
 GOLDEN = Path(__file__).parent / "golden" / "render"
 
@@ -68,7 +70,7 @@ FULL: dict[str, Any] = {
 }
 REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
-PROGRAMS = Programs(host="print('host')\n", warm="print('warm')\n")
+PROGRAMS = Programs(rendezvous=b"the rendezvous host", launcher=b"the launcher")
 MINIMAL, WHOLE = make_job(), job_of(job_manifest(**copy.deepcopy(FULL)))
 WARM = make_job(elasticity={"spares": 1, "warmStart": True, "preload": ["numpy", "torchvision"]})
 CLAIMED = make_job(snapshots={"mountPath": "/ckpt", "claimName": "shared"})

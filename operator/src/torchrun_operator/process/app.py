@@ -16,16 +16,16 @@ from torchrun_operator.cluster.kubernetes import connect
 from torchrun_operator.cluster.port import Key, Manifest
 from torchrun_operator.cluster.watch.jobs import Seen, watch
 from torchrun_operator.process.endpoints import health_app, serving
+from torchrun_operator.programs import zipapp
 from torchrun_operator.reconcile.loop import resync, work
 from torchrun_operator.reconcile.queue import WorkQueue
 from torchrun_operator.reconcile.reconciler import Reconciler
-from torchrun_operator.render.objects import Programs
-from torchrun_operator.rendezvous.client import host_source, open_socket
+from torchrun_operator.render.programs import Programs
+from torchrun_operator.rendezvous.client import open_socket
 from torchrun_operator.rendezvous.links import RendezvousLinks
 from torchrun_operator.settings import Settings
 from torchrun_operator.telemetry.health import Liveness, Readiness
 from torchrun_operator.telemetry.metrics import Metrics
-from torchrun_operator.warmstart import program_source
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ async def run(settings: Settings) -> int:
             links,
             metrics,
             lambda: datetime.now(UTC),
-            Programs(host=host_source(), warm=program_source()),
+            Programs(rendezvous=zipapp("torchrun_rendezvous"), launcher=zipapp("torchrun_launcher")),
             operator_namespace=settings.namespace,
             resync_seconds=settings.resync_seconds,
             progress_interval=settings.progress_interval,

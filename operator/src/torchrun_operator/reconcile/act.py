@@ -14,8 +14,10 @@ from torchrun_operator.cluster.port import Cluster, Key, Manifest, NameTakenErro
 from torchrun_operator.core.decide import Decision
 from torchrun_operator.core.policies.plan import Deletion, Plan
 from torchrun_operator.reconcile.memory import Attempt, Memory
-from torchrun_operator.render.objects import Programs, prerequisites, services
-from torchrun_operator.render.pods import node_pod, rendezvous_pod
+from torchrun_operator.render.node_pod import node_pod
+from torchrun_operator.render.objects import prerequisites, services
+from torchrun_operator.render.programs import Programs
+from torchrun_operator.render.rendezvous_pod import rendezvous_pod
 from torchrun_operator.rendezvous.links import Links
 from torchrun_operator.telemetry.metrics import Metrics
 

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from torchrun_operator.api import v1alpha1 as api
 from torchrun_operator.api.conditions import Reason, has_ended
-from torchrun_operator.api.validation import problems, readable
+from torchrun_operator.api.validation import readable
 from torchrun_operator.cluster.port import Cluster, Key, Manifest
 from torchrun_operator.core.decide import Decision, decide
 from torchrun_operator.core.events import transitions
@@ -19,7 +19,8 @@ from torchrun_operator.reconcile.memory import Memory
 from torchrun_operator.reconcile.read import Reader
 from torchrun_operator.reconcile.tell import EventRecorder
 from torchrun_operator.reconcile.write import StatusWriter, Written
-from torchrun_operator.render.objects import Programs
+from torchrun_operator.render.programs import Programs
+from torchrun_operator.render.validation import problems
 from torchrun_operator.rendezvous.links import Links, name_of
 from torchrun_operator.telemetry.metrics import Metrics
 

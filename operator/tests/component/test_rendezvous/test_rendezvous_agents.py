@@ -11,7 +11,7 @@ import pytest
 
 from rendezvous_agents import ALL_REDUCE, ALONE, Job, address
 from rendezvous_host import Host, wait_for
-from torchrun_operator.warmstart import program_source
+from torchrun_operator.programs import zipapp
 
 _log = logging.getLogger(__name__)
 pytestmark = [pytest.mark.torch, pytest.mark.timeout(900)]
@@ -251,7 +251,7 @@ while not os.path.exists(until):
 
 def test_workers_of_torchrun_start_warm(job: Job, host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "python"
-    program.write_text(program_source())
+    program.write_bytes(zipapp("torchrun_launcher"))
     program.chmod(0o755)
     monkeypatch.setenv("PYTHON_EXEC", str(program))
     monkeypatch.setenv("POD_NAME", tmp_path.name)

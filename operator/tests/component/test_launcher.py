@@ -1,5 +1,6 @@
-"""The program that stands in for Python: workers forked from a server are what `python -u script` would have been."""
+"""The launcher: workers forked from its server are what `python -u script` would have been."""
 
+import ast
 import json
 import os
 import signal
@@ -13,9 +14,10 @@ from typing import Any, TypeVar
 
 import pytest
 
-from torchrun_operator.warmstart import program_source
+import torchrun_launcher
+from torchrun_operator.programs import zipapp
 
-# Says how often it was loaded, and by whom. The others that the server loads come with it.
+# Shows which process loaded it. The other modules that the server loads are empty.
 TORCH = """
 import os
 loaded_by, threads = os.getpid(), 4
@@ -49,7 +51,7 @@ def wait_for(condition: Callable[[], T | None], what: str, seconds: float = 60) 
 
 
 def servers(watched: int) -> list[int]:
-    """Return the processes that serve warm starts as long as that process lives."""
+    """Return the fork servers that live as long as that process."""
     found = []
     for directory in Path("/proc").glob("[0-9]*"):
         try:
@@ -63,7 +65,7 @@ def servers(watched: int) -> list[int]:
 
 @dataclass
 class Node:
-    """A node's container: a directory with the program, and an environment with a torch of the tests' own."""
+    """The container of a node: a directory with the launcher, and an environment with a torch of its own."""
 
     directory: Path
     environment: dict[str, str]
@@ -89,7 +91,7 @@ class Node:
         )
 
     def run(self, *arguments: str, **environment: str) -> tuple[int, str, str]:
-        """Run a worker to its end: exit code, output, and its errors without what the program says of itself."""
+        """Run a worker to its end. Returns exit code, output, and its errors without the messages of the launcher."""
         worker = self.start(*arguments, **environment)
         out, err = worker.communicate(timeout=60)
         own = [
@@ -116,7 +118,7 @@ class Node:
 def node(tmp_path: Path) -> Iterator[Node]:
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "POD_NAME": tmp_path.name}
     made = Node(tmp_path, {**environment, "PYTHON_EXEC": str(tmp_path / "python")})
-    made.program.write_text(program_source())
+    made.program.write_bytes(zipapp("torchrun_launcher"))
     made.program.chmod(0o755)
     made.modules(torch____init__=TORCH, torch__distributed="", torch__nn__parallel="", torch___dynamo="")
     (tmp_path / "site/torch/__init__.py").write_text(TORCH)
@@ -128,8 +130,10 @@ def node(tmp_path: Path) -> Iterator[Node]:
     wait_for(lambda: not servers(os.getpid()), "the servers have ended")
 
 
-def test_a_worker_is_what_python_would_have_made_of_the_script(node: Node) -> None:
+@pytest.mark.parametrize("safe_path", ["", "1"])
+def test_a_worker_is_what_python_would_have_made_of_the_script(node: Node, safe_path: str) -> None:
     script = node.script(ABOUT)
+    node.environment["PYTHONSAFEPATH"] = safe_path
     arguments = [script, "--lr", "0.1", "ä"]
     plain = subprocess.run(
         [sys.executable, "-u", *arguments],
@@ -224,7 +228,7 @@ def test_signals_reach_the_worker_and_what_it_has_started(node: Node) -> None:
     wait_for(lambda: gone(int(first[0])), "the worker has ended")
 
 
-def test_who_kills_the_stand_in_kills_the_worker(node: Node) -> None:
+def test_killing_the_shim_kills_the_worker(node: Node) -> None:
     worker = node.start(node.script(WAITS))
     assert worker.stdout is not None
     pid = next(int(line) for line in (worker.stdout.readline(), worker.stdout.readline()) if line.strip().isdigit())
@@ -271,7 +275,7 @@ def test_without_torch_workers_start_cold_and_say_why(node: Node) -> None:
 
 
 @pytest.mark.parametrize("arguments", [("nothing.py",), ("-c", "print(1)"), ()])
-def test_what_torchrun_does_not_start_so_is_python_s_own_business(node: Node, arguments: tuple[str, ...]) -> None:
+def test_other_arguments_are_run_by_python_itself(node: Node, arguments: tuple[str, ...]) -> None:
     plain = subprocess.run(
         [sys.executable, "-u", *arguments],
         cwd=node.directory,
@@ -324,15 +328,15 @@ def start_agent(node: Node, script: str, **environment: str) -> subprocess.Popen
     )
 
 
-def test_a_module_that_cannot_be_loaded_is_told_of_in_the_agents_log_and_left_out(node: Node) -> None:
+def test_the_log_of_the_agent_names_a_module_that_cannot_be_loaded(node: Node) -> None:
     script = node.script("import json, torch, os; print(torch.loaded_by != os.getpid())")
     with start_agent(node, script, TORCHRUN_PRELOAD="missing,json") as agent:
         assert agent.stderr is not None
-        told = agent.stderr.readline(), agent.stderr.readline()
+        logged = agent.stderr.readline(), agent.stderr.readline()
         out, _ = agent.communicate("\n")
     assert out == "True\n"
-    assert told[0].startswith("torchrun-operator: cannot load missing for warm starts: ModuleNotFoundError(")
-    assert "torch.nn.parallel, torch._dynamo, json loaded in " in told[1]
+    assert logged[0].startswith("torchrun-operator: cannot load missing for warm starts: ModuleNotFoundError(")
+    assert "torch.nn.parallel, torch._dynamo, json loaded in " in logged[1]
 
 
 def test_the_server_ends_with_the_agent(node: Node) -> None:
@@ -343,3 +347,18 @@ def test_the_server_ends_with_the_agent(node: Node) -> None:
         assert servers(agent.pid) == [server]
         agent.communicate("\n")
     wait_for(lambda: gone(server), "the server has ended")
+
+
+def test_the_archive_may_be_replaced_while_the_server_lives(node: Node) -> None:
+    script = node.script("import torch; print(torch.loaded_by); raise ValueError('bad loss')")
+    first = node.run(script)
+    shebang, _, archive = node.program.read_bytes().partition(b"\n")
+    node.program.write_bytes(shebang + b"\n" + b"#" * 999 + archive)  # nothing is where it was
+    assert node.run(script) == first
+
+
+def test_it_is_python_3_10() -> None:
+    sources = sorted(Path(torchrun_launcher.__file__).parent.glob("*.py"))
+    assert len(sources) > 5
+    for source in sources:
+        ast.parse(source.read_text(), feature_version=(3, 10))

@@ -1,0 +1,25 @@
+"""The launcher: starts torchrun's workers as forks of a process that has torch loaded.
+
+It runs in the image of the job (Linux, Python >= 3.10, standard library only) as one zip archive, which PYTHON_EXEC
+names: torchrun starts each worker with that program instead of its own interpreter. The program has three roles:
+
+    prestart    `--start PROGRAM`, a hook at the start of the container: leaves a fork server behind, so that torch is
+                loaded before the first worker starts, in a spare too
+    server      `--serve ADDRESS PID`: loads modules, then forks a worker for each request. It never touches a GPU
+    shim        `-u SCRIPT ARGUMENTS`, what torchrun starts and watches: asks the server for a worker with its own
+                environment, files, directory and CPUs, forwards signals to the worker, and exits as the worker exits
+
+A worker is what `python -u script` would be: the script is __main__, and the interpreter exits in the ordinary way.
+On any problem the shim becomes the plain interpreter: the start is slower, the worker is the same.
+
+The shim runs before every worker, so its modules import little, and import slow modules only where they need them.
+"""
+
+import os
+
+ARCHIVE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+"""Path of the archive that contains this package: the program to start for another role."""
+
+
+class ColdStartError(Exception):
+    """A reason to start the worker without the server."""

@@ -1,0 +1,23 @@
+"""Plays the role that the arguments name. Each role imports its own modules only."""
+
+import sys
+
+
+def main(arguments: list[str]) -> None:
+    """Run as prestart hook, server or shim. Returns in the prestart hook, and in a worker whose script has ended."""
+    if arguments[:1] == ["--start"]:
+        from torchrun_launcher import prestart  # noqa: PLC0415
+
+        prestart.run(arguments[1])
+    elif arguments[:1] == ["--serve"]:
+        from torchrun_launcher import server  # noqa: PLC0415
+
+        server.run(arguments[1], int(arguments[2]))
+    else:
+        from torchrun_launcher import shim  # noqa: PLC0415
+
+        shim.Shim().run(arguments)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

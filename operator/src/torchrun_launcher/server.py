@@ -1,0 +1,194 @@
+"""The fork server: loads torch once, then forks a worker for each request.
+
+It lives as long as the agent, and the archive may be replaced meanwhile. So it imports all of this package that a
+worker needs before it listens.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+from contextlib import suppress
+
+from torchrun_launcher import ColdStartError
+from torchrun_launcher.fork_safety import obstacle
+from torchrun_launcher.log import log
+from torchrun_launcher.protocol import CONNECT_SECONDS, Request, receive, trusted
+from torchrun_launcher.worker import become_worker, work
+
+PRELOADED = ("torch", "torch.distributed", "torch.nn.parallel", "torch._dynamo")  # the last: every optimizer imports it
+MODULES_VARIABLE = "TORCHRUN_PRELOAD"
+WATCH_SECONDS = 2.0
+REST_SECONDS = 10.0  # a worker that starts between two modules loads the rest itself: loading here would slow it down
+
+
+class Server:
+    """Listens before it loads anything, so that nobody starts a second server, and serves between two modules."""
+
+    def __init__(self, address: bytes, watched: int) -> None:
+        """Listen. Raises OSError if another server does."""
+        self.watched = watched
+        self.refusal = ""
+        self.workers: dict[int, socket.socket] = {}
+        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.listener.bind(address)
+        self.listener.listen(256)
+        self.wake, self.wakes = os.pipe()
+        for end in (self.wake, self.wakes):
+            os.set_blocking(end, False)
+        self.selector = selectors.DefaultSelector()
+        self.selector.register(self.listener, selectors.EVENT_READ)
+        self.selector.register(self.wake, selectors.EVENT_READ)
+
+    def run(self) -> Request:
+        """Serve until the watched process has ended, then exit. Returns in each worker, with its request."""
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(self.wakes)
+        request = self.load()
+        if request:
+            return request
+        while os.path.exists(f"/proc/{self.watched}"):
+            request = self.turn(WATCH_SECONDS)
+            if request:
+                return request
+        for worker in self.workers:
+            kill_group(worker)
+        sys.exit(0)
+
+    def load(self) -> Request | None:
+        """Load the modules, and serve requests in between. Returns a request in a worker, None in the server."""
+        began = time.monotonic()
+        loaded = []
+        for name in (*PRELOADED, *filter(None, os.environ.get(MODULES_VARIABLE, "").split(","))):
+            try:
+                __import__(name)
+                loaded.append(name)
+            except Exception as error:
+                self.log(f"cannot load {name} for warm starts: {error!r}")
+                if name == "torch":
+                    self.refusal = f"torch cannot be loaded: {error!r}"
+            self.refusal = self.refusal or obstacle(set(self.workers))
+            if self.refusal:
+                self.log(f"workers start cold: {self.refusal} after loading {name}")
+                return None
+            gc.freeze()  # what is loaded stays: garbage collection in a worker need not touch, and so copy, its pages
+            rest = 0.0
+            while self.is_wanted(rest):
+                request = self.turn(0.0)
+                if request:
+                    return request
+                rest = REST_SECONDS
+        self.log(f"workers start warm: {', '.join(loaded)} loaded in {time.monotonic() - began:.1f} s")
+        return None
+
+    def log(self, message: str) -> None:
+        """Write one line to the log of the node."""
+        log(message, self.watched)
+
+    def is_wanted(self, seconds: float) -> bool:
+        """Wait at most so long for an event."""
+        return bool(self.selector.select(seconds))
+
+    def turn(self, seconds: float) -> Request | None:
+        """Wait at most so long for events, and handle them. Returns a request in a worker, None in the server."""
+        for key, _ in self.selector.select(seconds):
+            if key.fileobj is self.listener:
+                request = self.accept()
+                if request:
+                    return request
+            elif key.fileobj == self.wake:
+                with suppress(BlockingIOError):
+                    os.read(self.wake, 65536)
+            else:
+                self.abandoned(key.data)
+        self.reap()
+        return None
+
+    def accept(self) -> Request | None:
+        """Fork a worker. Returns the request in the worker, None in the server."""
+        connection, _ = self.listener.accept()
+        try:
+            if not trusted(connection):
+                raise ColdStartError("it comes from another user")
+            connection.settimeout(CONNECT_SECONDS)
+            request = receive(connection)
+        except (OSError, ValueError, TypeError, ColdStartError) as error:
+            self.log(f"bad request for a warm start: {error!r}")
+            connection.close()
+            return None
+        if self.refusal:
+            with suppress(OSError):
+                connection.sendall(f"cold {self.refusal}\n".encode())
+            connection.close()
+        else:
+            worker = os.fork()
+            if worker == 0:
+                self.leave()
+                become_worker(connection, request)
+                return request
+            self.workers[worker] = connection
+            self.selector.register(connection, selectors.EVENT_READ, worker)
+        for number in request.files:
+            os.close(number)
+        return None
+
+    def leave(self) -> None:
+        """In a new worker: close everything that belongs to the server."""
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for connection in self.workers.values():
+            connection.close()
+        self.listener.close()
+        self.selector.close()
+        os.close(self.wake)
+        os.close(self.wakes)
+
+    def abandoned(self, worker: int) -> None:
+        """Kill the worker whose shim was killed: the signal was meant for the worker."""
+        kill_group(worker)
+        self.selector.unregister(self.workers[worker])
+
+    def reap(self) -> None:
+        """Report the workers that have ended to their shims."""
+        while self.workers:
+            try:
+                worker, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if worker == 0:
+                return
+            connection = self.workers.pop(worker, None)
+            if connection is None:
+                continue
+            with suppress(KeyError, ValueError):
+                self.selector.unregister(connection)
+            with suppress(OSError):
+                connection.sendall(f"status {status}\n".encode())
+            connection.close()
+
+
+def kill_group(worker: int) -> None:
+    """Kill a worker and the processes that it has started."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(worker, signal.SIGKILL)
+
+
+def run(address: str, watched: int) -> None:
+    """Serve at the address until the watched process has ended. Returns if another server is there, and in workers."""
+    try:
+        server = Server(b"\0" + address.encode(), watched)
+    except OSError:
+        return
+    try:
+        request = server.run()
+    except Exception:
+        import traceback  # noqa: PLC0415 - slow, and needed for a defect only
+
+        server.log(f"the server of warm starts has failed: {traceback.format_exc()}")
+        os._exit(1)
+    work(request.arguments)

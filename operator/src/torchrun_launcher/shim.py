@@ -1,0 +1,129 @@
+"""The process that torchrun starts as the worker and watches. The real worker is a fork of the server."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+
+from torchrun_launcher import ColdStartError
+from torchrun_launcher.interpreter import interpreter_of
+from torchrun_launcher.log import log
+from torchrun_launcher.protocol import CONNECT_SECONDS, Request, address_of, connect, read_answer, send
+
+TYPE_CHECKING = False  # the module typing is slow to import
+if TYPE_CHECKING:
+    import socket
+    from types import FrameType
+    from typing import NoReturn
+
+ANSWER_SECONDS = 120.0  # the server loads torch first, on a Kubernetes node that is busy with the start
+POLL_SECONDS = 0.02
+FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+
+
+class Shim:
+    """Stands between torchrun and the worker."""
+
+    def __init__(self) -> None:
+        self.worker = 0
+        self.pending: list[int] = []
+
+    def run(self, arguments: list[str]) -> NoReturn:
+        """Run the worker, warm if possible. Never returns."""
+        interpreter = sys.executable
+        try:
+            interpreter = interpreter_of(os.getppid())
+            check(arguments)
+            for number in FORWARDED:
+                signal.signal(number, self.forward)
+            connection = self.request(interpreter, arguments)
+        except (OSError, ValueError, ColdStartError) as error:
+            log(f"this worker starts cold: {error}")
+            self.become(interpreter, arguments)
+        self.wait(connection)
+
+    def forward(self, number: int, _: FrameType | None) -> None:
+        """Send a signal to the worker and the processes that it has started. Keep it until there is a worker."""
+        if not self.worker:
+            self.pending.append(number)
+            return
+        try:
+            os.killpg(self.worker, number)
+        except ProcessLookupError:
+            pass
+
+    def request(self, interpreter: str, arguments: list[str]) -> socket.socket:
+        """Have the server fork the worker. Return the connection, on which the server reports its end."""
+        address = address_of(interpreter, os.environ)
+        connection = connect(address) or self.connect_to_new_server(interpreter, address)
+        connection.settimeout(ANSWER_SECONDS)
+        cpus = sorted(os.sched_getaffinity(0))
+        send(connection, Request(arguments, dict(os.environ), os.getcwd(), cpus))
+        kind, value = read_answer(connection)
+        if kind != "worker":
+            connection.close()
+            raise ColdStartError(value or "the server of warm starts has ended")
+        connection.settimeout(None)
+        self.worker = int(value)
+        for pending in self.pending:
+            self.forward(pending, None)
+        return connection
+
+    def connect_to_new_server(self, interpreter: str, address: bytes) -> socket.socket:
+        """Start a server that exits with the agent. Raises ColdStartError if it does not listen in time."""
+        from torchrun_launcher.prestart import start_server  # noqa: PLC0415 - the first worker of a node needs it
+
+        start_server(interpreter, address, os.getppid(), os.environ)
+        deadline = time.monotonic() + CONNECT_SECONDS
+        while time.monotonic() < deadline:
+            connection = connect(address)
+            if connection is not None:
+                return connection
+            time.sleep(POLL_SECONDS)
+        raise ColdStartError("the server of warm starts does not come up")
+
+    def wait(self, connection: socket.socket) -> NoReturn:
+        """Exit as the worker exits."""
+        kind, value = read_answer(connection)
+        if kind != "status":
+            log("the server of warm starts has ended, and its workers with it")
+            die_of(signal.SIGKILL)
+        status = int(value)
+        if os.WIFSIGNALED(status):
+            die_of(os.WTERMSIG(status))
+        os._exit(os.WEXITSTATUS(status))
+
+    def become(self, interpreter: str, arguments: list[str]) -> NoReturn:
+        """Turn into the plain interpreter. Signals that came before have the effect that they would have had."""
+        for number in FORWARDED:
+            signal.signal(number, signal.SIG_DFL)
+        for pending in self.pending:
+            die_of(pending)
+        os.environ.pop("PYTHON_EXEC", None)
+        os.execv(interpreter, [interpreter, *arguments])  # noqa: S606
+
+
+def check(arguments: list[str]) -> None:
+    """Raise ColdStartError for arguments that the server does not run exactly as Python would."""
+    if arguments[:1] != ["-u"] or len(arguments) < 2 or (arguments[1].startswith("-") and arguments[1] != "-m"):
+        raise ColdStartError(f"these are not the arguments that torchrun starts scripts with: {arguments[:3]}")
+    if arguments[1] == "-m" and len(arguments) < 3:
+        raise ColdStartError("the module is missing")
+    if arguments[1] != "-m" and not os.path.isfile(arguments[1]):
+        raise ColdStartError(f"{arguments[1]} is not a file")
+
+
+def die_of(number: int) -> NoReturn:
+    """End by that signal, as the worker did, without a second core file."""
+    import resource  # noqa: PLC0415
+
+    try:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    except (ValueError, OSError):
+        pass
+    if number not in (signal.SIGKILL, signal.SIGSTOP):
+        signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+    os._exit(128 + number)

@@ -1,0 +1,30 @@
+"""All features of rendering, in the order in which objects, variables and volumes appear in manifests."""
+
+from typing import Final
+
+from torchrun_operator.render.part import Part
+from torchrun_operator.render.parts import (
+    faulthandler,
+    files,
+    launcher,
+    nccl,
+    network,
+    programs,
+    services,
+    snapshots,
+    template,
+    wiring,
+)
+
+PARTS: Final[tuple[Part, ...]] = (
+    network.PART,
+    services.PART,
+    programs.PART,
+    template.PART,
+    wiring.PART,
+    files.PART,
+    snapshots.PART,
+    launcher.PART,
+    faulthandler.PART,
+    nccl.PART,
+)

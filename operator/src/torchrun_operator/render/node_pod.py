@@ -1,0 +1,24 @@
+"""The pod of a node: the user's template and what the parts add to it."""
+
+import copy
+
+from torchrun_operator.api.names import TRAINER_CONTAINER, node_name
+from torchrun_operator.api.v1alpha1 import TorchrunJob
+from torchrun_operator.render.catalog import PARTS
+from torchrun_operator.render.metadata import owned_metadata
+from torchrun_operator.render.part import Manifest, total
+
+
+def node_pod(job: TorchrunJob, index: int) -> Manifest:
+    """Return the pod of the node with that index."""
+    piece = total(part.node(job, index) for part in PARTS)
+    spec = copy.deepcopy(job.spec.template["spec"])
+    piece.add_to(spec, next(c for c in spec["containers"] if c["name"] == TRAINER_CONTAINER))
+    metadata = owned_metadata(
+        job,
+        node_name(job.metadata.name, index),
+        labels=piece.labels,
+        annotations=piece.annotations,
+        given=job.spec.template.get("metadata"),
+    )
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}

@@ -1,0 +1,1 @@
+"""The features of rendering, one file each. `render.catalog` lists them."""

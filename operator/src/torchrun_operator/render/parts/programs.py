@@ -1,0 +1,32 @@
+"""The ConfigMap with the programs of the operator, and its mount in the rendezvous pod."""
+
+import base64
+from collections.abc import Iterator
+
+from torchrun_operator.api.names import rendezvous_name
+from torchrun_operator.api.v1alpha1 import TorchrunJob
+from torchrun_operator.render.metadata import owned_metadata
+from torchrun_operator.render.part import Installation, Manifest, Part, Piece
+from torchrun_operator.render.programs import LAUNCHER_PROGRAM, PROGRAMS_DIRECTORY, PROGRAMS_VOLUME, RENDEZVOUS_PROGRAM
+
+
+def _config_map(job: TorchrunJob, installation: Installation) -> Iterator[Manifest]:
+    programs = {RENDEZVOUS_PROGRAM: installation.programs.rendezvous}
+    if job.spec.elasticity.warm_start:
+        programs[LAUNCHER_PROGRAM] = installation.programs.launcher
+    yield {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": owned_metadata(job, rendezvous_name(job.metadata.name)),
+        "binaryData": {key: base64.b64encode(program).decode() for key, program in programs.items()},
+    }
+
+
+def _rendezvous(job: TorchrunJob) -> Piece:
+    return Piece(
+        volumes=({"name": PROGRAMS_VOLUME, "configMap": {"name": rendezvous_name(job.metadata.name)}},),
+        mounts=({"name": PROGRAMS_VOLUME, "mountPath": PROGRAMS_DIRECTORY, "readOnly": True},),
+    )
+
+
+PART = Part(prerequisites=_config_map, rendezvous=_rendezvous)
