@@ -1,7 +1,7 @@
 """JSON documents to frozen records and back. The annotation of a field is its rule; parser and writer follow it.
 
-Documents are never trusted: a wrong type, a missing field or a value out of bounds raises ProtocolError. Fields that
-nobody knows are ignored, so newer versions may add some.
+Documents are never trusted: a wrong type, a missing field or a value out of bounds raises ProtocolError. Unknown fields
+are ignored, so newer versions may add some.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Text(NamedTuple):
     kind: str = "text"
 
     def read(self, value: object, where: str) -> str:
-        """Return the text; half of a surrogate pair is refused, because nobody could write it as UTF-8."""
+        """Return the text; half of a surrogate pair is refused, because it cannot be written as UTF-8."""
         try:
             if not isinstance(value, str) or not 0 < len(value) <= self.longest:
                 raise ValueError
