@@ -25,7 +25,8 @@ MAX_INTEGER = 2**53
 MAX_ITEMS = 16_384
 MAX_TIME_CHARACTERS = 40
 _TIME = re.compile(
-    r"([0-9]{4}-[0-9]{2}-[0-9]{2})[T ]([0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.([0-9]+))?(Z|[+-][0-9]{2}:[0-9]{2})"
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]([0-9]{2}:[0-9]{2})(?::([0-9]{2})(?:\.([0-9]+))?)?"
+    r"(?:[Zz]|([+-][0-9]{2}):?([0-9]{2}))"
 )
 
 
@@ -190,9 +191,10 @@ def read_time(value: object, where: str) -> datetime:
     try:
         if found is None:
             raise ValueError
-        day, time, fraction, offset = found.groups()
+        day, time, seconds, fraction, hours, minutes = found.groups()
         # Python 3.10 reads neither a Z nor every number of digits.
-        text = f"{day}T{time}.{(fraction or '')[:6]:0<6}{'+00:00' if offset == 'Z' else offset}"
+        offset = f"{hours}:{minutes}" if hours else "+00:00"
+        text = f"{day}T{time}:{seconds or '00'}.{(fraction or '')[:6]:0<6}{offset}"
         return datetime.fromisoformat(text).astimezone(UTC)
     except (ValueError, OverflowError):
         raise ProtocolError(f"{where}: a time like 2026-01-31T12:00:00Z is needed") from None
