@@ -1,7 +1,7 @@
 """JSON documents to frozen records and back. The annotation of a field is its rule; parser and writer follow it.
 
-Documents are never trusted: a wrong type, a missing field or a value out of bounds raises ProtocolError. Fields that
-nobody knows are ignored, so newer versions may add some.
+Documents are never trusted: a wrong type, a missing field or a value out of bounds raises ProtocolError. Unknown fields
+are ignored, so newer versions may add some.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ MAX_INTEGER = 2**53
 MAX_ITEMS = 16_384
 MAX_TIME_CHARACTERS = 40
 _TIME = re.compile(
-    r"([0-9]{4}-[0-9]{2}-[0-9]{2})[T ]([0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.([0-9]+))?(Z|[+-][0-9]{2}:[0-9]{2})"
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]([0-9]{2}:[0-9]{2})(?::([0-9]{2})(?:\.([0-9]+))?)?"
+    r"(?:[Zz]|([+-][0-9]{2}):?([0-9]{2}))"
 )
 
 
@@ -67,7 +68,7 @@ class Text(NamedTuple):
     kind: str = "text"
 
     def read(self, value: object, where: str) -> str:
-        """Return the text; half of a surrogate pair is refused, because nobody could write it as UTF-8."""
+        """Return the text; half of a surrogate pair is refused, because it cannot be written as UTF-8."""
         try:
             if not isinstance(value, str) or not 0 < len(value) <= self.longest:
                 raise ValueError
@@ -190,9 +191,10 @@ def read_time(value: object, where: str) -> datetime:
     try:
         if found is None:
             raise ValueError
-        day, time, fraction, offset = found.groups()
+        day, time, seconds, fraction, hours, minutes = found.groups()
         # Python 3.10 reads neither a Z nor every number of digits.
-        text = f"{day}T{time}.{(fraction or '')[:6]:0<6}{'+00:00' if offset == 'Z' else offset}"
+        offset = f"{hours}:{minutes}" if hours else "+00:00"
+        text = f"{day}T{time}:{seconds or '00'}.{(fraction or '')[:6]:0<6}{offset}"
         return datetime.fromisoformat(text).astimezone(UTC)
     except (ValueError, OverflowError):
         raise ProtocolError(f"{where}: a time like 2026-01-31T12:00:00Z is needed") from None

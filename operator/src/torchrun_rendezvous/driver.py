@@ -32,7 +32,7 @@ LOOK_PAUSE, MOST_LOOK_SECONDS = 10, 0.5
 FATAL_SECONDS = 60.0
 """Without a good tick for so long the process ends: a new store can only be better."""
 OLD_HEARTBEAT_SECONDS = 5.0
-"""Old torch, 2.6 for one, ignores the interval it is told."""
+"""Old torch, 2.6 for one, ignores the interval that it is given."""
 AWAY_SECONDS = 5.0
 """The operator always has a request under way, and is back within 5 s after a failure."""
 STORE_TIMEOUT = timedelta(seconds=10)

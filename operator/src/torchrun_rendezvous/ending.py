@@ -78,7 +78,7 @@ def conclude(decision: Decision, now: float) -> Decision:
 
 
 def close(decision: Decision) -> Decision:
-    """End the rendezvous for good, and have the members look for the next round, which tells them."""
+    """End the rendezvous for good, and have the members look for the next round: then they see it."""
     view, running = decision.view, decision.memory.running
     decision = decision.log("closing", round=view.round).show(replace(view, closed=True))
     if running is None or view.finished:

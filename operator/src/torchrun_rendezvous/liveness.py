@@ -1,6 +1,6 @@
 """Which nodes live, judged by connections to the store, by what their kernels acknowledge, and by heartbeats.
 
-Only the host judges: agents are told never to drop a node.
+Only the host judges: agents are set up never to drop a node.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from torchrun_rendezvous.view import Node, View
 
 HEARTBEAT_SECONDS = 2.0
-"""The interval between heartbeats that agents are told."""
+"""The interval between heartbeats that agents are given."""
 
 LogLine = dict[str, object]
 """One line of the log; "event" names what happened."""

@@ -58,7 +58,7 @@ class Stopwatch:
         if number == watch.round:
             return watch
         # What was cut short would have taken longer: if that was no hang, the next time it may. But as long as no
-        # round has ever started, nobody knows whether the script reports at all.
+        # round has ever started, it is not known whether the script reports at all.
         if watch.limited:
             watch = watch.timed()
         return replace(watch, round=number, mark=None, steps=0, done=False, idle=0.0, since=now)

@@ -1,4 +1,4 @@
-"""Pickles that somebody else wrote, read so that they can do no harm."""
+"""Read pickles from others so that they can do no harm."""
 
 from __future__ import annotations
 

@@ -176,7 +176,7 @@ class Pace(_Document):
 
     longest_pause_seconds: Seconds = 0.0
     longest_start_seconds: Seconds | None = None
-    """None: this host has seen no round start, so nobody knows that the script reports steps at all."""
+    """None: this host has seen no round start, so it is not known whether the script reports steps at all."""
     overdue: Overdue | None = None
 
 

@@ -27,7 +27,7 @@ AWAY_LAST_CALL = 1.0
 
 
 def decide(view: View, target: Target | None, now: float, memory: Memory, senses: Senses = UNAWARE) -> Decision:
-    """Decide what to do about the state. Pure, so it can be repeated if somebody else wrote first.
+    """Decide what to do about the state. Pure, so it can be repeated if an agent wrote first.
 
     ``now`` is in seconds since the epoch and must never jump.
     """
@@ -116,7 +116,7 @@ def _tend(decision: Decision, running: Running, target: Target, now: float) -> D
 def _set_aside(decision: Decision, running: Running, nodes: set[Node], now: float) -> Decision:
     """Hide nodes that are not wanted from the members: each one that sees them waiting restarts.
 
-    They come back every second until the next round is open. There they wait as participants, which disturbs nobody.
+    They come back every second until the next round is open. There they wait as participants, which disturbs no member.
     """
     aside = {**decision.memory.aside, **{node.address: now for node in nodes}}
     decision = decision.remember(running=replace(running, disturbed_at=now), aside=aside)

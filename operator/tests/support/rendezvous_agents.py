@@ -37,7 +37,7 @@ while os.getppid() != 1:
     time.sleep(0.02)
 dist.destroy_process_group()
 """
-# Workers that need nobody: each goes on until it is told to fail or that all is done.
+# Workers that need no others: each runs until a file has it fail or succeed.
 ALONE = """
 import os, sys, time
 
@@ -138,7 +138,7 @@ class Job:
 
     @property
     def until(self) -> Path:
-        """The file whose existence tells workers to succeed."""
+        """The file whose existence has workers succeed."""
         return self.directory / "until"
 
     @property
@@ -203,7 +203,7 @@ class Job:
         return moment
 
     def freeze(self, index: int) -> float:
-        """Stop all processes of a node and its network, as if its machine were gone; returns when."""
+        """Stop all processes of a node and its network, as if its Kubernetes node were gone; return when."""
         moment = time.time()
         self.relays[index].cut()
         self._signal(self.agents[index], signal.SIGSTOP)

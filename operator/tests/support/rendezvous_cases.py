@@ -79,7 +79,7 @@ def assert_decides(case: Case) -> None:
         expected_running = replace(expected_running, repaired=True)
     assert (result.view, result.memory.running) == (case.expected, expected_running)
     assert tuple(line["event"] for line in result.lines) == case.lines
-    # Whoever comes while the members of a new round have yet to see it must be out of sight at once.
+    # A node that comes before all members of a new round have seen it must be hidden at once.
     completed = result.memory.completed_at
     hurry = result.view.complete and completed is not None and NOW - completed < 2 * SIGHT_SECONDS
     assert (result.repair, result.hurry) == (case.repair, case.hurry or hurry)

@@ -36,7 +36,7 @@ def wait_for(condition: Callable[[], T | None], what: str, seconds: float = 180)
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on."""
+    """Return a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

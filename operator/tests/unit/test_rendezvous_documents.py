@@ -209,6 +209,8 @@ def test_what_is_written_is_read_alike() -> None:
     [
         ("2026-01-31T12:00:00Z", NOON),
         ("2026-01-31 14:00:00+02:00", NOON),
+        ("2026-01-31T09:00-0300", NOON),
+        ("2026-01-31t12:00z", NOON),
         ("2026-01-31T12:00:00.5Z", NOON.replace(microsecond=500_000)),
         ("2026-01-31T12:00:00.123456789Z", NOON.replace(microsecond=123_456)),
         ("2026-02-30T12:00:00Z", None),

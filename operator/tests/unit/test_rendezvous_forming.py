@@ -22,7 +22,7 @@ from torchrun_rendezvous.view import KICK, Node, View
 
 CASES = {
     "without a target nothing is done": Case(open_round(A, B), None, Memory(), open_round(A, B)),
-    "nobody is there": Case(View(), target(2), Memory(), View()),
+    "no node is there": Case(View(), target(2), Memory(), View()),
     "the wanted nodes are in, in any order": Case(
         open_round(C, A, B, deadline=True),
         target(3),
@@ -59,7 +59,7 @@ CASES = {
         ("round-completed",),
         also={"enough_since": None, "formation_seconds": 6.0},
     ),
-    "fewer than the minimum wait for ever, and the last call begins anew": Case(
+    "fewer than the minimum wait for ever, and the last call starts again": Case(
         open_round(A), target(3), Memory(enough_since=NOW - 99), open_round(A), also={"enough_since": None}
     ),
     "a size below the minimum completes nothing": Case(
@@ -101,7 +101,7 @@ CASES = {
     "a participant without a heartbeat would break its agent": Case(
         open_round(A, B, C, heartbeats=beats(A, B)), target(3), Memory(), open_round(A, B)
     ),
-    "without an operator nobody is on the way: the last call is short": Case(
+    "without an operator no node is on its way: the last call is short": Case(
         open_round(A, B),
         target(3),
         Memory(enough_since=NOW - 1, rounds=1),

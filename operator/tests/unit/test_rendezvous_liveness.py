@@ -46,7 +46,7 @@ def wired(missing: float | None = None) -> dict[str, object]:
 
 
 def reachable(**unanswered: float) -> dict[str, object]:
-    """Memory of A, B and C, all heard just now, whose machines last acknowledged something so many seconds ago."""
+    """Memory of A, B and C, all heard just now, whose kernels last acknowledged something so many seconds ago."""
     ago = {A: unanswered.get("a", 0.0), B: unanswered.get("b", 0.0), C: unanswered.get("c", 0.0)}
     return {**life(), "signs": {n: LifeSigns(NOW, 100.0, reached=100.0 - seconds) for n, seconds in ago.items()}}
 
@@ -125,7 +125,7 @@ CASES = {
         running(A, B, C),
         also={"clock": 100.0},
     ),
-    "a member's machine has acknowledged nothing for four seconds: it is off, or cut off": Case(
+    "a member's kernel has acknowledged nothing for four seconds: it is off, or cut off": Case(
         SETTLED,
         target(3),
         remembered(running(A, B, C), **reachable(c=4.0)),
@@ -152,7 +152,7 @@ CASES = {
         senses=Senses(unanswered={C.address: 0.5}),
         also={"signs": reachable(c=0.5)["signs"]},
     ),
-    "nothing from most of the machines: it is rather the host's own network": Case(
+    "most kernels acknowledge nothing: more likely the host's own network is down": Case(
         SETTLED,
         target(3),
         remembered(running(A, B, C), **reachable(b=10.0, c=10.0)),
@@ -160,7 +160,7 @@ CASES = {
         running(A, B, C),
         also={"evictions": {}},
     ),
-    "a machine is judged from when it was first seen connected": Case(
+    "a kernel is judged from when it was first seen connected": Case(
         SETTLED,
         target(3),
         remembered(running(A, B, C), **life()),
@@ -169,7 +169,7 @@ CASES = {
         senses=Senses(unanswered={A.address: 0.0, B.address: 0.0, C.address: 30.0}),
         also={"signs": reachable()["signs"]},
     ),
-    "time goes on while somebody is heard": Case(
+    "time passes while any node is heard": Case(
         SETTLED,
         target(3),
         remembered(running(A, B, C), **{**life(c=7.75), "looked_at": NOW - 0.25, "heard_at": NOW - 4.75}),
@@ -178,7 +178,7 @@ CASES = {
         ("evicted", "round-kicked"),
         also={"clock": 100.25},
     ),
-    "and stands still while nobody is: then it is the host that is cut off": Case(
+    "and stands still while none is: then the host is cut off": Case(
         SETTLED,
         target(3),
         remembered(running(A, B, C), **{**life(c=7.9), "looked_at": NOW - 0.1, "heard_at": NOW - 5.0}),
@@ -249,10 +249,10 @@ CASES = {
         running(A, B, C),
         senses=Senses(interval=5.0),
     ),
-    "most are silent: it is rather the host that does not hear": Case(
+    "most are silent: more likely the host does not hear": Case(
         SETTLED, target(3), remembered(running(A, B, C), **life(b=8.0, c=29.9)), SETTLED, running(A, B, C)
     ),
-    "who was given up before is not one of them": Case(
+    "a node that was given up before is not one of them": Case(
         SETTLED,
         target(3),
         remembered(running(A, B), **life(b=8.0, c=60.0), evicted=frozenset({C})),
@@ -260,7 +260,7 @@ CASES = {
         replace(running(A, B, still=frozenset({A})), kicked=True, requested=True),
         ("evicted", "round-kicked"),
     ),
-    "but not for ever": Case(
+    "but not for ever: the silent majority is dropped": Case(
         SETTLED,
         target(3),
         remembered(running(A, B, C), **life(b=30.0, c=30.0)),
@@ -268,7 +268,7 @@ CASES = {
         replace(running(A, B, C, still=frozenset({A})), kicked=True, requested=True),
         ("evicted", "round-kicked"),
     ),
-    "who has been silent for two minutes has ended": Case(
+    "a node that has been silent for two minutes has ended": Case(
         replace(SETTLED, participants={A: 0, B: 0}),
         target(3, 3),
         Memory(**life(c=120.0)),  # type: ignore[arg-type]
@@ -299,7 +299,7 @@ CASES = {
         repair=4,
         senses=Senses(published=False),
     ),
-    "a machine is lost while members wait for rank 0's address": Case(
+    "a Kubernetes node is lost while members wait for rank 0's address": Case(
         FORMED,
         target(3),
         remembered(replace(running(A, B, C), unpublished=1.0), **{**reachable(c=4.0), "looked_at": NOW - 0.5}),

@@ -1,4 +1,4 @@
-"""Agents that do what torch's do, in any order, with a host that decides: what must never happen, and what must."""
+"""Agents that act as torch's do, in any order, with a host that decides: what must never happen, and what must."""
 
 from dataclasses import dataclass, field, replace
 
@@ -25,10 +25,10 @@ class Agent:
 
 
 @dataclass
-class World:
-    """The store, the agents by address, the host's memory, and the worlds that were formed.
+class Simulation:
+    """The store, the agents by address, the host's memory, and the members of each round.
 
-    A world loses members that leave by themselves.
+    A round loses members that leave by themselves.
     """
 
     view: View = field(default_factory=View)
@@ -40,7 +40,7 @@ class World:
     processes: int = 0
     lost: set[int] = field(default_factory=set)
     mute: dict[int, float] = field(default_factory=dict)
-    """Since when a machine has acknowledged nothing."""
+    """Since when a node's kernel has acknowledged nothing."""
     away: bool = False
 
     def start(self, index: int) -> None:
@@ -55,7 +55,7 @@ class World:
         self.agents.pop(index, None)
 
     def lose(self, index: int) -> None:
-        """Its machine is gone, and no connection is closed."""
+        """Its Kubernetes node is gone, and no connection is closed."""
         if self.agents.pop(index, None) is not None:
             self.lost.add(index)
             self.mute.setdefault(index, self.now)
@@ -66,7 +66,7 @@ class World:
             self.agents[index].frozen = True
 
     def cut(self, index: int) -> None:
-        """Nothing of it gets through, nor of its machine."""
+        """Nothing gets through, neither from the agent nor from its kernel."""
         if index in self.agents:
             self.agents[index].frozen = True
             self.mute.setdefault(index, self.now)
@@ -173,7 +173,7 @@ class World:
                 self.tick()
 
     def training(self) -> set[int]:
-        """Return the addresses of those that are together in a world of which nobody is missing."""
+        """Return the addresses of the members of a round that has all of its members."""
         run = self.memory.running
         if run is None or run.kicked or self.view.waiting:
             return set()
@@ -193,21 +193,21 @@ EVENTS = st.one_of(
 )
 
 
-def happen(world: World, event: tuple[str, object]) -> None:
+def happen(simulation: Simulation, event: tuple[str, object]) -> None:
     kind, argument = event
     if kind == "want":
         assert isinstance(argument, tuple)
         size, leavers = argument
-        world.target = Target(1, size, MINIMUM, 2.0, tuple(f"10.0.0.{i}" for i in leavers))
+        simulation.target = Target(1, size, MINIMUM, 2.0, tuple(f"10.0.0.{i}" for i in leavers))
     elif kind == "wait":
         assert isinstance(argument, int)
-        world.now += argument
+        simulation.now += argument
     elif kind == "tick":
         assert isinstance(argument, int)
         for _ in range(argument):
-            world.tick()
+            simulation.tick()
     else:
-        getattr(world, kind)(argument)
+        getattr(simulation, kind)(argument)
 
 
 @settings(max_examples=400, deadline=None)
@@ -217,23 +217,23 @@ def happen(world: World, event: tuple[str, object]) -> None:
 def test_whatever_happens_rounds_are_right_and_training_comes_back(
     events: list[tuple[str, object]], alive: int
 ) -> None:
-    world = World()
+    simulation = Simulation()
     for event in events:
-        happen(world, event)
-        assert KICK not in world.view.participants
-        assert set(world.view.participants) <= set(world.view.heartbeats)
+        happen(simulation, event)
+        assert KICK not in simulation.view.participants
+        assert set(simulation.view.participants) <= set(simulation.view.heartbeats)
 
     # Then the operator has what it wants: some live pods, the others gone.
     for index in range(ADDRESSES):
         if index >= alive:
-            world.die(index)
-        elif index not in world.agents:
-            world.start(index)
-        world.thaw(index)
+            simulation.die(index)
+        elif index not in simulation.agents:
+            simulation.start(index)
+        simulation.thaw(index)
     gone = tuple(f"10.0.0.{i}" for i in range(alive, ADDRESSES))
-    world.target = Target(2, alive, MINIMUM, 2.0, gone)
-    world.live(30)
-    assert world.training() == set(range(alive))
+    simulation.target = Target(2, alive, MINIMUM, 2.0, gone)
+    simulation.live(30)
+    assert simulation.training() == set(range(alive))
 
 
 @settings(max_examples=50, deadline=None)
@@ -252,25 +252,25 @@ def test_whatever_happens_rounds_are_right_and_training_comes_back(
 def test_without_an_operator_training_comes_back_if_enough_are_left(
     events: list[tuple[str, object]], size: int, alive: set[int], lost: set[int]
 ) -> None:
-    """Whoever dies, is lost or frozen meanwhile: those that are left train, as many as were last wanted."""
-    world = World(target=Target(1, size, MINIMUM, 2.0, ()), away=True)
+    """Nodes die, are lost or freeze: those that are left train, as many as were last wanted."""
+    simulation = Simulation(target=Target(1, size, MINIMUM, 2.0, ()), away=True)
     for index in range(ADDRESSES):
-        world.start(index)
-    world.live(5)
-    assert len(world.training()) == size
+        simulation.start(index)
+    simulation.live(5)
+    assert len(simulation.training()) == size
     for event in events:
-        happen(world, event)
+        happen(simulation, event)
     for index in range(ADDRESSES):
         if index in alive:
-            if index not in world.agents:
-                world.start(index)
-            world.thaw(index)
+            if index not in simulation.agents:
+                simulation.start(index)
+            simulation.thaw(index)
         elif index in lost:
-            world.lose(index)
+            simulation.lose(index)
         else:
-            world.die(index)
-    world.live(45)
-    training = world.training()
+            simulation.die(index)
+    simulation.live(45)
+    training = simulation.training()
     assert training <= alive
     assert len(training) == (min(size, len(alive)) if len(alive) >= MINIMUM else 0)
 
@@ -278,18 +278,18 @@ def test_without_an_operator_training_comes_back_if_enough_are_left(
 @settings(max_examples=50, deadline=None)
 @given(st.permutations(range(ADDRESSES)), st.integers(MINIMUM, ADDRESSES))
 def test_surplus_agents_do_not_keep_the_others_from_training(order: list[int], size: int) -> None:
-    world = World(target=Target(1, size, MINIMUM, 2.0, ()))
+    simulation = Simulation(target=Target(1, size, MINIMUM, 2.0, ()))
     for index in order:
-        world.start(index)
+        simulation.start(index)
     for second in range(20):
         for index in order:
-            world.sync(index)
-            world.tick()  # the host looks often enough to be between an agent's write and the next one's read
-            world.poll(index)
+            simulation.sync(index)
+            simulation.tick()  # the host looks often enough to be between an agent's write and the next one's read
+            simulation.poll(index)
             if second % 2 == 0:
-                world.beat(index)
-    assert len(world.training()) == size
-    assert world.memory.rounds == 1
+                simulation.beat(index)
+    assert len(simulation.training()) == size
+    assert simulation.memory.rounds == 1
 
 
 @settings(max_examples=50, deadline=None)
@@ -297,25 +297,25 @@ def test_surplus_agents_do_not_keep_the_others_from_training(order: list[int], s
 def test_a_spare_takes_the_place_of_a_lost_member_and_all_others_keep_theirs(
     order: list[int], size: int, choice: int
 ) -> None:
-    world = World(target=Target(1, size, MINIMUM, 2.0, ()))
+    simulation = Simulation(target=Target(1, size, MINIMUM, 2.0, ()))
     for index in order:
-        world.start(index)
+        simulation.start(index)
 
     def live(seconds: int) -> None:
         for second in range(seconds):
             for index in order:
-                world.sync(index)
-                world.tick()
-                world.poll(index)
+                simulation.sync(index)
+                simulation.tick()
+                simulation.poll(index)
                 if second % 5 == 0:
-                    world.beat(index)
+                    simulation.beat(index)
 
     live(20)
-    before = world.training()
+    before = simulation.training()
     lost = sorted(before)[choice % size]
-    world.die(lost)
-    world.target = Target(2, size, MINIMUM, 2.0, (f"10.0.0.{lost}",))
+    simulation.die(lost)
+    simulation.target = Target(2, size, MINIMUM, 2.0, (f"10.0.0.{lost}",))
     live(20)
-    assert world.memory.rounds == 2
-    assert len(world.training()) == size
-    assert before - {lost} < world.training()
+    assert simulation.memory.rounds == 2
+    assert len(simulation.training()) == size
+    assert before - {lost} < simulation.training()

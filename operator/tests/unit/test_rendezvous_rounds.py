@@ -126,7 +126,7 @@ CASES = {
         replace(SETTLED, participants={D: 0}, heartbeats=beats(A, B, C, D)),
         running(A, B, C),
     ),
-    "who left because it saw a stranger was disturbed": Case(
+    "a member that left because it saw a stranger was disturbed": Case(
         replace(FORMED, participants={A: 0, B: 1}, waiting=frozenset({C}), heartbeats=beats(A, B, C)),
         target(3),
         remembered(replace(running(A, B, C), disturbed_at=NOW - 1)),
@@ -143,7 +143,7 @@ CASES = {
         ("left",),
         repair=4,
     ),
-    "an agent has finished: nobody is disturbed any more": Case(
+    "an agent has finished: no member is disturbed any more": Case(
         replace(FORMED, finished=1),
         target(2, 2, C),
         remembered(running(A, B, C)),
@@ -169,7 +169,7 @@ CASES = {
     "without a target it stays closed": Case(
         replace(SETTLED, closed=True), None, Memory(), replace(SETTLED, closed=True)
     ),
-    "it is to end though nobody left": Case(
+    "it has to end although no member left": Case(
         SETTLED,
         replace(target(3), end_round=EndRound("aa", 4)),
         remembered(running(A, B, C)),

@@ -5,7 +5,7 @@ import socket
 from torchrun_rendezvous.sockets import PROBES, unanswered_seconds
 
 
-def test_the_kernel_tells_for_how_long_the_other_end_has_acknowledged_nothing() -> None:
+def test_for_how_long_the_other_end_has_acknowledged_nothing() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_server(("127.0.0.1", 0)) as other:
         port = server.getsockname()[1]
         assert unanswered_seconds(port) == {}

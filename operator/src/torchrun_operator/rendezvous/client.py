@@ -7,11 +7,9 @@ import logging
 import random
 import socket
 from collections.abc import Callable, Mapping
-from importlib import resources
 
 import aiohttp
 
-from torchrun_operator import rendezvous
 from torchrun_rendezvous.protocol import ProtocolError, RendezvousState, Target
 
 POLL_SECONDS = 30.0
@@ -41,11 +39,6 @@ def token_for(key: bytes, job_uid: str) -> str:
 def token_digest(token: str) -> str:
     """Return the digest that the host checks the token with."""
     return hashlib.sha256(token.encode()).hexdigest()
-
-
-def host_source() -> str:
-    """Return the program of the rendezvous pods."""
-    return resources.files(rendezvous).joinpath("host.py").read_text(encoding="utf-8")
 
 
 def open_socket(address: aiohttp.AddrInfoType) -> socket.socket:

@@ -72,7 +72,7 @@ def test_failing_workers_surplus_nodes_and_the_end(job: Job, host: Host) -> None
     job.formed(0, 1)
     assert job.agents.pop(2).wait(180) != 0
 
-    # An agent nobody wants waits; whoever trains is not disturbed, neither now nor once the round has settled.
+    # An agent that is not wanted waits. Members are not disturbed, neither now nor once the round has settled.
     completed = host.events("round-completed")
     host.want(2, 2)
     job.start(2)
@@ -152,13 +152,13 @@ DEADLINE = 10.0
 
 
 def _allow(host: Host, size: int, *leavers: str, end_round: tuple[str, int] | None = None) -> None:
-    """Tell the host as the operator does: how long a pause may be, and which round has to end."""
+    """Put a target as the operator does: how long a pause may be, and which round has to end."""
     wanted = {"generation": 1, "size": size, "min": size, "lastCallSeconds": 1.0, "leavers": leavers}
     ended = {"instance": end_round[0], "round": end_round[1]} if end_round is not None else None
     host.authorized("PUT", "/v1/target", {**wanted, "progressDeadlineSeconds": DEADLINE, "endRound": ended})
 
 
-def test_a_worker_that_hangs_is_seen_told_about_and_restarted(job: Job, host: Host) -> None:
+def test_a_worker_that_hangs_is_noticed_reported_and_restarted(job: Job, host: Host) -> None:
     job.script = HANGS.replace("@URL@", f"http://127.0.0.1:{host.http_port}/v1/progress")
     _allow(host, 2)
     job.start(0, 1)
@@ -177,9 +177,9 @@ def test_a_worker_that_hangs_is_seen_told_about_and_restarted(job: Job, host: Ho
 
     _allow(host, 2, end_round=("another host", 0))
     assert host.events("round-kicked") == []
-    told = time.time()
+    asked = time.time()
     _allow(host, 2, end_round=(host.state()["instance"], 0))
-    _log.info("%s: %.1f s", "told to end a round that hangs to next step", job.step_after(told, 2))
+    _log.info("%s: %.1f s", "request to end a round that hangs to next step", job.step_after(asked, 2))
     job.formed(0, 1)
     assert [event["reason"] for event in host.events("round-kicked")] == ["no progress"]
     assert _ended(host) == {"requested": 1, "unrequested": 0}
@@ -188,7 +188,7 @@ def test_a_worker_that_hangs_is_seen_told_about_and_restarted(job: Job, host: Ho
     assert [event["reason"] for event in host.events("round-kicked")] == ["no progress"]
 
 
-def test_a_member_that_does_not_come_to_the_next_round_is_told_of(job: Job, host: Host) -> None:
+def test_a_member_that_does_not_come_to_the_next_round_is_reported(job: Job, host: Host) -> None:
     _allow(host, 2)
     job.start(0, 1)
     job.formed(0, 1)

@@ -62,7 +62,7 @@ def test_a_killed_node_is_left_behind_and_one_that_comes_back_is_taken_in(job: J
     assert host.metrics()["rounds_alone_total"] == 4
     assert host.state()["roundsEnded"] == {"requested": 4, "unrequested": 0}
 
-    # The operator comes back and wants what it wanted: nobody notices.
+    # The operator comes back and wants what it wanted before: nothing changes.
     completed = host.events("round-completed")
     with Operator(host):
         host.want(3, 2, last_call=LAST_CALL)
@@ -93,7 +93,7 @@ def test_too_few_survivors_wait_until_another_comes(job: Job, host: Host) -> Non
     job.step_after(began, 2)
 
 
-def test_a_lost_machine_is_left_behind_and_welcome_when_it_is_back(job: Job, host: Host) -> None:
+def test_a_lost_node_is_left_behind_and_taken_in_when_it_is_back(job: Job, host: Host) -> None:
     _train(job, 0, 1, 2)
     _alone(host)
     moment = job.freeze(1)
@@ -107,7 +107,7 @@ def test_a_lost_machine_is_left_behind_and_welcome_when_it_is_back(job: Job, hos
     assert host.state()["roundsEnded"] == {"requested": 2, "unrequested": 0}
 
 
-def test_a_stall_of_the_host_expires_nobody(job: Job, host: Host) -> None:
+def test_a_stall_of_the_host_expires_no_node(job: Job, host: Host) -> None:
     _train(job, 0, 1)
     wait_for(lambda: host.events("round-settled"), "the round has settled")
     host.process.send_signal(signal.SIGSTOP)
@@ -120,7 +120,7 @@ def test_a_stall_of_the_host_expires_nobody(job: Job, host: Host) -> None:
     assert job.end() == {0: 0, 1: 0}
 
 
-def test_a_host_that_is_cut_off_from_everybody_expires_nobody(job: Job, host: Host) -> None:
+def test_a_host_that_is_cut_off_from_all_nodes_expires_none(job: Job, host: Host) -> None:
     _train(job, 0, 1)
     wait_for(lambda: host.events("round-settled"), "the round has settled")
     for relay in job.relays.values():
@@ -133,7 +133,7 @@ def test_a_host_that_is_cut_off_from_everybody_expires_nobody(job: Job, host: Ho
     assert len(host.events("round-completed")) == 1
 
 
-def test_the_host_dies_and_the_job_forms_anew(tmp_path: Path) -> None:
+def test_the_host_dies_and_the_job_forms_a_new_round(tmp_path: Path) -> None:
     with running_host(tmp_path) as first:
         job = Job(first, tmp_path, ALL_REDUCE)
         try:

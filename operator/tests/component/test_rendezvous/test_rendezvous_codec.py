@@ -69,7 +69,7 @@ class Malicious:
 
 
 class Anything:
-    """Pickles as what it is told to."""
+    """Pickles as what it is given."""
 
     def __init__(self, *reduced: object) -> None:
         self.reduced = reduced
@@ -147,7 +147,7 @@ NO_VIEWS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("raw", NOT_STATES.values(), ids=NOT_STATES.keys())
-def test_what_is_no_state_is_told_from_one(raw: bytes) -> None:
+def test_what_is_no_state_is_refused(raw: bytes) -> None:
     with pytest.raises(StateError):
         _codec().decode(raw)
 

@@ -30,7 +30,7 @@ def raw(host: Host, data: bytes) -> socket.socket:
     return connection
 
 
-def test_it_says_how_it_is_to_anybody(shared: Host) -> None:
+def test_health_and_metrics_need_no_token(shared: Host) -> None:
     assert shared.request("GET", "/healthz") == (200, b"ok\n")
     status, text = shared.request("GET", "/metrics")
     assert status == 200
@@ -60,7 +60,7 @@ def test_it_says_how_it_is_to_anybody(shared: Host) -> None:
 @pytest.mark.parametrize(
     "header", ["", "Bearer", "Bearer ", "Bearer wrong", f"Basic {TOKEN}", TOKEN, f"Bearer {TOKEN}x", "Bearer t\xf6ken"]
 )
-def test_without_the_token_nothing_is_told_or_taken(shared: Host, method: str, path: str, header: str) -> None:
+def test_without_the_token_nothing_is_shown_or_changed(shared: Host, method: str, path: str, header: str) -> None:
     before = shared.state()
     headers = {"Authorization": header} if header else {}
     body = json.dumps({**TARGET, "size": 99}).encode() if method == "PUT" else None
@@ -156,7 +156,7 @@ def test_a_long_poll_ends_with_a_change_or_its_time(shared: Host) -> None:
     assert json.loads(answer.partition(b"\r\n\r\n")[2]) == changed
 
 
-def test_workers_are_told_the_deadline(shared: Host) -> None:
+def test_workers_get_the_deadline(shared: Host) -> None:
     shared.authorized("PUT", "/v1/target", TARGET)
     status, answer = shared.request("POST", "/v1/progress", b'{"step": 1, "worldSize": 1}')
     assert (status, json.loads(answer)) == (200, {"progressDeadlineSeconds": 20.0})

@@ -58,7 +58,7 @@ async def test_the_link_brings_the_target_and_what_happens(shared: Host) -> None
         assert not link.connected
 
 
-async def test_the_link_outlives_the_host_and_tells_the_next_one(tmp_path: Path) -> None:
+async def test_the_link_outlives_the_host_and_sends_the_target_to_the_next_one(tmp_path: Path) -> None:
     loop = asyncio.get_running_loop()
     async with aiohttp.ClientSession() as session:
         with running_host(tmp_path) as host:
@@ -77,7 +77,7 @@ async def test_the_link_outlives_the_host_and_tells_the_next_one(tmp_path: Path)
             await link.aclose()
 
 
-async def test_the_link_says_that_its_token_is_not_taken(shared: Host) -> None:
+async def test_the_link_says_that_its_token_is_refused(shared: Host) -> None:
     async with aiohttp.ClientSession() as session:
         link = RendezvousLink(session, shared.url, "another")
         await until(lambda: link.unauthorized)
@@ -86,7 +86,7 @@ async def test_the_link_says_that_its_token_is_not_taken(shared: Host) -> None:
 
 
 @pytest.mark.parametrize("answer", ["garbage", "endless", "redirect", "error"])
-async def test_the_link_believes_no_host(answer: str) -> None:
+async def test_the_link_trusts_no_host(answer: str) -> None:
     asked = 0
 
     async def respond(request: web.Request) -> web.StreamResponse:
