@@ -10,8 +10,16 @@ import fsspec
 import pytest
 import torch
 
-from torchrun_trainer.snapshots import storage as storages
-from torchrun_trainer.snapshots.storage import Sink, Storage, StorageError, checksum_of, storage
+from torchrun_trainer.snapshots.storage import (
+    Sink,
+    Storage,
+    StorageError,
+    base,
+    checksum_of,
+    directory,
+    object_store,
+    storage,
+)
 
 CHECKSUM = checksum_of(lambda file: file.write(b"content"))
 
@@ -65,8 +73,8 @@ class Full:
 
 def test_the_reason_is_that_of_the_file(place: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     """torch.save, cut short, raises another error, about positions."""
-    real = storages.Hashing
-    monkeypatch.setattr(storages, "Hashing", lambda raw: real(raw if isinstance(raw, storages._Nowhere) else Full()))
+    for module in (directory, object_store):
+        monkeypatch.setattr(module, "Hashing", lambda _: base.Hashing(Full()))
     with pytest.raises(OSError, match="No space left on device"):
         place.publish("a-", lambda file: torch.save(torch.ones(100_000), file), str)  # type: ignore[arg-type]
     if place.local:  # fsspec's memory cannot discard a file
@@ -126,7 +134,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     ids=["S3", "GCS", "local", "without zone", "unknown"],
 )
 def test_when_an_object_was_changed(facts: dict[str, object], changed: datetime) -> None:
-    assert storages._modified({"name": "a", **facts}) == changed
+    assert object_store._modified({"name": "a", **facts}) == changed
 
 
 def test_a_directory_forgets_what_killed_writers_left(tmp_path: Path) -> None:

@@ -125,6 +125,18 @@ def test_a_loop_of_somebody_else_saves_before_it_leaves(capsys: pytest.CaptureFi
     assert events(capsys) == ["event=start at=5 world=1", "event=drain at=7 snapshot=7"]
 
 
+def test_a_stop_at_the_last_step_still_saves_before_it_leaves(capsys: pytest.CaptureFixture[str]) -> None:
+    run = Driven()
+    run.begin(5, 6)
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert run.advance()
+    run.saved(Path("/nowhere/step-6"))
+    with pytest.raises(SystemExit):
+        run.leave()
+    run.close()
+    assert events(capsys) == ["event=start at=5 world=1", "event=drain at=6 snapshot=6"]
+
+
 def test_a_loop_of_somebody_else_may_end_early_or_begin_again(capsys: pytest.CaptureFixture[str]) -> None:
     run = Driven()
     run.leave()  # not asked to
