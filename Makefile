@@ -41,6 +41,7 @@ lint: $(ENV) ## Check style, types and layers
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	PYTHONPATH=e2e .venv/bin/lint-imports
+	PYTHONPATH=e2e $(RUN) -m support.layout
 
 .PHONY: format
 format: $(ENV) ## Format the code, and mend what ruff can mend
