@@ -43,6 +43,7 @@ lint: $(ENV) ## Check style, types and layers
 	.venv/bin/mypy --python-version 3.10 operator/src/torchrun_rendezvous
 	PYTHONPATH=e2e .venv/bin/lint-imports
 	$(RUN) docs/style/words.py
+	PYTHONPATH=e2e $(RUN) -m support.layout
 
 .PHONY: format
 format: $(ENV) ## Format the code, and fix what ruff can fix

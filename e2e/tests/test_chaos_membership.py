@@ -28,14 +28,14 @@ from chaos.membership.records import (
 )
 from chaos.membership.report import Evidence, judged, told
 from chaos.membership.scene import has_settled, sample_of
-from chaos.membership.worlds import (
+from chaos.membership.stretches import (
     Change,
     changes_of,
     one_master_at_a_time,
     planned_cost_nothing,
     rounds_agree,
     steps_follow,
-    worlds_of,
+    stretches_of,
 )
 from support.kubectl import Object
 
@@ -106,7 +106,7 @@ def test_a_journal_is_followed_while_it_is_written(tmp_path: Path) -> None:
     ],
 )
 def test_no_step_is_taken_under_an_old_master(recorded: list[Step], wrong: list[tuple[float, str]]) -> None:
-    assert rules(one_master_at_a_time(worlds_of(recorded))) == wrong
+    assert rules(one_master_at_a_time(stretches_of(recorded))) == wrong
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_the_workers_of_a_round_agree(
 def test_a_world_goes_on_from_the_newest_snapshot(
     recorded: list[Step], snapshots: list[Snapshot], wrong: list[tuple[float, str]]
 ) -> None:
-    assert rules(steps_follow(worlds_of(recorded), snapshots)) == wrong
+    assert rules(steps_follow(stretches_of(recorded), snapshots)) == wrong
 
 
 _LOSSY = steps(0, 0, 10) + steps(20, 5, 5, B)
@@ -167,7 +167,7 @@ _LOSSY = steps(0, 0, 10) + steps(20, 5, 5, B)
 def test_announced_changes_lose_no_step(
     recorded: list[Step], faults: list[Fault], change: Change, wrong: list[tuple[float, str]]
 ) -> None:
-    changes = changes_of(worlds_of(recorded), faults)
+    changes = changes_of(stretches_of(recorded), faults)
     assert changes == [change]
     assert rules(planned_cost_nothing(changes)) == wrong
 

@@ -9,14 +9,14 @@ from typing import Any
 from chaos.membership.accounts import adds_up, counted, expected, within
 from chaos.membership.pauses import LIMIT_SECONDS, Pause, allowance_of, never_stuck, pauses_of
 from chaos.membership.records import Fault, Group, Sample, Snapshot, Start, Step, Violation
-from chaos.membership.worlds import (
-    World,
+from chaos.membership.stretches import (
+    Stretch,
     changes_of,
     one_master_at_a_time,
     planned_cost_nothing,
     rounds_agree,
     steps_follow,
-    worlds_of,
+    stretches_of,
 )
 
 _AROUND_SECONDS = 30.0
@@ -44,16 +44,16 @@ class Evidence:
 
 
 def judged(evidence: Evidence) -> dict[str, Any]:
-    """Return the report: figures, and every violation with its context."""
-    worlds = worlds_of(evidence.steps)
-    changes = changes_of(worlds, evidence.faults)
+    """Return the report: figures, and every violation with what was going on then."""
+    stretches = stretches_of(evidence.steps)
+    changes = changes_of(stretches, evidence.faults)
     allowance = allowance_of(evidence.steps[0].time - evidence.began) if evidence.steps else 0.0
     pauses = pauses_of(evidence.steps, evidence.samples, evidence.faults, evidence.ended, allowance)
     violations = [
         *evidence.further,
-        *one_master_at_a_time(worlds),
+        *one_master_at_a_time(stretches),
         *rounds_agree(evidence.starts, evidence.steps),
-        *steps_follow(worlds, evidence.snapshots),
+        *steps_follow(stretches, evidence.snapshots),
         *planned_cost_nothing(changes),
         *never_stuck(pauses),
         *adds_up(evidence.groups),
@@ -70,7 +70,7 @@ def judged(evidence: Evidence) -> dict[str, Any]:
             "exact": sum(1 for group in evidence.groups if _is_exact(group)),
         },
         "rounds": len({start.master for start in evidence.starts}),
-        "worlds": len(worlds),
+        "stretches": len(stretches),
         "steps": max((step.done for step in evidence.steps), default=0),
         "stepsLost": sum(change.lost for change in changes),
         "stepsLostByPlannedChanges": sum(change.lost for change in changes if change.planned),
@@ -84,7 +84,7 @@ def judged(evidence: Evidence) -> dict[str, Any]:
             for cause, (count, low, high) in within(evidence.restarts, evidence.groups).items()
         },
         "violations": [_violation(violation, evidence) for violation in sorted(violations, key=lambda v: v.time)],
-        "worldsLog": [_world(world, evidence) for world in worlds],
+        "stretchesLog": [_stretch(stretch, evidence) for stretch in stretches],
         "log": [_fault(fault, evidence) for fault in evidence.faults],
         "groupsLog": [
             {"faults": [f.number for f in group.faults], "counted": counted(group), "expected": expected(group)}
@@ -150,14 +150,14 @@ def _violation(violation: Violation, evidence: Evidence) -> dict[str, Any]:
     }
 
 
-def _world(world: World, evidence: Evidence) -> dict[str, Any]:
+def _stretch(stretch: Stretch, evidence: Evidence) -> dict[str, Any]:
     return {
-        "at": _at(world.first.time, evidence.began),
-        "until": _at(world.last.time, evidence.began),
-        "master": world.master,
-        "workers": world.first.world,
-        "from": world.first.resumed,
-        "to": world.last.done,
+        "at": _at(stretch.first.time, evidence.began),
+        "until": _at(stretch.last.time, evidence.began),
+        "master": stretch.master,
+        "workers": stretch.first.world,
+        "from": stretch.first.resumed,
+        "to": stretch.last.done,
     }
 
 

@@ -1,4 +1,4 @@
-"""The rules for the worlds that trained, from the journal of the workers. Pure."""
+"""The rules for stretches of training, from the journal of the workers. Pure."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ _AFTERMATH_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
-class World:
-    """The steps of one round, under one MASTER_ADDR and MASTER_PORT."""
+class Stretch:
+    """A stretch of training: the steps of one round, under one MASTER_ADDR and MASTER_PORT."""
 
     master: str
     steps: tuple[Step, ...]
@@ -33,7 +33,7 @@ class World:
 
 @dataclass(frozen=True)
 class Change:
-    """A change from one world that trained to the next."""
+    """A change from one stretch to the next."""
 
     time: float
     """Time of the first step of the next world."""
@@ -44,23 +44,23 @@ class Change:
     """Whether only announced changes can have caused it."""
 
 
-def worlds_of(steps: Iterable[Step]) -> list[World]:
-    """Group steps by round, in the order of the first steps."""
+def stretches_of(steps: Iterable[Step]) -> list[Stretch]:
+    """Sort steps by the rounds in which they were done; rounds in the order of their first steps."""
     found: dict[tuple[str, int], list[Step]] = {}
     for step in sorted(steps, key=lambda step: step.time):
         found.setdefault((step.master, step.resumed), []).append(step)
-    return [World(master, tuple(of_one)) for (master, _), of_one in found.items()]
+    return [Stretch(master, tuple(of_one)) for (master, _), of_one in found.items()]
 
 
-def one_master_at_a_time(worlds: Sequence[World]) -> list[Violation]:
-    """No world takes a step after a later world has taken its first."""
+def one_master_at_a_time(stretches: Sequence[Stretch]) -> list[Violation]:
+    """No stretch takes a step after a later one has taken its first."""
     wrong = []
-    for position, world in enumerate(worlds):
-        for younger in worlds[position + 1 :]:
-            late = [step for step in world.steps if step.time > younger.first.time]
+    for position, stretch in enumerate(stretches):
+        for younger in stretches[position + 1 :]:
+            late = [step for step in stretch.steps if step.time > younger.first.time]
             if late:
                 what = (
-                    f"{len(late)} steps up to {late[-1].done} under {world.master} after {younger.master} had begun "
+                    f"{len(late)} steps up to {late[-1].done} under {stretch.master} after {younger.master} had begun "
                     f"(with step {younger.first.done}), for {late[-1].time - younger.first.time:.2f} s"
                 )
                 wrong.append(Violation(younger.first.time, "two-masters", what))
@@ -94,34 +94,36 @@ def rounds_agree(starts: Iterable[Start], steps: Iterable[Step]) -> list[Violati
 
 def _trained_with_all(rounds: dict[str, list[list[Start]]], steps: Iterable[Step]) -> list[Violation]:
     wrong = []
-    for world in worlds_of(steps):
-        began = [members for members in rounds.get(world.master, []) if members[0].time <= world.first.time]
+    for stretch in stretches_of(steps):
+        began = [members for members in rounds.get(stretch.master, []) if members[0].time <= stretch.first.time]
         ranks = sorted(member.rank for member in began[-1]) if began else []
-        if ranks != list(range(world.first.world)):
-            what = f"under {world.master} {world.first.world} workers train, but ranks {ranks} have started"
-            wrong.append(Violation(world.first.time, "round", what))
+        if ranks != list(range(stretch.first.world)):
+            what = f"under {stretch.master} {stretch.first.world} workers train, but ranks {ranks} have started"
+            wrong.append(Violation(stretch.first.time, "round", what))
     return wrong
 
 
-def steps_follow(worlds: Sequence[World], snapshots: Sequence[Snapshot]) -> list[Violation]:
-    """Within a world, each step follows the last. A world resumes from the newest complete snapshot or a later one."""
+def steps_follow(stretches: Sequence[Stretch], snapshots: Sequence[Snapshot]) -> list[Violation]:
+    """Within a stretch, each step follows the last. It resumes from the newest complete snapshot or a later one."""
     wrong = []
-    for world in worlds:
-        numbers = [step.done for step in world.steps]
-        if numbers != list(range(world.first.resumed + 1, world.first.resumed + 1 + len(numbers))):
+    for stretch in stretches:
+        numbers = [step.done for step in stretch.steps]
+        if numbers != list(range(stretch.first.resumed + 1, stretch.first.resumed + 1 + len(numbers))):
             wrong.append(
-                Violation(world.first.time, "steps", f"under {world.master} the steps {numbers} do not follow")
+                Violation(stretch.first.time, "steps", f"under {stretch.master} the steps {numbers} do not follow")
             )
-        complete = [known for known in snapshots if known.time < world.first.time and known.master != world.master]
+        complete = [known for known in snapshots if known.time < stretch.first.time and known.master != stretch.master]
         newest = max((known.step for known in complete), default=0)
-        if world.first.resumed < newest:
-            what = f"{world.master} resumed from step {world.first.resumed}, the newest snapshot was of step {newest}"
-            wrong.append(Violation(world.first.time, "snapshot", what))
+        if stretch.first.resumed < newest:
+            what = (
+                f"{stretch.master} went on from step {stretch.first.resumed}, the newest snapshot was of step {newest}"
+            )
+            wrong.append(Violation(stretch.first.time, "snapshot", what))
     return wrong
 
 
-def changes_of(worlds: Sequence[World], faults: Sequence[Fault]) -> list[Change]:
-    """Return the changes from each world to the next."""
+def changes_of(stretches: Sequence[Stretch], faults: Sequence[Fault]) -> list[Change]:
+    """Return how each stretch followed the one before it."""
     return [
         Change(
             time=after.first.time,
@@ -129,7 +131,7 @@ def changes_of(worlds: Sequence[World], faults: Sequence[Fault]) -> list[Change]
             lost=max(0, before.last.done - after.first.resumed),
             planned=_was_planned(before.last.time, after.first.time, faults),
         )
-        for before, after in pairwise(worlds)
+        for before, after in pairwise(stretches)
     ]
 
 
