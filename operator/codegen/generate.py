@@ -1,4 +1,4 @@
-"""Generates files from the models of the API: the CRD, its copy in the chart, and its reference.
+"""Generates files: the CRD, its copy in the chart and its reference from the models, and a page from the decisions.
 
 Run as `python operator/codegen/generate.py`; with --check it writes nothing and fails when a file is stale.
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 from crd import crd
 from reference import reference
+from walk import walk
 
 _ROOT = Path(__file__).resolve().parents[2]
 _HEAD = "# Generated from operator/src/torchrun_operator/api by operator/codegen/generate.py; do not edit.\n"
@@ -31,6 +32,7 @@ def generated() -> dict[Path, str]:
         _ROOT / "crds" / _NAME: document,
         _ROOT / "charts" / "torchrun-operator" / "files" / _NAME: document,
         _ROOT / "docs" / "reference" / "torchrunjob.md": reference(),
+        _ROOT / "docs" / "concepts" / "one-pass.md": walk(),
     }
 
 

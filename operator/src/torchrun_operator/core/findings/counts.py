@@ -44,13 +44,12 @@ class Counts:
         return failed_by_code(node, facts.job.status.nodes, facts.rendezvous, self.bookkeeping)
 
 
-def nothing_new(facts: Facts) -> Counts:
-    """Return the counts of a job that has ended or is suspended: they stay as the status records them."""
-    return Counts(restarts=facts.job.status.restarts, bookkeeping=facts.job.status.rendezvous)
-
-
-def count(facts: Facts, wanted: Wanted, round_: Members, limits: Deadlines, stuck: Stuck, end: Completion) -> Counts:
-    """Count what is new in an active job."""
+def count(
+    facts: Facts, wanted: Wanted, round_: Members, limits: Deadlines, stuck: Stuck, end: Completion, *, active: bool
+) -> Counts:
+    """Count what is new in an active job. The counts of a job that has ended or is suspended stay as they are."""
+    if not active:
+        return Counts(restarts=facts.job.status.restarts, bookkeeping=facts.job.status.rendezvous)
     status, rendezvous = facts.job.status, facts.rendezvous
     recorded = status.rendezvous
     found = new_losses(status.nodes, facts, wanted.pods, recorded, full=round_.full)

@@ -7,7 +7,7 @@ from torchrun_operator.api.conditions import has_ended
 from torchrun_operator.api.v1alpha1 import Straggler
 from torchrun_operator.core.facts.model import Facts
 from torchrun_operator.core.findings.completion import Completion, completion
-from torchrun_operator.core.findings.counts import Counts, count, nothing_new
+from torchrun_operator.core.findings.counts import Counts, count
 from torchrun_operator.core.findings.hangs import Deadlines, limits
 from torchrun_operator.core.findings.membership import Members, members
 from torchrun_operator.core.findings.reach import Reach, reach
@@ -52,7 +52,7 @@ def find(facts: Facts) -> Findings:
     deadlines = limits(facts)
     held_up = stuck(facts)
     end = completion(facts, goal.nodes) if active else Completion()
-    counts = count(facts, goal, round_, deadlines, held_up, end) if active else nothing_new(facts)
+    counts = count(facts, goal, round_, deadlines, held_up, end, active=active)
     return Findings(
         stage=stage,
         name_taken=facts.name_taken and all(node.rank is None for node in job.status.nodes),
