@@ -12,7 +12,7 @@ from torchrun_operator.api.names import (
     ROLE_RENDEZVOUS,
     TRAINER_CONTAINER,
 )
-from torchrun_operator.core.machines import Trouble, troubles
+from torchrun_operator.core.machines import Machines, Trouble, troubles
 from torchrun_operator.core.observed import Exit, NodePod, Observed, Phase, Rendezvous, RendezvousPod
 
 _MESSAGE_CHARACTERS = 4096
@@ -25,13 +25,13 @@ def observe(
     rendezvous: Rendezvous | None,
     *,
     token_digest: str = "",
-    machines: Mapping[str, Mapping[str, Any] | None] | None = None,
+    machines: Machines | None = None,
 ) -> Observed:
     """Sort the pods that carry the job's label into its own nodes, its rendezvous pod, and strangers.
 
-    Machines are the cluster's nodes by name, None for one that has been removed; what is not in it is taken as well.
+    A pod whose Kubernetes node is not among `machines` is taken as well.
     """
-    trouble = troubles(machines or {})
+    trouble = troubles(machines or Machines())
     nodes: list[NodePod] = []
     foreign: list[str] = []
     rendezvous_pod = None
