@@ -2,16 +2,15 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 from aiohttp import web
-from kubernetes.aio import client
 
 from api_stub import Asked, api_stub, status_of
-from torchrun_operator.cluster import kubernetes
+from stub_cluster import adapter
+from torchrun_operator.cluster import transport
 from torchrun_operator.cluster.kubernetes import KubernetesCluster
 from torchrun_operator.cluster.port import ClusterError, ConflictError, NameTakenError, RefusedError
 
@@ -20,28 +19,7 @@ MAPS, MAP = "/api/v1/namespaces/team/configmaps", "/api/v1/namespaces/team/confi
 JOB = "/apis/torchrun.dev/v1alpha1/namespaces/team/torchrunjobs/digits"
 EXISTS = (409, status_of(409, "AlreadyExists", 'pods "digits-0" already exists'))
 
-Latencies = list[tuple[str, str, int]]
 Call = Callable[[KubernetesCluster], Awaitable[Any]]
-
-
-@asynccontextmanager
-async def adapter(url: str, namespaces: tuple[str, ...] = ()) -> AsyncIterator[tuple[KubernetesCluster, Latencies]]:
-    """Give an adapter to the server there, and what it reports of its requests."""
-    latencies: Latencies = []
-    configuration = client.Configuration()
-    configuration.host = url
-    configuration.api_key = {"BearerToken": "Bearer secret"}
-    configuration.client_session_kwargs = {"trust_env": False}
-
-    def observe(verb: str, resource: str, status: int, seconds: float) -> None:
-        assert seconds >= 0
-        latencies.append((verb, resource, status))
-
-    cluster = KubernetesCluster(client.ApiClient(configuration), observe, lambda _key: None, namespaces)
-    try:
-        yield cluster, latencies
-    finally:
-        await cluster.aclose()
 
 
 def manifest(kind: str, uid: str = "job-uid", **metadata: Any) -> dict[str, Any]:
@@ -249,7 +227,7 @@ async def test_the_answer_breaks_off() -> None:
 
 
 async def test_no_answer_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kubernetes, "_TIMEOUT_SECONDS", 0.05)
+    monkeypatch.setattr(transport, "_TIMEOUT_SECONDS", 0.05)
     never = asyncio.Event()
 
     async def silent(_request: web.Request) -> web.StreamResponse:
@@ -264,154 +242,73 @@ async def test_no_answer_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
         never.set()
 
 
-@pytest.mark.parametrize(
-    ("call", "answers", "expected"),
-    [
-        (
-            create_pod,
-            {f"POST {PODS}": CREATED},
-            Asked("POST", PODS, {"fieldManager": "torchrun-operator"}, "application/json", manifest("Pod")),
+SENT: dict[str, tuple[Call, Answers, Asked]] = {
+    "create": (
+        create_pod,
+        {f"POST {PODS}": CREATED},
+        Asked("POST", PODS, {"fieldManager": "torchrun-operator"}, "application/json", manifest("Pod")),
+    ),
+    "apply": (
+        apply,
+        {f"POST {MAPS}": EXISTS, f"GET {MAP}": OURS, f"PATCH {MAP}": (200, {})},
+        Asked(
+            "PATCH",
+            MAP,
+            {"fieldManager": "torchrun-operator", "force": "true"},
+            "application/apply-patch+yaml",
+            manifest("ConfigMap"),
         ),
-        (
-            apply,
-            {f"POST {MAPS}": EXISTS, f"GET {MAP}": OURS, f"PATCH {MAP}": (200, {})},
-            Asked(
-                "PATCH",
-                MAP,
-                {"fieldManager": "torchrun-operator", "force": "true"},
-                "application/apply-patch+yaml",
-                manifest("ConfigMap"),
-            ),
+    ),
+    "delete at once": (
+        delete_pod,
+        {f"DELETE {POD}": (200, {})},
+        Asked(
+            "DELETE",
+            POD,
+            {},
+            "application/json",
+            {
+                "kind": "DeleteOptions",
+                "apiVersion": "v1",
+                "preconditions": {"uid": "uid-1"},
+                "gracePeriodSeconds": 0,
+            },
         ),
-        (
-            delete_pod,
-            {f"DELETE {POD}": (200, {})},
-            Asked(
-                "DELETE",
-                POD,
-                {},
-                "application/json",
-                {
-                    "kind": "DeleteOptions",
-                    "apiVersion": "v1",
-                    "preconditions": {"uid": "uid-1"},
-                    "gracePeriodSeconds": 0,
-                },
-            ),
+    ),
+    "delete": (
+        lambda cluster: cluster.delete_pod("team", "digits-0", "uid-1", None),
+        {f"DELETE {POD}": (200, {})},
+        Asked(
+            "DELETE",
+            POD,
+            {},
+            "application/json",
+            {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"uid": "uid-1"}},
         ),
-        (
-            lambda cluster: cluster.delete_pod("team", "digits-0", "uid-1", None),
-            {f"DELETE {POD}": (200, {})},
-            Asked(
-                "DELETE",
-                POD,
-                {},
-                "application/json",
-                {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"uid": "uid-1"}},
-            ),
+    ),
+    "status": (
+        apply_status,
+        {f"PATCH {JOB}/status": (200, {})},
+        Asked(
+            "PATCH",
+            f"{JOB}/status",
+            {"fieldManager": "torchrun-operator", "force": "true"},
+            "application/apply-patch+yaml",
+            {
+                "apiVersion": "torchrun.dev/v1alpha1",
+                "kind": "TorchrunJob",
+                "metadata": {"name": "digits", "namespace": "team", "resourceVersion": "41"},
+                "status": {"state": "Running"},
+            },
         ),
-        (
-            apply_status,
-            {f"PATCH {JOB}/status": (200, {})},
-            Asked(
-                "PATCH",
-                f"{JOB}/status",
-                {"fieldManager": "torchrun-operator", "force": "true"},
-                "application/apply-patch+yaml",
-                {
-                    "apiVersion": "torchrun.dev/v1alpha1",
-                    "kind": "TorchrunJob",
-                    "metadata": {"name": "digits", "namespace": "team", "resourceVersion": "41"},
-                    "status": {"state": "Running"},
-                },
-            ),
-        ),
-    ],
-    ids=["create", "apply", "delete at once", "delete", "status"],
-)
+    ),
+}
+
+
+@pytest.mark.parametrize(("call", "answers", "expected"), SENT.values(), ids=SENT)
 async def test_what_is_sent(call: Call, answers: Answers, expected: Asked) -> None:
     async with api_stub() as stub, adapter(stub.url) as (cluster, _):
         for request, reply in answers.items():
             stub.on(request, reply)
         await call(cluster)
         assert stub.asked[-1] == expected
-
-
-def jobs_of(*names: str) -> tuple[int, Any]:
-    return 200, {
-        "items": [{"metadata": {"namespace": name.split("/")[0], "name": name.split("/")[1]}} for name in names]
-    }
-
-
-async def test_jobs_of_all_namespaces_or_of_some() -> None:
-    group = "/apis/torchrun.dev/v1alpha1"
-    async with api_stub() as stub:
-        stub.on(f"GET {group}/torchrunjobs", jobs_of("a/1", "b/2", "c/3"))
-        stub.on(f"GET {group}/namespaces/a/torchrunjobs", jobs_of("a/1"))
-        stub.on(f"GET {group}/namespaces/b/torchrunjobs", jobs_of("b/2"))
-        async with adapter(stub.url) as (cluster, _):
-            assert list(await cluster.list_jobs()) == [("a", "1"), ("b", "2"), ("c", "3")]
-        async with adapter(stub.url, ("a", "b")) as (cluster, _):
-            assert list(await cluster.list_jobs()) == [("a", "1"), ("b", "2")]
-
-
-async def test_a_job_that_is_known_is_not_asked_for() -> None:
-    asked, listed, written = f"GET {JOB}", "GET /apis/torchrun.dev/v1alpha1/torchrunjobs", f"PATCH {JOB}/status"
-    async with api_stub() as stub, adapter(stub.url) as (cluster, _):
-        stub.on(asked, (200, job_at(40)))
-        stub.on(listed, jobs_of("team/digits"))
-        stub.on(written, (200, job_at(50)))
-        for seen, expected, requests in [
-            (job_at(41), 41, []),
-            (job_at(39), 41, []),  # it comes late
-            (None, 40, [asked]),  # deleted, and made again unnoticed
-        ]:
-            before = len(stub.requests)
-            cluster.saw_job(("team", "digits"), seen)
-            assert await get_job(cluster) == job_at(expected)
-            assert stub.requests[before:] == requests
-        await apply_status(cluster)
-        cluster.saw_job(("team", "digits"), job_at(49))  # of before the write
-        assert await get_job(cluster) == job_at(50)
-        await cluster.list_jobs()
-        assert await get_job(cluster) == job_at(40)
-        assert stub.requests == [asked, written, listed, asked]
-
-
-@pytest.mark.parametrize("status", [404, 409, 500])
-async def test_a_job_whose_status_could_not_be_written_is_read_again(status: int) -> None:
-    async with api_stub() as stub, adapter(stub.url) as (cluster, _):
-        stub.on(f"PATCH {JOB}/status", (status, status_of(status, "No")))
-        stub.on(f"GET {JOB}", (200, job_at(42)))
-        cluster.saw_job(("team", "digits"), job_at(41))
-        with pytest.raises(ClusterError):
-            await apply_status(cluster)
-        assert await get_job(cluster) == job_at(42)
-
-
-LOG = f"{POD}/log"
-
-
-async def test_a_log() -> None:
-    async with api_stub() as stub, adapter(stub.url) as (cluster, latencies):
-        stub.on(f"GET {LOG}", (200, "2026-01-31T12:00:00Z step=1\n"))
-        assert await cluster.read_log("team", "digits-0", "trainer", 100) == "2026-01-31T12:00:00Z step=1\n"
-        query = {"container": "trainer", "tailLines": "100", "timestamps": "true"}
-        assert stub.asked == [Asked("GET", LOG, query, "application/json", None)]
-        assert latencies == [("GET", "pods/log", 200)]
-
-
-@pytest.mark.parametrize(
-    ("reply", "kind"),
-    [
-        ((403, status_of(403, "Forbidden")), RefusedError),
-        ((404, status_of(404, "NotFound")), ClusterError),
-        ((500, "Get https://10.0.0.1:10250: dial tcp: i/o timeout"), ClusterError),
-    ],
-    ids=["forbidden", "gone", "its machine does not answer"],
-)
-async def test_a_log_that_cannot_be_read(reply: Any, kind: type[ClusterError]) -> None:
-    async with api_stub() as stub, adapter(stub.url) as (cluster, _):
-        stub.on(f"GET {LOG}", reply)
-        with pytest.raises(kind):
-            await cluster.read_log("team", "digits-0", "trainer", 100)

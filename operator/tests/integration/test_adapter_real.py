@@ -14,6 +14,7 @@ import yaml
 from kubernetes.aio import client, config
 
 from builders import job_manifest
+from stub_cluster import running
 from torchrun_operator.api.v1alpha1 import TorchrunJob, job_of
 from torchrun_operator.cluster.kubernetes import KubernetesCluster
 from torchrun_operator.cluster.port import ClusterError, ConflictError, NameTakenError, RefusedError
@@ -223,9 +224,9 @@ async def test_what_is_wrong_with_a_pod_is_told(torchrunjobs: Any) -> None:
 
 
 async def pods_shown(cluster: KubernetesCluster, name: str, count: int) -> None:
-    """Wait until the mirror shows that many pods of the job."""
+    """Wait until the watch shows that many pods of the job."""
     async with asyncio.timeout(10):
-        while len(await cluster.list_pods("default", name)) != count:  # noqa: ASYNC110 - the mirror tells nobody
+        while len(await cluster.list_pods("default", name)) != count:  # noqa: ASYNC110 - a watch notifies nobody
             await asyncio.sleep(0.01)
 
 
@@ -233,8 +234,7 @@ async def test_a_job_is_reconciled(torchrunjobs: Any) -> None:
     """Pods, objects, status and events are made; the next pass finds nothing to do, whoever makes it."""
     name = new_job(torchrunjobs, files=FILES).metadata.name
     key = ("default", name)
-    async with adapter(torchrunjobs) as cluster:
-        following = asyncio.create_task(cluster.follow_pods())
+    async with adapter(torchrunjobs) as cluster, running(cluster, "pods", "nodes"):
         for _ in range(2):  # the second time by an operator that remembers nothing
             links = FakeLinks({})
             reconciler = Reconciler(cluster, links, Metrics("test"), lambda: datetime.now(UTC), PROGRAMS)
@@ -245,12 +245,10 @@ async def test_a_job_is_reconciled(torchrunjobs: Any) -> None:
             await reconciler.reconcile(key)
             assert version(torchrunjobs, f"{JOBS}/{name}") == written
         torchrunjobs.request("PATCH", f"{JOBS}/{name}", {"spec": {"suspend": True}})
-        cluster.saw_job(key, torchrunjobs.request("GET", f"{JOBS}/{name}")[1])  # as the watch tells
+        cluster.cache.update(key, torchrunjobs.request("GET", f"{JOBS}/{name}")[1])  # as the watch does
         await reconciler.reconcile(key)
         await pods_shown(cluster, name, 0)
         events = torchrunjobs.request(
             "GET", "/api/v1/namespaces/default/events", fieldSelector=f"involvedObject.name={name}"
         )[1]["items"]
         assert [event["reason"] for event in events] == ["Suspending"]
-        following.cancel()
-        await asyncio.wait([following])

@@ -5,11 +5,12 @@ collector, and faults on demand.
 import copy
 import itertools
 import json
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any
 
 from torchrun_operator.api.names import LABEL_JOB_NAME
 from torchrun_operator.cluster.port import ClusterError, ConflictError, Manifest, NameTakenError, RefusedError
+from torchrun_operator.core.facts.machines import Machines
 
 Stored = dict[str, Any]
 Fault = Callable[[int, str, bool], Awaitable[None]]
@@ -57,10 +58,11 @@ class MemoryCluster:
             if pod["metadata"]["namespace"] == namespace and pod["metadata"]["labels"].get(LABEL_JOB_NAME) == job
         ]
 
-    async def list_machines(self, names: Collection[str]) -> Mapping[str, Manifest | None]:
-        """See Cluster.list_machines; no request: it tells what was told before."""
+    async def list_machines(self, names: Collection[str]) -> Machines:
+        """See Cluster.list_machines; no request: a watch knows it."""
         known: dict[str, Manifest | None] = {name: None for name in names if name in self.removed_machines}
-        return known | {name: self.objects["Node", "", name] for name in names if ("Node", "", name) in self.objects}
+        known |= {name: self.objects["Node", "", name] for name in names if ("Node", "", name) in self.objects}
+        return Machines(known, any(_ready(thing) for (kind, _, _), thing in self.objects.items() if kind == "Node"))
 
     async def read_log(self, namespace: str, pod: str, container: str, lines: int) -> str:
         """See Cluster.read_log."""
@@ -201,3 +203,7 @@ class MemoryCluster:
 def _owner(manifest: Manifest) -> str | None:
     owners = manifest["metadata"].get("ownerReferences") or ()
     return next((owner["uid"] for owner in owners if owner.get("controller")), None)
+
+
+def _ready(machine: Stored) -> bool:
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in machine["status"]["conditions"])

@@ -77,6 +77,10 @@ def stragglers_change(metrics: Metrics) -> None:
                 "api_request_duration_seconds_sum{resource=torchrunjobs/status,status=200,verb=PATCH}": 0.1,
             },
         ),
+        (
+            lambda m: m.follow_watch("jobs", "team", lambda: True, lambda: False),
+            {"watch_up{namespace=team,watch=jobs}": 1, "watch_forbidden{namespace=team,watch=jobs}": 0},
+        ),
         (jobs_come_and_go, {"jobs{state=Running}": 1, "jobs{state=Resizing}": 1}),
         (links_change, {"rendezvous_links{state=up}": 1, "rendezvous_links{state=down}": 1}),
         (lambda m: m.hung(), {"job_hangs_total{}": 1}),
@@ -121,6 +125,7 @@ def test_the_documentation_names_every_metric_its_kind_and_its_labels() -> None:
     metrics.reconciled("done", 1)
     metrics.error("api")
     metrics.api_request("GET", "pods", 200, 1)
+    metrics.follow_watch("pods", "", lambda: True, lambda: False)
     existing = {
         (
             family.name + ("_total" if family.type == "counter" else ""),

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from builders import NOW, facts, make_job
+from torchrun_operator.core.facts.machines import Machines, troubles
 from torchrun_operator.core.facts.model import Exit, NodePod, Phase, RendezvousPod
 from torchrun_operator.core.facts.pods import gather
 from torchrun_rendezvous.protocol import Member, RendezvousState
@@ -252,7 +253,7 @@ def test_pods_of_machines_in_trouble(
     raw = pod(status=status, metadata=metadata)
     if metadata and phase is Phase.RUNNING:
         phase = Phase.TERMINATING
-    (found,) = gather(make_job(), NOW, [raw], TOLD[told], machines={"m1": machine}).nodes
+    (found,) = gather(make_job(), NOW, [raw], TOLD[told], machines=Machines({"m1": machine}, any_ready=True)).nodes
     assert (found.phase, found.trouble) == (phase, why)
 
 
@@ -270,13 +271,16 @@ def test_rendezvous_pod_of_a_machine_in_trouble(
     machine: Any, state: RendezvousState | None, phase: Phase, why: str
 ) -> None:
     pods = [pod(role="rendezvous", status=RUNS)]
-    found = gather(make_job(), NOW, pods, state, machines={"m1": machine}).rendezvous_pod
+    found = gather(make_job(), NOW, pods, state, machines=Machines({"m1": machine}, any_ready=True)).rendezvous_pod
     assert found is not None
     assert (found.phase, found.trouble) == (phase, why)
 
 
 def test_machines_of_which_nothing_is_known_change_nothing() -> None:
-    assert gather(make_job(), NOW, [pod(status=RUNS)], None, machines={}).nodes[0].phase is Phase.RUNNING
+    assert (
+        gather(make_job(), NOW, [pod(status=RUNS)], None, machines=Machines({}, any_ready=True)).nodes[0].phase
+        is Phase.RUNNING
+    )
 
 
 def test_picture_of_a_whole_job() -> None:
@@ -331,3 +335,11 @@ def test_words_are_bounded() -> None:
     ended = gather(make_job(), NOW, [raw], None).nodes[0].exit
     assert ended is not None
     assert (len(ended.message), ended.message[-7:]) == (4096, "the end")
+
+
+def test_nothing_is_concluded_while_no_kubernetes_node_is_ready() -> None:
+    """Then the API server is cut off from all of them."""
+    silent = {"status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}}
+    for known in ({"m1": silent}, {"m1": None}):
+        assert list(troubles(Machines(known, any_ready=True))) == ["m1"]
+        assert troubles(Machines(known, any_ready=False)) == {}

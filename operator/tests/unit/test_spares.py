@@ -37,7 +37,7 @@ MEMBERS = without(FOUR, 1)
 """Any index may be the spare's."""
 FULL = make_rendezvous(*MEMBERS, waiting=("10.0.1.1",))
 RUNNING = ("Valid", "AllScheduled", "Training")
-TOO_LATE = "the job is about to end, and nobody can be replaced any more"
+TOO_LATE = "the job is about to end, and no node is replaced any more"
 
 
 def job(**spec: Any) -> TorchrunJob:

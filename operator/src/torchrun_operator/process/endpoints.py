@@ -1,7 +1,7 @@
 """The operator's HTTP endpoints: /healthz, /readyz and /metrics."""
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from aiohttp import web
@@ -21,7 +21,7 @@ def health_app(liveness: Liveness, readiness: Readiness, metrics: Metrics) -> we
         return _verdict(liveness.stuck())
 
     async def readyz(_: web.Request) -> web.Response:
-        return _verdict([f"{name}: still awaited" for name in readiness.awaited])
+        return _verdict([f"{name}: still awaited" for name in readiness.awaited], readiness.notes())
 
     async def metrics_text(_: web.Request) -> web.Response:
         return web.Response(body=metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
@@ -35,7 +35,7 @@ def health_app(liveness: Liveness, readiness: Readiness, metrics: Metrics) -> we
 async def serving(app: web.Application, host: str | None, port: int) -> AsyncIterator[int]:
     """Serve `app` inside the block and give the port; OSError if it is taken.
 
-    On every interface if `host` is None; port 0, a free one, is then another one for IPv4 than for IPv6.
+    On every interface if `host` is None. Port 0 means a free one, which then differs between IPv4 and IPv6.
     """
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
@@ -59,10 +59,14 @@ async def _always_answer(
         return web.Response(status=500, text=f"{type(error).__name__}\n")
 
 
-def _verdict(lines: list[str]) -> web.Response:
-    if not lines:
-        return web.Response(text="ok\n")
-    shown = lines[:_MOST_NAMED]
+def _verdict(wrong: list[str], notes: Sequence[str] = ()) -> web.Response:
+    """Answer 503 if anything is wrong; notes appear either way."""
+    lines = [*(_first(wrong) or ["ok"]), *_first(notes)]
+    return web.Response(status=503 if wrong else 200, text="\n".join(lines) + "\n")
+
+
+def _first(lines: Sequence[str]) -> list[str]:
+    shown = list(lines[:_MOST_NAMED])
     if len(lines) > len(shown):
         shown.append(f"... and {len(lines) - len(shown)} more")
-    return web.Response(status=503, text="\n".join(shown) + "\n")
+    return shown

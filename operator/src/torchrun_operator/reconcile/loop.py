@@ -1,4 +1,4 @@
-"""Turns of the queue become passes over jobs, and every job gets a turn now and then even if nothing is heard of it."""
+"""Turns of the queue become passes over jobs. Every job gets a turn now and then, even if nothing changes."""
 
 import asyncio
 import logging
@@ -30,7 +30,7 @@ class Reconciles(Protocol):
 async def work(
     queue: WorkQueue[Key], reconciler: Reconciles, metrics: Metrics, liveness: Liveness, settings: Settings
 ) -> None:
-    """Take turns until the queue is closed. No failure of a pass ends the worker; each is logged and counted."""
+    """Take turns until the queue is closed. A failed pass is logged and counted; it does not end the worker."""
     while True:
         try:
             key = await queue.get()
@@ -45,15 +45,15 @@ async def _turn(queue: WorkQueue[Key], key: Key, reconciler: Reconciles, metrics
     try:
         outcome = await reconciler.reconcile(key)
     except ConflictError:
-        result = "conflict"  # somebody else wrote the job meanwhile: what woke us for that is on its way
+        result = "conflict"  # somebody else wrote the job; the event that wakes it is on its way
         queue.done(key, after=settings.min_reconcile_interval)
     except ClusterError as error:
         metrics.error(error.reason)
-        logger.warning("the pass failed and is tried again in %.1f s: %s", queue.failed(key), error)
+        logger.warning("the pass failed, retrying in %.1f s: %s", queue.failed(key), error)
     except Exception as error:
         metrics.error(type(error).__name__)
         delay = queue.failed(key)
-        logger.exception("the pass failed and is tried again in %.1f s", delay)
+        logger.exception("the pass failed, retrying in %.1f s", delay)
     else:
         result = "ok"
         if outcome.gone:
@@ -67,13 +67,13 @@ async def _turn(queue: WorkQueue[Key], key: Key, reconciler: Reconciles, metrics
 
 
 async def resync(queue: WorkQueue[Key], cluster: Cluster, readiness: Readiness, settings: Settings) -> None:
-    """List all jobs at the start and now and then: an event that was missed is made good. Runs for ever."""
+    """List all jobs at the start and every resync_seconds, in case a watch missed an event. Runs forever."""
     while True:
         try:
             for key in await cluster.list_jobs():
                 queue.add(key)
         except ClusterError as error:
-            logger.warning("the jobs cannot be listed: %s", error)
+            logger.warning("cannot list the jobs: %s", error)
             await asyncio.sleep(_LIST_RETRY_SECONDS)
             continue
         readiness.reached("jobs listed")

@@ -1,4 +1,4 @@
-"""Health: what must go on happening, and what the operator still waits for."""
+"""Health: what must keep happening, and what the operator still waits for."""
 
 import itertools
 import time
@@ -14,35 +14,38 @@ class _Deadline:
     last: float
 
 
-class Liveness:
-    """What must go on happening. Nothing here waits or raises, so it can be called from anywhere in the event loop.
+@dataclass
+class _Heartbeat:
+    name: str
+    within_seconds: float
+    silent_seconds: Callable[[], float]
 
-    An event loop that is itself stuck cannot answer at all, which fails the probe as well.
+
+class Liveness:
+    """What must keep happening. Nothing here waits or raises, so the event loop can call it from anywhere.
+
+    An event loop that hangs cannot answer at all, which fails the probe as well.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._heartbeats: dict[str, _Deadline] = {}
+        self._beats: dict[str, _Deadline] = {}
+        self._followed: list[_Heartbeat] = []
         self._working: dict[int, _Deadline] = {}
-        self._failed: dict[str, str] = {}
         self._turns = itertools.count()
 
     def expect(self, name: str, within_seconds: float) -> None:
         """From now on `beat(name)` must come at least this often."""
-        self._heartbeats[name] = _Deadline(name, within_seconds, self._clock())
+        self._beats[name] = _Deadline(name, within_seconds, self._clock())
 
     def beat(self, name: str) -> None:
-        """Note a sign of life; one that nobody expects is ignored."""
-        if (heartbeat := self._heartbeats.get(name)) is not None:
+        """Record a heartbeat; one that nothing expects is ignored."""
+        if (heartbeat := self._beats.get(name)) is not None:
             heartbeat.last = self._clock()
 
-    def forget(self, name: str) -> None:
-        """Expect this heartbeat no longer."""
-        self._heartbeats.pop(name, None)
-
-    def fail(self, name: str, reason: str) -> None:
-        """Report something as dead for good, such as a background task that ended: only a restart helps."""
-        self._failed[name] = reason
+    def follow(self, name: str, within_seconds: float, silent_seconds: Callable[[], float]) -> None:
+        """From now on `silent_seconds()`, the time since the last heartbeat, must not exceed this."""
+        self._followed.append(_Heartbeat(name, within_seconds, silent_seconds))
 
     @contextmanager
     def working(self, name: str, within_seconds: float) -> Iterator[None]:
@@ -55,13 +58,14 @@ class Liveness:
             del self._working[turn]
 
     def stuck(self) -> list[str]:
-        """Return what is wrong, a line for each; empty if all is well."""
+        """Return what is wrong, one line each; empty if all is well."""
         now = self._clock()
-        lines = [f"{name}: {reason}" for name, reason in self._failed.items()]
-        lines += [
-            f"{beat.name}: no sign of life for {now - beat.last:.0f} s, expected within {beat.within_seconds:g} s"
-            for beat in self._heartbeats.values()
-            if now - beat.last > beat.within_seconds
+        beats = [(beat.name, beat.within_seconds, now - beat.last) for beat in self._beats.values()]
+        beats += [(beat.name, beat.within_seconds, beat.silent_seconds()) for beat in self._followed]
+        lines = [
+            f"{name}: no heartbeat for {silent:.0f} s, expected within {within:g} s"
+            for name, within, silent in beats
+            if silent > within
         ]
         lines += [
             f"{work.name}: at work for {now - work.last:.0f} s, expected to take {work.within_seconds:g} s at most"
@@ -71,20 +75,29 @@ class Liveness:
         return lines
 
 
+def _nothing() -> list[str]:
+    return []
+
+
 class Readiness:
     """What the operator still waits for before it is of use; ready when nothing is left."""
 
-    def __init__(self, awaited: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        awaited: Iterable[str] = (),
+        others: Callable[[], list[str]] = _nothing,
+        notes: Callable[[], list[str]] = _nothing,
+    ) -> None:
+        """`awaited` are names that `reached()` strikes off, `others()` more of them, asked for each time."""
         self._awaited = dict.fromkeys(awaited)
+        self._others = others
+        self.notes = notes
+        """Lines worth knowing that do not keep the operator from being ready."""
 
     @property
     def awaited(self) -> tuple[str, ...]:
         """The names still awaited, in the order they were given."""
-        return tuple(self._awaited)
-
-    def wait_for(self, name: str) -> None:
-        """Be unready until `reached(name)`."""
-        self._awaited[name] = None
+        return (*self._awaited, *self._others())
 
     def reached(self, name: str) -> None:
         """Strike a name off; one that is not awaited is ignored."""

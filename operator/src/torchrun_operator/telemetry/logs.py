@@ -34,7 +34,7 @@ def configure_logging(level: str, style: Literal["json", "text"], stream: TextIO
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    # kopf tells of each event it hands over: of every change of every pod.
+    # kopf logs each event that it passes on.
     chatty = logging.NOTSET if root.level <= logging.DEBUG else max(root.level, logging.WARNING)
     for name in ("kopf.objects", "aiohttp.access", "asyncio"):
         logging.getLogger(name).setLevel(chatty)

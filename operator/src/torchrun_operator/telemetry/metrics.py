@@ -22,7 +22,7 @@ _RECONCILE_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 
 
 
 class Metrics:
-    """All metrics, in a registry of their own. Labels come from small fixed sets: no series per job or pod."""
+    """All metrics, in a registry of their own. Labels come from small sets: no series per job or pod."""
 
     def __init__(self, version: str) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, that nobody asks for
@@ -62,6 +62,18 @@ class Metrics:
             "Requests to the API server, by verb, resource and HTTP status (0: no answer).",
             ["verb", "resource", "status"],
             buckets=_API_SECONDS,
+            registry=self.registry,
+        )
+        self._watch_up = Gauge(
+            "torchrun_operator_watch_up",
+            "1 if the API server answered the watch's last request, else 0; namespace is empty for all namespaces.",
+            ["watch", "namespace"],
+            registry=self.registry,
+        )
+        self._watch_forbidden = Gauge(
+            "torchrun_operator_watch_forbidden",
+            "1 if the operator has no right to read what the watch follows, else 0.",
+            ["watch", "namespace"],
             registry=self.registry,
         )
         self._create_job_metrics()
@@ -134,6 +146,11 @@ class Metrics:
         """Ask these two, which must be quick, whenever metrics are read."""
         self._queue_depth.set_function(depth)
         self._queue_age.set_function(oldest_seconds)
+
+    def follow_watch(self, kind: str, namespace: str, up: Callable[[], bool], forbidden: Callable[[], bool]) -> None:
+        """Call these two, which must be quick, whenever metrics are read; `kind` is jobs, pods or nodes."""
+        self._watch_up.labels(kind, namespace).set_function(lambda: float(up()))
+        self._watch_forbidden.labels(kind, namespace).set_function(lambda: float(forbidden()))
 
     def api_request(self, verb: str, resource: str, status: int, seconds: float) -> None:
         """Count a request to the API server: `resource` is a plural, with its subresource; `status` 0 is no answer."""

@@ -67,7 +67,7 @@ def rank_barrier(timeout: float = 1800.0, name: str = "barrier") -> None:
         store.set("open", "yes")
     try:
         store.wait(["open"], timedelta(seconds=timeout))
-    except RuntimeError as error:  # DistStoreError from torch 2.4 on, for time-outs and lost connections alike
+    except RuntimeError as error:  # DistStoreError from torch 2.4 on, for timeouts and lost connections alike
         missing = [other for other in range(world_size) if not store.check([str(other)])]
         if not missing:
             raise

@@ -70,7 +70,7 @@ def this_process() -> Record:
 def _run() -> str:
     """Return a name that stays the same when the run restarts; empty if there is none."""
     given = os.environ.get("TORCHELASTIC_RUN_ID", "")
-    if given not in ("", "none"):  # torchrun's default for every run
+    if given not in ("", "none"):  # torchrun's default forevery run
         return given
     slurm = os.environ.get("SLURM_JOB_ID")
     return f"slurm-{slurm}" if slurm else ""

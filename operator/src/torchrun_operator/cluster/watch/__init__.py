@@ -1,1 +1,1 @@
-"""Watches of jobs, pods and Kubernetes nodes."""
+"""Watches of jobs, pods and Kubernetes nodes behind one interface: cluster.watch.base.Watch."""

@@ -16,7 +16,7 @@ _MOST_LOGS = 8
 
 
 def logs_to_read(facts: Facts) -> tuple[str, ...]:
-    """Return the names of the pods whose logs may tell of new failures, the most telling ones first."""
+    """Return the names of the pods whose logs may describe new failures, the most telling ones first."""
     return tuple(dict.fromkeys([*_of_workers(facts), *_of_pods(facts)]))[:_MOST_LOGS]
 
 

@@ -2,10 +2,19 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 _POWERED_OFF = frozenset({"node.kubernetes.io/out-of-service", "node.cloudprovider.kubernetes.io/shutdown"})
 """Taints that a person or the cloud sets only when nothing runs on the Kubernetes node any more."""
+
+
+class Machines(NamedTuple):
+    """What is known of Kubernetes nodes."""
+
+    known: Mapping[str, Mapping[str, Any] | None] = {}
+    """By name. None: removed from the cluster. A name is missing if nothing is known of it, or it may not be read."""
+    any_ready: bool = False
+    """At least one Kubernetes node of the whole cluster is ready."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +44,15 @@ def trouble(name: str, machine: Mapping[str, Any] | None) -> Trouble | None:
     return None
 
 
-def troubles(machines: Mapping[str, Mapping[str, Any] | None]) -> dict[str, Trouble]:
-    """Return the Kubernetes nodes that are in trouble, by name."""
-    found = {name: trouble(name, machine) for name, machine in machines.items()}
+def troubles(machines: Machines) -> dict[str, Trouble]:
+    """Return the Kubernetes nodes in trouble, by name.
+
+    Nothing is concluded while no Kubernetes node of the cluster is ready: then the API server is cut off from all of
+    them, rather than all dead at once; and a new pod could run nowhere.
+    """
+    if not machines.any_ready:
+        return {}
+    found = {name: trouble(name, machine) for name, machine in machines.known.items()}
     return {name: what for name, what in found.items() if what is not None}
 
 

@@ -13,7 +13,7 @@ from torchrun_operator.api.names import (
     TRAINER_CONTAINER,
 )
 from torchrun_operator.api.v1alpha1 import TorchrunJob
-from torchrun_operator.core.facts.machines import Trouble, troubles
+from torchrun_operator.core.facts.machines import Machines, Trouble, troubles
 from torchrun_operator.core.facts.model import Exit, Facts, NodePod, Phase, RendezvousPod
 from torchrun_rendezvous.protocol import RendezvousState
 
@@ -28,14 +28,13 @@ def gather(
     rendezvous: RendezvousState | None,
     *,
     token_digest: str = "",
-    machines: Mapping[str, Mapping[str, Any] | None] | None = None,
+    machines: Machines | None = None,
 ) -> Facts:
     """Sort the pods that carry the job's label into its nodes, its rendezvous pod, and pods of another owner.
 
-    ``machines`` are the Kubernetes nodes by name, None for one that was removed from the cluster. A Kubernetes node
-    that is missing there counts as well.
+    A pod whose Kubernetes node is missing from ``machines`` counts as well.
     """
-    trouble = troubles(machines or {})
+    trouble = troubles(machines or Machines())
     nodes: list[NodePod] = []
     foreign: list[str] = []
     rendezvous_pod = None
@@ -125,7 +124,7 @@ _ENDED = frozenset({Phase.SUCCEEDED, Phase.FAILED})
 
 
 def _node_phase(pod: Mapping[str, Any], status: Mapping[str, Any], lost: str) -> Phase:
-    """Return a node's phase. A node has ended when its trainer container has: a sidecar may run for ever."""
+    """Return a node's phase. A node has ended when its trainer container has: a sidecar may run forever."""
     phase = _phase(pod)
     if phase is Phase.RUNNING:
         ended = _terminated(status)

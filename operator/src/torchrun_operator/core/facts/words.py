@@ -1,7 +1,7 @@
 """What a failed worker left behind: torchrun's error file in the termination message, or the end of its pod's log.
 
 torchrun writes an error file only for functions under its `record` decorator, and it reaches the termination message
-only when the agent itself ends. Python and torchrun's agent print every failure, so the log tells of the rest. Pure.
+only when the agent itself ends. Python and torchrun's agent print every failure, so the log has the rest. Pure.
 """
 
 import json

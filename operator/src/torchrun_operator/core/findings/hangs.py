@@ -25,7 +25,7 @@ phase that was taken for a hang gets three times as long in the next round.
 
 @dataclass(frozen=True)
 class Deadlines:
-    """How many seconds a round may take from one reported step to the next, and to report two; None: for ever."""
+    """How many seconds a round may take from one reported step to the next, and to report two; None: forever."""
 
     step: float | None = None
     start: float | None = None

@@ -1,4 +1,4 @@
-"""A member was lost after others had finished: nobody is left to train with it, so all nodes start again."""
+"""A member was lost after others had finished: no node is left to train with it, so all nodes start again."""
 
 from torchrun_operator.core.facts.model import Facts
 from torchrun_operator.core.findings.find import Findings

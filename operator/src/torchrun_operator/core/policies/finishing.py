@@ -1,11 +1,11 @@
-"""Some members have succeeded and the others are about to: nobody can be replaced any more."""
+"""Some members have succeeded and the others are about to: no node is replaced any more."""
 
 from torchrun_operator.core.facts.model import Facts
 from torchrun_operator.core.findings.find import Findings
 from torchrun_operator.core.policies.plan import Plan, deletion
 from torchrun_operator.core.policies.upkeep import going_on
 
-_WHY = "the job is about to end, and nobody can be replaced any more"
+_WHY = "the job is about to end, and no node is replaced any more"
 
 
 def finishing(facts: Facts, findings: Findings) -> Plan | None:

@@ -1,0 +1,148 @@
+"""Requests to a real API server, over the asyncio client of the `kubernetes` package."""
+
+import json
+import re
+import ssl
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+from urllib.parse import urlencode
+
+import aiohttp
+from kubernetes.aio import client, config
+
+from torchrun_operator.cluster.port import ClusterError, ConflictError, Manifest, RefusedError
+from torchrun_operator.cluster.watch.base import SILENCE_SECONDS
+
+JSON = "application/json"
+APPLY = "application/apply-patch+yaml; charset=utf-8"
+"""With its parameter: without it, the client writes the body itself, as JSON that not every YAML reader accepts."""
+_NOT_PLAIN = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
+"""What YAML accepts in no text, or reads as the end of a line, unless it is escaped."""
+_HALVES = re.compile("[\ud800-\udfff]")
+_TIMEOUT_SECONDS = 30.0
+_CONNECTIONS = 24
+"""Each is a TLS handshake for both sides at every burst; more of them make nothing faster."""
+_KINDS = {400: RefusedError, 403: RefusedError, 409: ConflictError, 413: RefusedError, 422: RefusedError}
+
+LatencyObserver = Callable[[str, str, int, float], None]
+"""Called after each request with its verb, resource, status (0: no answer) and seconds."""
+
+
+async def client_of_environment() -> client.ApiClient:
+    """Return a client with the service account of this pod, or else with the kubeconfig of the environment."""
+    configuration = client.Configuration()
+    try:
+        config.load_incluster_config(client_configuration=configuration)
+    except config.ConfigException:
+        await config.load_kube_config(client_configuration=configuration)
+    configuration.connection_pool_maxsize = _CONNECTIONS
+    # No proxy belongs between a pod and its API server; and with trust_env each request would read ~/.netrc.
+    configuration.client_session_kwargs = {"trust_env": False}
+    return client.ApiClient(configuration)
+
+
+class Transport:
+    """Sends requests. All methods raise ClusterError, or one of its kinds, for whatever goes wrong."""
+
+    def __init__(self, api: Any, observe: LatencyObserver) -> None:  # noqa: ANN401 - the client is untyped
+        """Reports each request but watches to `observe`."""
+        self._api = api
+        self._observe = observe
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._api.close()
+
+    async def list(self, path: str, query: Mapping[str, str]) -> dict[str, Any]:
+        """Return a list; see cluster.watch.collection.Api."""
+        return await self.request("GET", path.rsplit("/", 1)[1], path, query=query)
+
+    async def watch(self, path: str, query: Mapping[str, str], opened: Callable[[], None]) -> AsyncIterator[bytes]:
+        """Return the lines of a watch; see cluster.watch.collection.Api."""
+        headers = {"Accept": JSON}
+        await self._api.update_params_for_auth(headers, [], ["BearerToken"], path, "GET", None)
+        url = f"{self._api.configuration.host}/{path}?{urlencode(query)}"
+        timeout = aiohttp.ClientTimeout(sock_connect=_TIMEOUT_SECONDS, sock_read=SILENCE_SECONDS)
+        try:
+            response = await self._api.call_api("GET", url, headers, _request_timeout=timeout)
+            async with response.response as stream:
+                if stream.status > 299:
+                    answer_of(stream.status, await stream.read())
+                opened()
+                async for line in stream.content:
+                    yield line
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            raise ClusterError(0, type(error).__name__, f"WATCH {path}: {error}") from error
+
+    async def read(self, resource: str, path: str) -> Manifest | None:
+        """Return an object, or None if there is none."""
+        try:
+            return await self.request("GET", resource, path)
+        except ClusterError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    async def request(
+        self,
+        verb: str,
+        resource: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Manifest | None = None,
+        content_type: str = JSON,
+    ) -> dict[str, Any]:
+        """Return the object that the API server answers with. `resource` names the kind of request to the observer."""
+        return answer_of(*await self.exchange(verb, resource, path, query=query, body=body, content_type=content_type))
+
+    async def exchange(
+        self,
+        verb: str,
+        resource: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Manifest | None = None,
+        content_type: str = JSON,
+        seconds: float = _TIMEOUT_SECONDS,
+    ) -> tuple[int, bytes]:
+        """Return status and body of the answer, whatever it is."""
+        headers = {"Accept": JSON, "Content-Type": content_type}
+        await self._api.update_params_for_auth(headers, [], ["BearerToken"], path, verb, body)
+        url = f"{self._api.configuration.host}/{path}" + (f"?{urlencode(query)}" if query else "")
+        status, started = 0, time.monotonic()
+        try:
+            sent = _yaml_text(body) if content_type == APPLY else body
+            response = await self._api.call_api(verb, url, headers, sent, _request_timeout=seconds)
+            status, data = response.status, await response.read()
+        except (aiohttp.ClientError, TimeoutError, ssl.SSLError, OSError) as error:
+            raise ClusterError(0, type(error).__name__, f"{verb} {path}: {error}") from error
+        finally:
+            self._observe(verb, resource, status, time.monotonic() - started)
+        return status, data
+
+
+def _yaml_text(body: object) -> str:
+    """Write a JSON value so that a YAML reader accepts it too; halves of surrogate pairs become replacement characters.
+
+    YAML rejects JSON's escape of a character beyond 16 bits, such as an emoji in a script's last words.
+    """
+    text = _HALVES.sub("\N{REPLACEMENT CHARACTER}", json.dumps(body, ensure_ascii=False))
+    return _NOT_PLAIN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def answer_of(status: int, data: bytes) -> dict[str, Any]:
+    """Return the object in an answer's body. Raises ClusterError, or one of its kinds, if the answer is an error."""
+    try:
+        answer = json.loads(data)
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict):
+        # From something in between, such as a proxy: whatever it says, it is not the requested object.
+        raise ClusterError(status, "NoObject", data[:500].decode(errors="replace"))
+    if status < 300:
+        return answer
+    reason, message = str(answer.get("reason") or "Error"), str(answer.get("message") or "no message")
+    raise _KINDS.get(status, ClusterError)(status, reason, message)

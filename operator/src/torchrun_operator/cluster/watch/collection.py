@@ -1,0 +1,121 @@
+"""A watch of our own: one LIST, then a WATCH from its resource version on. What it last saw is read at no cost.
+
+Nothing is missed: where the API server no longer has the events since the last one seen, everything is listed again.
+
+kopf could watch pods too, but it copies, compares and schedules each event for handlers that need none of it: with 450
+starting pods that took three quarters of the operator's processor time.
+"""
+
+import asyncio
+import json
+from abc import abstractmethod
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from typing import Any, Protocol
+
+from torchrun_operator.cluster.port import ClusterError
+from torchrun_operator.cluster.watch.base import FORBIDDEN, RENEW_SECONDS, Kind, Watch
+
+_RETRY_SECONDS = 1.0
+_GONE = 410
+"""The API server no longer has the events since the requested resource version."""
+
+
+class Api(Protocol):
+    """The requests that a watch needs. Both raise ClusterError."""
+
+    async def list(self, path: str, query: Mapping[str, str]) -> dict[str, Any]:
+        """Return a list."""
+        ...
+
+    def watch(self, path: str, query: Mapping[str, str], opened: Callable[[], None]) -> AsyncIterator[bytes]:
+        """Return the events of a watch, one line of JSON each, until the server ends it.
+
+        Calls `opened` once the server has accepted the request.
+        """
+        ...
+
+
+class CollectionWatch(Watch):
+    """Follows one collection and keeps what subclasses take from it."""
+
+    forbidden_retry_seconds = 15.0
+
+    def __init__(self, kind: Kind, namespace: str, api: Api, path: str, query: Mapping[str, str]) -> None:
+        """Path is the collection's; the query narrows it."""
+        super().__init__(kind, namespace)
+        self._api = api
+        self._path = path
+        self._query = dict(query)
+        self._version = 0
+        """The resource version up to which everything has been seen."""
+
+    async def run(self) -> None:
+        """See Watch.run."""
+        version: str | None = None
+        while True:
+            try:
+                if version is None:
+                    version = await self._list()
+                version = await self._follow(version)
+            except ClusterError as error:
+                if error.status == _GONE:
+                    version = None
+                    continue
+                self.failed(error)
+                if error.status == FORBIDDEN:
+                    version = None  # what changes meanwhile is not seen
+                await asyncio.sleep(self.forbidden_retry_seconds if error.status == FORBIDDEN else _RETRY_SECONDS)
+
+    async def _list(self) -> str:
+        answer = await self._api.list(self._path, self._query)
+        self._replace(answer["items"])
+        self.listed()
+        return self._seen(answer)
+
+    def _seen(self, thing: Mapping[str, Any]) -> str:
+        version: str = thing["metadata"]["resourceVersion"]
+        self._version = int(version)
+        return version
+
+    async def _follow(self, version: str) -> str:
+        """Follow until the stream ends; return the resource version to continue from."""
+        query = {
+            **self._query,
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": version,
+            "timeoutSeconds": str(RENEW_SECONDS),
+        }
+        async for line in self._api.watch(self._path, query, self.connected):
+            kind, thing = _event(line)
+            if kind == "ERROR":
+                raise ClusterError(thing.get("code", 0), thing.get("reason", "Error"), thing.get("message", ""))
+            version = self._seen(thing)
+            self.beat()
+            if kind == "DELETED":
+                self._remove(thing)
+            elif kind != "BOOKMARK":
+                self._put(thing)
+        self.beat()
+        return version
+
+    @abstractmethod
+    def _replace(self, things: Iterable[Mapping[str, Any]]) -> None:
+        """Keep these objects and no others."""
+
+    @abstractmethod
+    def _put(self, thing: Mapping[str, Any]) -> None:
+        """Keep an object that is new or has changed."""
+
+    @abstractmethod
+    def _remove(self, thing: Mapping[str, Any]) -> None:
+        """Drop an object that was deleted."""
+
+
+def _event(line: bytes) -> tuple[str, Mapping[str, Any]]:
+    """Return an event's type and object. Raises ClusterError for anything else, such as a line that breaks off."""
+    try:
+        event = json.loads(line)
+        return event["type"], event["object"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise ClusterError(0, "BadEvent", f"{error}: {line[:200]!r}") from error

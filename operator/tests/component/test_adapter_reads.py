@@ -1,0 +1,96 @@
+"""What the adapter reads: jobs, listed and cached, and logs."""
+
+from typing import Any
+
+import pytest
+
+from api_stub import Asked, api_stub, status_of
+from stub_cluster import GROUP, adapter
+from torchrun_operator.cluster.port import ClusterError, RefusedError
+
+POD = "/api/v1/namespaces/team/pods/digits-0"
+JOB = f"{GROUP}/namespaces/team/torchrunjobs/digits"
+
+
+def job_at(version: int) -> dict[str, Any]:
+    return {"kind": "TorchrunJob", "metadata": {"namespace": "team", "name": "digits", "resourceVersion": str(version)}}
+
+
+def jobs_of(*names: str) -> tuple[int, Any]:
+    return 200, {
+        "items": [{"metadata": {"namespace": name.split("/")[0], "name": name.split("/")[1]}} for name in names]
+    }
+
+
+async def test_jobs_of_all_namespaces_or_of_some() -> None:
+    group = "/apis/torchrun.dev/v1alpha1"
+    async with api_stub() as stub:
+        stub.on(f"GET {group}/torchrunjobs", jobs_of("a/1", "b/2", "c/3"))
+        stub.on(f"GET {group}/namespaces/a/torchrunjobs", jobs_of("a/1"))
+        stub.on(f"GET {group}/namespaces/b/torchrunjobs", jobs_of("b/2"))
+        async with adapter(stub.url) as (cluster, _):
+            assert list(await cluster.list_jobs()) == [("a", "1"), ("b", "2"), ("c", "3")]
+        async with adapter(stub.url, ("a", "b")) as (cluster, _):
+            assert list(await cluster.list_jobs()) == [("a", "1"), ("b", "2")]
+
+
+async def test_a_job_that_is_known_is_not_asked_for() -> None:
+    asked, listed, written = f"GET {JOB}", "GET /apis/torchrun.dev/v1alpha1/torchrunjobs", f"PATCH {JOB}/status"
+    async with api_stub() as stub, adapter(stub.url) as (cluster, _):
+        stub.on(asked, (200, job_at(40)))
+        stub.on(listed, jobs_of("team/digits"))
+        stub.on(written, (200, job_at(50)))
+        for seen, expected, requests in [
+            (job_at(41), 41, []),
+            (job_at(39), 41, []),  # it comes late
+            (None, 40, [asked]),  # deleted, and made again unnoticed
+        ]:
+            before = len(stub.requests)
+            cluster.cache.update(("team", "digits"), seen)
+            assert await cluster.get_job("team", "digits") == job_at(expected)
+            assert stub.requests[before:] == requests
+        await cluster.apply_status("team", "digits", "41", {"state": "Running"})
+        cluster.cache.update(("team", "digits"), job_at(49))  # of before the write
+        assert await cluster.get_job("team", "digits") == job_at(50)
+        await cluster.list_jobs()
+        assert await cluster.get_job("team", "digits") == job_at(40)
+        assert stub.requests == [asked, written, listed, asked]
+
+
+@pytest.mark.parametrize("status", [404, 409, 500])
+async def test_a_job_whose_status_could_not_be_written_is_read_again(status: int) -> None:
+    async with api_stub() as stub, adapter(stub.url) as (cluster, _):
+        stub.on(f"PATCH {JOB}/status", (status, status_of(status, "No")))
+        stub.on(f"GET {JOB}", (200, job_at(42)))
+        cluster.cache.update(("team", "digits"), job_at(41))
+        with pytest.raises(ClusterError):
+            await cluster.apply_status("team", "digits", "41", {"state": "Running"})
+        assert await cluster.get_job("team", "digits") == job_at(42)
+
+
+LOG = f"{POD}/log"
+
+
+async def test_a_log() -> None:
+    async with api_stub() as stub, adapter(stub.url) as (cluster, latencies):
+        stub.on(f"GET {LOG}", (200, "2026-01-31T12:00:00Z step=1\n"))
+        assert await cluster.read_log("team", "digits-0", "trainer", 100) == "2026-01-31T12:00:00Z step=1\n"
+        query = {"container": "trainer", "tailLines": "100", "timestamps": "true"}
+        assert stub.asked == [Asked("GET", LOG, query, "application/json", None)]
+        assert latencies == [("GET", "pods/log", 200)]
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind"),
+    [
+        ((403, status_of(403, "Forbidden")), RefusedError),
+        ((404, status_of(404, "NotFound")), ClusterError),
+        ((500, "Get https://10.0.0.1:10250: dial tcp: i/o timeout"), ClusterError),
+    ],
+    ids=["forbidden", "gone", "its machine does not answer"],
+)
+async def test_a_log_that_cannot_be_read(reply: Any, kind: type[ClusterError]) -> None:
+    async with api_stub() as stub, adapter(stub.url) as (cluster, _):
+        stub.on(f"GET {LOG}", reply)
+        with pytest.raises(kind):
+            await cluster.read_log("team", "digits-0", "trainer", 100)
