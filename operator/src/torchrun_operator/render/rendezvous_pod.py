@@ -32,7 +32,7 @@ _TEMPLATE_FIELDS: Final = (
     "serviceAccountName",
     "tolerations",
 )
-"""Copied from the user's template: where the pod may run, and as which user. Not copied: what only a training node needs,
+"""Copied from the user's template: where the pod may run, and as which user. Not copied: what only nodes need,
 such as affinity, schedulerName and volumes."""
 
 
