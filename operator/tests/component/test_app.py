@@ -107,6 +107,6 @@ async def test_it_ends_where_a_watch_hangs(
     """Kubernetes then restarts it."""
     async with operator(tmp_path, monkeypatch) as it:
         await it.until("/readyz", 200)
-        monkeypatch.setattr(jobs, "_HUNG_SECONDS", -1)
+        monkeypatch.setattr(jobs, "_HUNG_TICKS", -1)
         assert await it.exit_status() == 1
         assert "watch of jobs has ended: the operator stops" in caplog.text

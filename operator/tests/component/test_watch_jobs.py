@@ -171,6 +171,7 @@ async def test_a_missing_crd_is_looked_for_again(monkeypatch: pytest.MonkeyPatch
         await asyncio.wait([bench.run], timeout=10)
         assert "is the CRD installed?" in str(bench.run.exception())
         serve_discovery(bench.stub)
+        monkeypatch.setattr(jobs, "_DISCOVERY_SECONDS", 10)
         bench.run = asyncio.create_task(bench.watch.run())
         await bench.until_woken("digits", 3)
         hold.set()
@@ -178,7 +179,7 @@ async def test_a_missing_crd_is_looked_for_again(monkeypatch: pytest.MonkeyPatch
 
 async def test_a_thread_that_hangs_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody can end a thread: the process has to."""
-    monkeypatch.setattr(jobs, "_HUNG_SECONDS", 0.3)
+    monkeypatch.setattr(jobs, "_HUNG_TICKS", 6)
     monkeypatch.setattr(jobs, "_STOP_SECONDS", 0.1)
     release = threading.Event()
 

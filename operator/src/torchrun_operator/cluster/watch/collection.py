@@ -64,7 +64,14 @@ class CollectionWatch(Watch):
                 self.failed(error)
                 if error.status == FORBIDDEN:
                     version = None  # what changes meanwhile is not seen
-                await asyncio.sleep(self.forbidden_retry_seconds if error.status == FORBIDDEN else _RETRY_SECONDS)
+                await self._pause(self.forbidden_retry_seconds if error.status == FORBIDDEN else _RETRY_SECONDS)
+
+    async def _pause(self, seconds: float) -> None:
+        """Sleep, with heartbeats: a long pause is no hang."""
+        end = asyncio.get_running_loop().time() + seconds
+        while (left := end - asyncio.get_running_loop().time()) > 0:
+            await asyncio.sleep(min(left, RENEW_SECONDS))
+            self.beat()
 
     async def _list(self) -> str:
         answer = await self._api.list(self._path, self._query)

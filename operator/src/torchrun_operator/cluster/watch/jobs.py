@@ -24,8 +24,10 @@ from torchrun_operator.cluster.watch.cache import JobCache
 _RETRY_SECONDS = 1.0
 _FORBIDDEN_RETRY_SECONDS = 15.0
 _TICK_SECONDS = 1.0
-_HUNG_SECONDS = 15.0
-"""Longest time between two ticks of kopf's event loop."""
+_HUNG_TICKS = 15
+"""kopf's event loop hangs if ours ticks so often without a tick of the other. A count, not a time: a process that was
+frozen as a whole does not hang.
+"""
 _STOP_SECONDS = 10.0
 _DISCOVERY_SECONDS = 10.0
 
@@ -46,15 +48,16 @@ class JobWatch(Watch):
         self._cache = cache
         self._wake = wake
         self._login = login
-        self._last_tick = 0.0
+        self._missed = 0
+        """Ticks of this event loop since the last one of kopf's."""
         self._asked = False
         """kopf has asked for jobs in this run."""
 
     async def run(self) -> None:
         """Run kopf until cancelled. Raises what ended kopf, or WatchHungError where its thread does not respond."""
         loop = asyncio.get_running_loop()
-        started = self._last_tick = loop.time()
-        self._asked = False
+        started = loop.time()
+        self._missed, self._asked = 0, False
         thread = _KopfThread(self, self._login)
         thread.start()
         try:
@@ -67,15 +70,16 @@ class JobWatch(Watch):
             await thread.stop()
 
     def _check(self, now: float, started: float) -> None:
-        if now - self._last_tick > _HUNG_SECONDS:
-            raise WatchHungError(f"{self.name}: the thread has not responded for {_HUNG_SECONDS:.0f} s")
+        self._missed += 1
+        if self._missed > _HUNG_TICKS:
+            raise WatchHungError(f"{self.name}: the thread has not responded for {_HUNG_TICKS * _TICK_SECONDS:.0f} s")
         # kopf looks only once which resources there are, and waits forever where it does not find its own.
         if not self._asked and not self.failing and now - max(started, self.last_heartbeat) > _DISCOVERY_SECONDS:
             raise ClusterError(404, "NotFound", f"the API server does not know {PLURAL}: is the CRD installed?")
 
     def tick(self) -> None:
         """Record that kopf's event loop turns."""
-        self._last_tick = asyncio.get_running_loop().time()
+        self._missed = 0
 
     def changed(self, key: Key, job: Manifest | None) -> None:
         """Take over the newest version of a job, None if it was deleted, and wake it."""
@@ -219,7 +223,8 @@ class _KopfThread:
     async def _request_failed(
         self, _session: aiohttp.ClientSession, _: SimpleNamespace, failed: aiohttp.TraceRequestExceptionParams
     ) -> None:
-        if not isinstance(failed.exception, asyncio.CancelledError):
+        # kopf cancels its own requests too, when a stream brings nothing in time.
+        if not self._stopped:
             self._tell(self._watch.answered, failed.url, 0, type(failed.exception).__name__)
 
 
