@@ -1,5 +1,7 @@
 """What an operator that starts again knows, and that actions come before events."""
 
+import asyncio
+
 import pytest
 
 from torchrun_operator.cluster.port import ClusterError
@@ -89,3 +91,20 @@ async def test_events_are_told_even_where_an_action_fails() -> None:
         await world.reconciler.reconcile(KEY)
     await world.reconciler.recorder.idle()
     assert reasons(world) == ["NodeLost"]
+
+
+async def test_an_operator_that_stops_drops_events_that_nobody_takes() -> None:
+    world = await started()
+    world.delete("digits-1")
+    never = asyncio.Event()
+
+    async def fault(_number: int, what: str, _done: bool) -> None:
+        if what.startswith("event"):
+            await never.wait()
+
+    world.cluster.fault = fault
+    await world.reconciler.reconcile(KEY)
+    world.cluster.events.clear()
+    await world.reconciler.recorder.aclose(0.01)
+    await world.reconciler.recorder.idle()
+    assert reasons(world) == []

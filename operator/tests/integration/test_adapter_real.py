@@ -248,6 +248,7 @@ async def test_a_job_is_reconciled(torchrunjobs: Any) -> None:
         cluster.cache.update(key, torchrunjobs.request("GET", f"{JOBS}/{name}")[1])  # as the watch does
         await reconciler.reconcile(key)
         await pods_shown(cluster, name, 0)
+        await reconciler.recorder.idle()
         events = torchrunjobs.request(
             "GET", "/api/v1/namespaces/default/events", fieldSelector=f"involvedObject.name={name}"
         )[1]["items"]

@@ -26,6 +26,9 @@ from torchrun_operator.settings import Settings
 from torchrun_operator.telemetry.health import Liveness, Readiness
 from torchrun_operator.telemetry.metrics import Metrics
 
+_EVENTS_SECONDS = 2.0
+"""How long an operator that stops still records events."""
+
 
 @dataclass(frozen=True)
 class Operator:
@@ -87,6 +90,7 @@ async def operator(settings: Settings) -> AsyncIterator[Operator]:
         try:
             yield Operator(settings, metrics, liveness, readiness, queue, cluster, reconciler)
         finally:
+            await reconciler.recorder.aclose(_EVENTS_SECONDS)
             await links.aclose()
             await cluster.aclose()
 

@@ -43,6 +43,12 @@ class EventRecorder:
         if self._task is not None:
             await asyncio.wait([self._task])
 
+    async def aclose(self, seconds: float) -> None:
+        """Record what waits, for this long at most; drop the rest."""
+        if self._task is not None:
+            await asyncio.wait([self._task], timeout=seconds)
+        self.close()
+
     def close(self) -> None:
         """Drop what waits to be recorded."""
         self._waiting.clear()
