@@ -13,11 +13,11 @@ logger = logging.getLogger(__name__)
 Kind = Literal["jobs", "pods", "nodes"]
 
 FORBIDDEN: Final = 403
-RENEW_SECONDS: Final = 20
+RENEW_SECONDS: Final = 10
 """The API server ends each stream after this time: the next request shows that a quiet watch works."""
-SILENCE_SECONDS: Final = 25.0
+SILENCE_SECONDS: Final = 13.0
 """A stream that brings nothing for longer, not even its end, is dead."""
-HEARTBEAT_SECONDS: Final = 60.0
+HEARTBEAT_SECONDS: Final = 45.0
 """Longest time between two heartbeats: a silent stream, a pause and a request that gets no answer."""
 _SYNC_SECONDS = 30.0
 """A pass waits this long for the first list; it must end before the pass counts as stuck."""
