@@ -198,7 +198,7 @@ class RendezvousState(_Document):
     waiting: Annotated[tuple[Address, ...], Wire(required=True)] = ()
     """Nodes that are not in the running round and not unwanted."""
     silent: tuple[Address, ...] | None = None
-    """Nodes that give no sign of life; None: the host does not say."""
+    """The silent nodes; None: the host does not report them."""
     missing: tuple[Address, ...] = ()
     """Nodes of a round that had to end which have not come back within a minute."""
     target: Annotated[Target | None, Wire(required=True)] = None

@@ -104,14 +104,14 @@ WRONG: dict[str, tuple[Call, Answers, type[ClusterError], int, str]] = {
         {f"POST {PODS}": EXISTS, f"GET {POD}": THEIRS},
         NameTakenError,
         409,
-        "Pod team/digits-0 exists and is not this job's",
+        "Pod team/digits-0 exists and belongs to another owner",
     ),
     "create, of no owner": (
         create_pod,
         {f"POST {PODS}": EXISTS, f"GET {POD}": UNOWNED},
         NameTakenError,
         409,
-        "Pod team/digits-0 exists and is not this job's",
+        "Pod team/digits-0 exists and belongs to another owner",
     ),
     "create, the one before is still going": (
         create_pod,
@@ -125,7 +125,7 @@ WRONG: dict[str, tuple[Call, Answers, type[ClusterError], int, str]] = {
         {f"POST {PODS}": EXISTS, f"GET {POD}": (404, status_of(404, "NotFound"))},
         ConflictError,
         409,
-        "Pod team/digits-0 has just been deleted",
+        "Pod team/digits-0 was just deleted",
     ),
     "create, another conflict": (
         create_pod,
@@ -162,7 +162,7 @@ WRONG: dict[str, tuple[Call, Answers, type[ClusterError], int, str]] = {
         {f"POST {MAPS}": EXISTS, f"GET {MAP}": THEIRS},
         NameTakenError,
         409,
-        "ConfigMap team/digits-0 exists and is not this job's",
+        "ConfigMap team/digits-0 exists and belongs to another owner",
     ),
     "delete, forbidden": (delete_pod, {f"DELETE {POD}": (403, FORBIDDEN)}, RefusedError, 403, "exceeded quota: team"),
     "status, changed meanwhile": (

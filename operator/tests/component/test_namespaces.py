@@ -159,7 +159,7 @@ async def test_an_operator_that_may_read_nothing_is_not_ready() -> None:
         await until(lambda: len(it.forbidden()) == 7)
         status, text = await it.readyz()
         assert status == 503
-        assert "watch of jobs in namespace a: still awaited" in text
+        assert "watch of jobs in namespace a: pending" in text
 
 
 async def test_jobs_are_listed_without_the_forbidden_namespace() -> None:

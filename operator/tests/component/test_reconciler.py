@@ -89,7 +89,7 @@ async def test_more_nodes_than_there_is_room_for() -> None:
     await world.settle()
     assert (world.status["state"], world.status["membership"]["summary"]) == ("Running", "3/2:4")
     assert (world.condition("Scheduled")["status"], world.condition("Resizing")["reason"]) == ("False", "ShortOfNodes")
-    assert "digits-3: waits to be scheduled" in world.condition("Resizing")["message"]
+    assert "digits-3: is not scheduled yet" in world.condition("Resizing")["message"]
     world.machines = 4
     await world.settle()
     assert world.status["membership"]["summary"] == "4/2:4"

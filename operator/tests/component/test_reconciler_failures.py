@@ -82,7 +82,7 @@ async def test_workers_that_hang_are_restarted_once_and_counted() -> None:
         "ProgressDeadlineExceeded",
         "workers hang: no step since 2026-",
     )
-    assert "their stacks are in the pods' logs; the code has failed 2 times" in failed["message"]
+    assert "see the stacks in the logs of the pods; the code has failed 2 times" in failed["message"]
     assert len(world.ended) == 1
 
 
@@ -105,6 +105,6 @@ async def test_a_pod_whose_agent_hangs_too_is_replaced() -> None:
     assert world.cluster.most_pods == {"digits-rdzv": 1, "digits-0": 1, "digits-1": 2, "digits-2": 1}
     lost = [event["message"] for event in world.cluster.events if event["reason"] == "NodeLost"]
     assert (
-        "Node 1 (pod digits-1) did not come to the next round: its agent hangs, or its Kubernetes node does; "
+        "Node 1 (pod digits-1) did not join the next round: its agent or its Kubernetes node hangs; "
         "cause: infrastructure"
     ) in lost

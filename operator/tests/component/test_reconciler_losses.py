@@ -31,7 +31,7 @@ async def test_a_machine_that_is_cut_off_and_comes_back() -> None:
     machine = world.cut_off("digits-1")
     await world.settle()
     assert (world.status["membership"]["summary"], world.status["state"]) == ("2/2:4", "Running")
-    assert world.condition("Resizing")["message"].endswith("digits-1: gives no sign of life")
+    assert world.condition("Resizing")["message"].endswith("digits-1: is silent")
     assert counts(world) == {}
     rounds = world.status["membership"]["round"]
 

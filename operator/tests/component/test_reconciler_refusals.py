@@ -19,7 +19,7 @@ async def test_a_name_that_somebody_else_has_is_not_touched() -> None:
     await world.settle()
     accepted = world.condition("Accepted")
     assert (accepted["status"], world.status["state"], world.pods) == ("False", "Invalid", {})
-    assert "digits exists and is not this job's" in accepted["message"]
+    assert "digits exists and belongs to another owner" in accepted["message"]
     assert theirs["spec"] == {"theirs": True}
     world.cluster.remove(theirs)
     await world.settle()

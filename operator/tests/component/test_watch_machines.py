@@ -85,5 +85,5 @@ async def test_without_the_right_to_read_nodes_the_rest_works(caplog: pytest.Log
     async with followed(POD_ON_M1, lines(then=end)) as it:
         await machines(it, {}, any_ready=False)
         await it.until({"digits-0": "3"})
-        assert "watch of nodes: the API server cannot be read" in caplog.text
+        assert "watch of nodes: cannot read from the API server" in caplog.text
         end.set()

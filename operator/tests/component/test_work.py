@@ -115,7 +115,7 @@ def test_errors_are_counted_by_kind() -> None:
 def test_a_bug_is_logged_with_its_place(caplog: pytest.LogCaptureFixture) -> None:
     play([ValueError("a bug")], 60)
     record = next(record for record in caplog.records if record.exc_info)
-    assert "retrying in 0.5 s" in record.getMessage()
+    assert "the next attempt is in 0.5 s" in record.getMessage()
 
 
 def test_a_pass_that_takes_too_long_is_noticed() -> None:

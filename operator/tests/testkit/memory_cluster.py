@@ -188,7 +188,7 @@ class MemoryCluster:
                 self.most_pods[metadata["name"]] = self.most_pods.get(metadata["name"], 0) + 1
             return None
         if _owner(found) != _owner(manifest):
-            raise NameTakenError(409, "NameTaken", f"{metadata['name']} exists and is not this job's")
+            raise NameTakenError(409, "NameTaken", f"{metadata['name']} exists and belongs to another owner")
         if "deletionTimestamp" in found["metadata"]:
             raise ConflictError(409, "Conflict", f"{metadata['name']} is being deleted")
         return found

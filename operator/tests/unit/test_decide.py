@@ -157,9 +157,9 @@ CHANGES = {
         scaled(training_job(), 2),
         seen(*THREE, rendezvous=ALL),
         decision(
-            deletions=(Deletion("digits-2", "pod-2-1", "spec.replicas asks for 2 nodes", surplus=True),),
+            deletions=(Deletion("digits-2", "pod-2-1", "the job wants 2 nodes", surplus=True),),
             target=target("10.0.1.2", size=2),
-            events=(Event("NodeRemoved", "Pod digits-2 is removed: spec.replicas asks for 2 nodes"),),
+            events=(Event("NodeRemoved", "Pod digits-2 is removed: the job wants 2 nodes"),),
             restarts={Cause.RESIZE: 1},
         ),
         "Resizing",

@@ -70,11 +70,11 @@ def hanging(found: Overdue | None = None, pause: float = 8, start: float | None 
     return replace(ALL, pace=Pace(pause, start, found or overdue()), **changes)
 
 
-SAID = "no step since 2026-01-31T11:53:20Z, after step 100; 300 s are allowed"
+SAID = "no step since 2026-01-31T11:53:20Z, after step 100; the deadline is 300 s"
 TOLD = target(end_round=EndRound("aa", 0), start_deadline_seconds=600.0)
 HUNG = decision(
     target=TOLD,
-    events=(Event("ProgressDeadlineExceeded", f"Workers hang: {SAID}; their stacks are in the pods' logs", True),),
+    events=(Event("ProgressDeadlineExceeded", f"Workers hang: {SAID}; see the stacks in the logs of the pods", True),),
     restarts={Cause.CODE: 1},
     hung=True,
 )
@@ -106,8 +106,8 @@ CASES = {
             events=(
                 Event(
                     "ProgressDeadlineExceeded",
-                    "Workers hang: no step since 2026-01-31T11:53:20Z, and the round began then; 600 s are allowed; "
-                    "their stacks are in the pods' logs",
+                    "Workers hang: no step since 2026-01-31T11:53:20Z, and the round began then; the deadline is 600 s; "
+                    "see the stacks in the logs of the pods",
                     warning=True,
                 ),
             ),
@@ -293,7 +293,7 @@ def test_the_job_fails_with_the_reason_and_says_since_when() -> None:
     failed = find_condition(status.conditions, ConditionType.FAILED)
     assert failed is not None
     count = "the code has failed 1 times and spec.maxRestarts is 0"
-    message = f"workers hang: {SAID}; their stacks are in the pods' logs; {count}"
+    message = f"workers hang: {SAID}; see the stacks in the logs of the pods; {count}"
     assert (failed.reason, failed.message) == ("ProgressDeadlineExceeded", message)
     assert status.rendezvous.hung_round == 0
 

@@ -204,7 +204,7 @@ SIZES = {
     ),
     "one starts for long": (seen(*THREE[:2], SLOW, rendezvous=TRAINED), frozenset(), 2),
     "one starts for long, as all do before the first round": (seen(*THREE[:2], SLOW), frozenset(), 3),
-    "one gives no sign of life": (
+    "one is silent": (
         seen(*THREE, rendezvous=make_rendezvous(*THREE[:2], silent=("10.0.1.2",))),
         frozenset(),
         2,
@@ -288,9 +288,9 @@ def test_services_due(observed: Facts, expected: datetime | None) -> None:
             "CrashLoopBackOff: back-off",
         ),
         (make_node(0, Phase.PENDING, waiting_reason="Unschedulable", waiting_message="no GPU"), "no GPU"),
-        (make_node(0, Phase.PENDING), "waits to be scheduled"),
+        (make_node(0, Phase.PENDING), "is not scheduled yet"),
         (replace(SLOW, index=0), "is starting on machine-2"),
-        (THREE[2], "gives no sign of life"),
+        (THREE[2], "is silent"),
     ],
 )
 def test_absence(node: NodePod, words: str) -> None:

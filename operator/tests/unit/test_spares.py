@@ -37,7 +37,7 @@ MEMBERS = without(FOUR, 1)
 """Any index may be the spare's."""
 FULL = make_rendezvous(*MEMBERS, waiting=("10.0.1.1",))
 RUNNING = ("Valid", "AllScheduled", "Training")
-TOO_LATE = "the job is about to end, and no node is replaced any more"
+TOO_LATE = "the job is about to end; the operator replaces no more nodes"
 
 
 def job(**spec: Any) -> TorchrunJob:
@@ -51,7 +51,7 @@ def spared(nodes: tuple[NodePod, ...] = FOUR, rendezvous: RendezvousState = FULL
 
 
 def spare_lost(what: str) -> Event:
-    return Event("SpareLost", f"Spare node 1 (pod digits-1) {what}; training goes on", warning=True)
+    return Event("SpareLost", f"Spare node 1 (pod digits-1) {what}; training continues", warning=True)
 
 
 CASES = {
@@ -157,9 +157,9 @@ CASES = {
         decision(
             target=target("10.0.1.2", "10.0.1.3", size=2),
             deletions=(
-                Deletion("digits-3", "pod-3-1", "spec.replicas asks for 2 nodes, beside 1 spares", surplus=True),
+                Deletion("digits-3", "pod-3-1", "the job wants 2 nodes and 1 spare", surplus=True),
             ),
-            events=(Event("NodeRemoved", "Pod digits-3 is removed: spec.replicas asks for 2 nodes, beside 1 spares"),),
+            events=(Event("NodeRemoved", "Pod digits-3 is removed: the job wants 2 nodes and 1 spare"),),
             restarts={Cause.RESIZE: 1},
         ),
         "Resizing",

@@ -68,7 +68,7 @@ def _losses(losses: Sequence[Loss]) -> Iterable[Event]:
 
 def _spares(losses: Sequence[Loss]) -> Iterable[Event]:
     for loss in losses:
-        message = f"Spare node {loss.index} (pod {loss.pod}) {loss.what}; training goes on"
+        message = f"Spare node {loss.index} (pod {loss.pod}) {loss.what}; training continues"
         yield Event(EventReason.SPARE_LOST, message, warning=True)
 
 

@@ -21,7 +21,7 @@ def health_app(liveness: Liveness, readiness: Readiness, metrics: Metrics) -> we
         return _verdict(liveness.stuck())
 
     async def readyz(_: web.Request) -> web.Response:
-        return _verdict([f"{name}: still awaited" for name in readiness.awaited], readiness.notes())
+        return _verdict([f"{name}: pending" for name in readiness.awaited], readiness.notes())
 
     async def metrics_text(_: web.Request) -> web.Response:
         return web.Response(body=metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})

@@ -43,12 +43,12 @@ class Hang:
     def __str__(self) -> str:
         """Describe what happened, for people."""
         after = f"after step {self.step}" if self.step is not None else "and the round began then"
-        return f"no step since {rfc3339(self.since)}, {after}; {self.seconds:g} s are allowed"
+        return f"no step since {rfc3339(self.since)}, {after}; the deadline is {self.seconds:g} s"
 
     @property
     def told(self) -> str:
         """The same, and where to look further."""
-        return f"{self}; their stacks are in the pods' logs"
+        return f"{self}; see the stacks in the logs of the pods"
 
 
 def deadlines(progress_deadline_seconds: int | None, pace: Pace) -> Deadlines:

@@ -59,12 +59,12 @@ def absence(facts: Facts, node: NodePod) -> str:
     if node.waiting_reason in FATAL_WAITS:
         return f"{node.waiting_reason}: {node.waiting_message}"
     if rendezvous is not None and node.address in (rendezvous.silent or ()):
-        return "gives no sign of life"
+        return "is silent"
     ends = _patience_ends(facts, node)
     if ends is None or facts.now < ends:
         return ""
     if node.phase is Phase.PENDING:
-        return node.waiting_message or "waits to be scheduled"
+        return node.waiting_message or "is not scheduled yet"
     return f"is starting on {node.machine}"
 
 

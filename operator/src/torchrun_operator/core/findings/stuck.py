@@ -7,8 +7,8 @@ from datetime import datetime, timedelta
 from torchrun_operator.core.facts.model import Cause, Facts, NodePod, Phase
 from torchrun_operator.core.findings.losses import Loss
 
-MISSING = "did not come to the next round: its agent hangs, or its Kubernetes node does"
-ORPHANED = "its agent waits for a store that has gone"
+MISSING = "did not join the next round: its agent or its Kubernetes node hangs"
+ORPHANED = "waits for a rendezvous store that is gone"
 _ORPHANED_AFTER = timedelta(seconds=5)
 """If the connections close together with the store, agents end within a second or two."""
 

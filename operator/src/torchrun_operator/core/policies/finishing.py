@@ -5,7 +5,7 @@ from torchrun_operator.core.findings.find import Findings
 from torchrun_operator.core.policies.plan import Plan, deletion
 from torchrun_operator.core.policies.upkeep import going_on
 
-_WHY = "the job is about to end, and no node is replaced any more"
+_WHY = "the job is about to end; the operator replaces no more nodes"
 
 
 def finishing(facts: Facts, findings: Findings) -> Plan | None:

@@ -55,4 +55,4 @@ def _waits_for_rendezvous(facts: Facts, findings: Findings) -> bool:
 
 def _surplus(findings: Findings) -> str:
     nodes, spares = findings.wanted.nodes, findings.wanted.spares
-    return f"spec.replicas asks for {nodes} nodes" + (f", beside {spares} spares" if spares else "")
+    return f"the job wants {nodes} nodes" + (f" and {spares} {'spare' if spares == 1 else 'spares'}" if spares else "")

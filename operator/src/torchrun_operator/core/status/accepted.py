@@ -19,7 +19,7 @@ def accepted(facts: Facts) -> Verdict:
     if facts.refusal:
         reason = Reason.NAME_TAKEN if facts.name_taken else Reason.REFUSED_BY_CLUSTER
         return Verdict(ConditionType.ACCEPTED, False, reason, facts.refusal)
-    return Verdict(ConditionType.ACCEPTED, True, Reason.VALID, "the job can be run as it is written")
+    return Verdict(ConditionType.ACCEPTED, True, Reason.VALID, "the job is valid")
 
 
 def unaccepted(

@@ -24,14 +24,14 @@ def resizing(facts: Facts, findings: Findings, membership: Membership) -> Verdic
         return _settled()
     if have and have >= findings.size.round and not leaving and not findings.size.held:
         words = "; ".join(_absent(facts, findings)[:_MOST_ABSENT])
-        message = f"{have} of {wanted} wanted nodes train, the others join as soon as they can: {words}"
+        message = f"{have} of {wanted} nodes train; the others join later: {words}"
         return Verdict(ConditionType.RESIZING, False, Reason.SHORT_OF_NODES, message)
     if lost:
         message = f"{have} of {wanted} nodes train; lost: {', '.join(sorted(lost)[:_MOST_LOST])}"
         return Verdict(ConditionType.RESIZING, True, Reason.NODE_LOST, message)
     if facts.rendezvous is not None and not facts.rendezvous.complete and len(facts.nodes) >= wanted:
         return _restarting(facts, findings, wanted)
-    message = f"{have} nodes train, {wanted} are wanted"
+    message = f"{have} nodes train; the job wants {wanted}"
     return Verdict(ConditionType.RESIZING, True, Reason.REPLICAS_CHANGED, message)
 
 
