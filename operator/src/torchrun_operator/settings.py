@@ -27,7 +27,7 @@ class Settings(BaseSettings):
         default=0.2, ge=0, le=60, description="Minimum seconds between two reconciles of a job."
     )
     progress_interval: FiniteFloat = Field(
-        default=5, ge=1, description="Minimum seconds between two writes of a status in which only the progress changes."
+        default=5, ge=1, description="Minimum seconds between two writes of a status if only the progress changes."
     )
     namespace: str | None = Field(
         default=None,

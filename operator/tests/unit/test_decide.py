@@ -213,7 +213,7 @@ CHANGES = {
                 *(Deletion(f"digits-{i}", f"pod-{i}-1", f"the rendezvous host is lost: {SILENCE}", 5) for i in (0, 1)),
                 Deletion("digits-rdzv", "pod-rdzv", SILENCE, 0),
             ),
-            events=tuple(lost(i, f"has lost the rendezvous host: {SILENCE}", "infrastructure") for i in (0, 1)),
+            events=tuple(lost(i, f"lost the rendezvous host: {SILENCE}", "infrastructure") for i in (0, 1)),
             restarts={Cause.INFRASTRUCTURE: 2},
         ),
         "Resizing",

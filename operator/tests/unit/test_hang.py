@@ -106,7 +106,7 @@ CASES = {
             events=(
                 Event(
                     "ProgressDeadlineExceeded",
-                    "Workers hang: no step since 2026-01-31T11:53:20Z, and the round began then; the deadline is 600 s; "
+                    "Workers hang: no step since 2026-01-31T11:53:20Z, when the round began; the deadline is 600 s; "
                     "see the stacks in the logs of the pods",
                     warning=True,
                 ),
@@ -292,7 +292,7 @@ def test_the_job_fails_with_the_reason_and_says_since_when() -> None:
     status = decide(training_job(maxRestarts=0), seen(*THREE, rendezvous=hanging()), NOW).status
     failed = find_condition(status.conditions, ConditionType.FAILED)
     assert failed is not None
-    count = "the code has failed 1 times and spec.maxRestarts is 0"
+    count = "the code has failed 1 time and spec.maxRestarts is 0"
     message = f"workers hang: {SAID}; see the stacks in the logs of the pods; {count}"
     assert (failed.reason, failed.message) == ("ProgressDeadlineExceeded", message)
     assert status.rendezvous.hung_round == 0

@@ -109,7 +109,10 @@ class Metrics:
             "torchrun_operator_pods_created", "Created pods by role.", ["role"], registry=self.registry
         )
         self._pods_deleted = Counter(
-            "torchrun_operator_pods_deleted", "Pods that the operator deleted, by role.", ["role"], registry=self.registry
+            "torchrun_operator_pods_deleted",
+            "Pods that the operator deleted, by role.",
+            ["role"],
+            registry=self.registry,
         )
         self._rendezvous_links = Gauge(
             "torchrun_operator_rendezvous_links",

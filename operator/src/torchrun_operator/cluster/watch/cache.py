@@ -42,7 +42,7 @@ class JobCache:
 def _version(job: Manifest) -> int:
     """Return the resource version as a number.
 
-    The versions of one resource grow: etcd guarantees it, and from Kubernetes 1.35 on also
-    https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions promises it.
+    The versions of one resource grow. etcd assigns them so, and from Kubernetes 1.35 on
+    https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions guarantees it.
     """
     return int(job["metadata"]["resourceVersion"])

@@ -11,11 +11,11 @@ from torchrun_operator.core.findings.size import FATAL_WAITS
 from torchrun_operator.core.status.verdict import Verdict
 
 _UNHEARD = timedelta(seconds=20)
-"""A host that is ready answers at once. One that loads torch may be slow."""
+"""A ready rendezvous host answers at once. One that loads torch may be slow."""
 
 
 def running(facts: Facts, findings: Findings, membership: Membership) -> Verdict:
-    """Return whether nodes train, and what the job waits for if none do."""
+    """Return whether nodes train. If none do: what the job waits for."""
     if findings.stage is Stage.SUSPENDED or findings.completion.complete or findings.counts.exhausted:
         return Verdict(ConditionType.RUNNING, False, Reason.ENDED, "nothing trains")
     if membership.nodes:
@@ -36,7 +36,7 @@ def running(facts: Facts, findings: Findings, membership: Membership) -> Verdict
 
 
 def only_unheard(facts: Facts) -> bool:
-    """Tell whether the rendezvous host is well and has merely not answered this operator yet, as after a restart."""
+    """Whether the rendezvous host is ready but has not answered this operator yet, as after a restart."""
     host = facts.rendezvous_pod
     return host is not None and host.ready and host.phase is Phase.RUNNING
 
