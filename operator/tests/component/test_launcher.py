@@ -1,4 +1,4 @@
-"""The launcher: workers forked from its server are what `python -u script` would have been."""
+"""The launcher: workers forked from its server behave like `python -u script`."""
 
 import ast
 import json
@@ -51,7 +51,7 @@ def wait_for(condition: Callable[[], T | None], what: str, seconds: float = 60) 
 
 
 def servers(watched: int) -> list[int]:
-    """Return the fork servers that live as long as that process."""
+    """Return the fork servers that end with that process."""
     found = []
     for directory in Path("/proc").glob("[0-9]*"):
         try:
@@ -233,7 +233,7 @@ def test_killing_the_shim_kills_the_worker(node: Node) -> None:
     assert worker.stdout is not None
     pid = next(int(line) for line in (worker.stdout.readline(), worker.stdout.readline()) if line.strip().isdigit())
     worker.kill()
-    worker.communicate(timeout=60)  # also the worker's child has closed its output
+    worker.communicate(timeout=60)  # the worker's child has closed its output too
     wait_for(lambda: gone(pid), "the worker has ended")
     assert node.about(node.script(ABOUT))["warm"] is True
 
@@ -353,7 +353,7 @@ def test_the_archive_may_be_replaced_while_the_server_lives(node: Node) -> None:
     script = node.script("import torch; print(torch.loaded_by); raise ValueError('bad loss')")
     first = node.run(script)
     shebang, _, archive = node.program.read_bytes().partition(b"\n")
-    node.program.write_bytes(shebang + b"\n" + b"#" * 999 + archive)  # nothing is where it was
+    node.program.write_bytes(shebang + b"\n" + b"#" * 999 + archive)  # the files have moved
     assert node.run(script) == first
 
 

@@ -43,7 +43,7 @@ async def test_a_job_starts() -> None:
 
 
 async def test_a_job_that_ends_before_its_first_status() -> None:
-    """Pods come first for a new job: what happens to them before the first status is not lost."""
+    """The pods of a new job are created before the first status, which then reports what happened to them."""
     world = World(maxRestarts=0)
     await world.reconcile()
     world.live()
@@ -118,7 +118,7 @@ async def test_a_job_that_is_gone_or_going_is_left_alone() -> None:
 
 
 async def test_a_new_job_of_the_same_name_inherits_nothing() -> None:
-    """The operator may not have seen the old one go."""
+    """The operator may have missed the deletion of the old one."""
     world = await started()
     world.fail_workers()
     old_host = dict(world.hosts)

@@ -1,4 +1,4 @@
-"""Machines that die or are cut off, and code that fails: what is counted, what is told, what is replaced."""
+"""Kubernetes nodes that fail or are cut off, and code that fails: counts, events and replacements."""
 
 from datetime import timedelta
 
@@ -51,7 +51,7 @@ async def test_a_machine_that_is_cut_off_and_comes_back() -> None:
 
 
 async def test_a_machine_that_only_the_api_server_does_not_hear() -> None:
-    """Its agent is heard by the rendezvous host: nothing is to be done, now or when it is heard again."""
+    """The rendezvous host receives its heartbeats: the operator does nothing, then or later."""
     world = await started()
     machine = world.pods["digits-1"]["spec"]["nodeName"]
     for ready in ("Unknown", "True"):
@@ -149,14 +149,14 @@ async def test_a_node_that_fails_by_code_and_its_peers_workers_are_one_restart()
 
 
 def log_of(world: World, rank: int, error: str, seconds: float = 0.0) -> str:
-    """Return a pod's log in which a worker fails so many seconds from now."""
+    """Return a pod's log in which a worker fails that many seconds from now."""
     time = (world.now + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S.123456789Z")
     prefix = f"{time} [rank{rank}]: "
     return f'{prefix}Traceback (most recent call last):\n{prefix}  File "train.py", line 3\n{prefix}{error}\n'
 
 
 async def test_the_failure_of_a_worker_is_told_in_its_own_words() -> None:
-    """The node that is seen to leave first is not the one that failed first."""
+    """The first node that leaves is not the first that failed."""
     world = await started(maxRestarts=1)
     world.cluster.logs = {
         "digits-0": log_of(world, 0, "RuntimeError: Connection closed by peer", 1),

@@ -1,4 +1,4 @@
-"""Names that are taken, invalid specs, and requests that the API server refuses or fails."""
+"""Taken names, invalid specs, and requests that the API server rejects or that fail."""
 
 from datetime import timedelta
 from typing import Any

@@ -1,4 +1,4 @@
-"""What an operator that starts again knows, and that actions come before events."""
+"""The knowledge of a restarted operator, and the order: actions before events."""
 
 import asyncio
 
@@ -11,7 +11,7 @@ QUOTA = "exceeded quota: team"
 
 
 def refusing(kind: str) -> World:
-    """Return a world whose API server refuses objects of that kind."""
+    """Return a world whose API server rejects objects of that kind."""
     world = World()
     world.cluster.refuse = lambda manifest: QUOTA if manifest["kind"] == kind else ""
     return world
@@ -65,7 +65,7 @@ async def test_a_job_whose_name_is_taken_starts_no_pod_when_the_operator_starts_
 async def test_pods_of_a_lost_host_are_deleted_before_a_few_events_tell_of_it() -> None:
     world = await started(nnodes="2:300", replicas=300)
     world.give_up(world.cut_off("digits-rdzv"))
-    world.hosts.clear()  # it does not answer any more
+    world.hosts.clear()  # it no longer answers
     world.cluster.events.clear()
     world.cluster.log.clear()
     await world.reconcile()

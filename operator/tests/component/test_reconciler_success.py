@@ -1,4 +1,4 @@
-"""A job whose workers succeed completes, also when some never started, or were lost."""
+"""A job whose workers succeed completes, even if some never started or were lost."""
 
 from world import World, counts, started
 

@@ -31,7 +31,7 @@ def kept(ready: str = "True", *taints: str) -> dict[str, Any]:
 
 
 async def machines(it: Followed, expected: dict[str, Any], any_ready: bool = True) -> None:
-    """Wait until of m1, m2 and m3 exactly this is known."""
+    """Wait until exactly this is known of m1, m2 and m3."""
     async with asyncio.timeout(5):
         while await it.cluster.list_machines(["m1", "m2", "m3"]) != (expected, any_ready):  # noqa: ASYNC110
             await asyncio.sleep(0.005)
@@ -51,7 +51,7 @@ async def test_machines_are_shown_and_wake_the_jobs_on_them() -> None:
         await machines(it, {"m1": kept("Unknown", "node.kubernetes.io/unreachable"), "m2": None, "m3": kept()})
         await it.until({"digits-0": "3"})
         assert set(it.woken) == {("team", "digits")}
-        assert len(it.woken) <= 3, "a heartbeat, or a machine without a pod, has woken a job"
+        assert len(it.woken) <= 3, "a heartbeat, or a Kubernetes node without a pod, has woken a job"
         end.set()
 
 

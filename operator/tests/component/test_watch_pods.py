@@ -1,4 +1,4 @@
-"""The watch of pods: a LIST, a WATCH from it on, and a new LIST where the events are no longer there."""
+"""The watch of pods: a LIST, a WATCH from it on, and a new LIST if the API server no longer has the events."""
 
 import asyncio
 from typing import Any
@@ -61,7 +61,7 @@ async def test_a_watch_that_ends_goes_on_where_it_was() -> None:
     ids=["within the stream", "at once"],
 )
 async def test_events_that_are_no_longer_there(gone: Any) -> None:
-    """Pods that went meanwhile are gone, and their job is woken."""
+    """Pods deleted in the meantime are gone, and their job is woken."""
     end = asyncio.Event()
     async with followed(
         listed(10, pod("digits-0", 3), pod("other-0", 4, job="other")),
@@ -96,7 +96,7 @@ async def test_nobody_reads_before_the_first_list() -> None:
 
 
 async def test_a_large_pod_stops_nothing() -> None:
-    """An object may have 1.5 MiB, and anybody may label a pod of theirs as a job's."""
+    """An object may have 1.5 MiB, and any user may label a pod as one of a job."""
     end = asyncio.Event()
     large = pod("digits-0", 11, annotations={"notes": "x" * 1_400_000})
     async with followed(listed(10), lines(event("ADDED", large), event("ADDED", pod("digits-1", 12)), then=end)) as it:
@@ -126,7 +126,7 @@ async def test_only_what_decisions_need_is_kept() -> None:
 
 
 async def test_a_pod_that_was_just_made_is_shown_at_once() -> None:
-    """A mirror that lags would go on showing the pod whose place it has taken."""
+    """A watch that lags would still show the former pod of that name."""
     end = asyncio.Event()
     made = pod("digits-0", 12, ownerReferences=[])
     async with followed(POD_ON_M1, lines(then=end)) as it:

@@ -1,4 +1,4 @@
-"""The host with real agents while the operator is away, and while things stall or are cut off."""
+"""The rendezvous host with real agents while the operator is down, and while processes stall or are cut off."""
 
 import logging
 import signal
@@ -15,7 +15,7 @@ from rendezvous_host import Host, Operator, running_host, wait_for
 _log = logging.getLogger(__name__)
 pytestmark = [pytest.mark.torch, pytest.mark.slow, pytest.mark.timeout(900)]
 LAST_CALL = 15.0
-"""As jobs have it by default."""
+"""The default of jobs."""
 
 
 @pytest.fixture
@@ -36,7 +36,10 @@ def _alone(host: Host) -> None:
 
 
 def _formed_at(host: Host, number: int) -> float:
-    """Return the seconds since the epoch at which a round was completed. Asking the host would be an operator's."""
+    """Return when a round was completed, in seconds since 1970.
+
+    The time comes from the log: a request to the host would count as one of the operator.
+    """
     found = wait_for(
         lambda: [e for e in host.events("round-completed") if e["round"] == number], f"round {number} is complete"
     )
@@ -62,7 +65,7 @@ def test_a_killed_node_is_left_behind_and_one_that_comes_back_is_taken_in(job: J
     assert host.metrics()["rounds_alone_total"] == 4
     assert host.state()["roundsEnded"] == {"requested": 4, "unrequested": 0}
 
-    # The operator comes back and wants what it wanted before: nothing changes.
+    # The operator returns with the same target: nothing changes.
     completed = host.events("round-completed")
     with Operator(host):
         host.want(3, 2, last_call=LAST_CALL)
