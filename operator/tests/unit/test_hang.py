@@ -1,4 +1,4 @@
-"""Hangs and stragglers: how long is waited, what is decided, and what the status says."""
+"""Hangs and stragglers: deadlines, decisions and status."""
 
 from dataclasses import replace
 from typing import Any
@@ -82,16 +82,16 @@ TRAINS = ("Valid", "AllScheduled", "Training")
 
 
 ANOTHER = replace(make_rendezvous(THREE[0], complete=False), instance="bb")
-"""Another process in the host's place; the agent of node 0 ended with the one before, and its next one has joined."""
+"""A restarted host. The agent of node 0 ended with the former one, and its next agent has joined."""
 
 
 def orphaned(seconds: float) -> TorchrunJob:
-    """Return a job that trained, and whose operator heard of the other host so many seconds ago."""
+    """Return a job that trained, and whose operator saw the restarted host that many seconds ago."""
     return after(training_job(), seen(*THREE, rendezvous=ANOTHER), at(-seconds))
 
 
 def found_hung(job: TorchrunJob | None = None, rendezvous: RendezvousState | None = None) -> TorchrunJob:
-    """Return a job in which a hang has been counted."""
+    """Return a job with a counted hang."""
     job = job or training_job()
     return stored(job, decide(job, seen(*THREE, rendezvous=rendezvous or hanging()), NOW))
 
@@ -199,7 +199,7 @@ CASES = {
         ("Valid", "AllScheduled", "NodeLost"),
         Restarts(code=1, infrastructure=1),
     ),
-    "the store has gone without a word, and another is there": Case(
+    "the store is gone without closing connections, and another one runs": Case(
         orphaned(5),
         seen(*THREE, rendezvous=ANOTHER),
         decision(
@@ -231,7 +231,7 @@ CASES = {
         ("Valid", "AllScheduled", "NodeLost"),
         Restarts(infrastructure=2),
     ),
-    "its address is nobody's": Case(
+    "its address is unknown": Case(
         training_job(),
         seen(*THREE, rendezvous=replace(ALL, missing=("10.0.9.9",))),
         decision(target=target("10.0.9.9")),
@@ -265,9 +265,9 @@ def test_deciding_again_counts_and_tells_nothing_new(case: Case) -> None:
         ({}, hanging(closed=True)),
     ],
     ids=[
-        "the host was told another deadline before",
-        "the user has allowed more since",
-        "the user has switched it off since",
+        "the host had another deadline before",
+        "the user has raised the deadline",
+        "the user has disabled hang detection",
         "a longer pause has been seen",
         "no round has ever got to two steps",
         "of another round",

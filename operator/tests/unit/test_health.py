@@ -1,4 +1,4 @@
-"""Health: what counts as stuck, and that the endpoints always answer, rightly."""
+"""Health: stuck parts, and the answers of the endpoints."""
 
 import asyncio
 import logging

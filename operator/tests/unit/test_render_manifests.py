@@ -1,4 +1,4 @@
-"""The manifests of what a job owns, as golden files; and what holds for all of them."""
+"""The manifests of the objects of a job, as golden files, and rules for all of them."""
 
 import copy
 import json
@@ -132,7 +132,7 @@ def test_the_job_is_not_changed_nor_shared(job: TorchrunJob) -> None:
 
 
 def _scribble(value: Any) -> None:
-    """Overwrite everything inside."""
+    """Replace all values inside."""
     if isinstance(value, dict):
         for inner in value.values():
             _scribble(inner)
@@ -160,7 +160,7 @@ def test_what_the_template_says_is_kept() -> None:
 
 
 def test_the_wiring_of_torchrun() -> None:
-    """The values that the rendezvous depends on, spelt out where a golden file could be updated without a thought."""
+    """The values that the rendezvous depends on. They are written here too, because a golden file is easily updated."""
     env = {entry["name"]: entry.get("value") for entry in trainer(node_pod(WHOLE, 3))["env"]}
     assert env["PET_NNODES"] == "2:1048576"
     assert env["PET_RDZV_ENDPOINT"] == "digits-rdzv:29500"
@@ -257,7 +257,7 @@ def test_network_policy(spec: dict[str, Any], namespace: str | None, ingress: li
 
 
 def started_by(**container: Any) -> Any:
-    """Return the hook that runs as the trainer container of a job that starts warm begins."""
+    """Return the postStart hook of the trainer container in a job with warm starts."""
     given = {"name": "trainer", "image": "train:1", **container}
     job = make_job(elasticity={"warmStart": True}, template={"spec": {"containers": [given]}})
     return trainer(node_pod(job, 0)).get("lifecycle", {}).get("postStart")

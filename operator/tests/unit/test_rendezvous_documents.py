@@ -1,4 +1,4 @@
-"""The documents between operator, host and workers: what is taken, what is refused, and that both sides agree."""
+"""The documents between operator, host and workers: accepted and rejected ones, and that both sides agree."""
 
 import json
 import math
@@ -121,7 +121,7 @@ def test_a_dead_host_is_missed_by_the_kernel() -> None:
 
 
 def test_the_operator_reads_what_the_host_writes() -> None:
-    state = RendezvousState.read(json.dumps({**STATE, "later": "a newer host may say more"}).encode())
+    state = RendezvousState.read(json.dumps({**STATE, "later": "a newer host may send more fields"}).encode())
     assert state == RendezvousState(
         instance="00ff",
         version=5,

@@ -1,4 +1,4 @@
-"""Settings: defaults, every variable, and what is refused."""
+"""Settings: defaults, every variable, and invalid values."""
 
 from pathlib import Path
 from typing import Any

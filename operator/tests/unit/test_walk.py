@@ -1,4 +1,4 @@
-"""The page about one pass is drawn from the code, and a step that enters a module twice is an error."""
+"""The page about one pass matches the code, and a step that enters a module twice is an error."""
 
 import importlib
 import sys
