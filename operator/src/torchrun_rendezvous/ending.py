@@ -58,7 +58,7 @@ def left(running: Running, nodes: Iterable[Node], now: float) -> Running:
 
 
 def conclude(decision: Decision, now: float) -> Decision:
-    """Count the end of a round once no member is left in it: only then it is known whether a member had died."""
+    """Count the end of a round once no member is left in it: only then is it known whether a member was lost."""
     memory = decision.memory
     running = memory.running
     if running is None or running.still:

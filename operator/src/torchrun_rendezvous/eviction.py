@@ -37,7 +37,7 @@ class _Unwanted(NamedTuple):
 
 
 def evict(decision: Decision, target: Target, now: float, senses: Senses) -> Decision:
-    """Drop leavers, the dead, and the older of two processes at one address: an agent that came back unannounced."""
+    """Evict leavers, lost nodes, and the older of two processes at one address: its agent has restarted."""
     view, memory = decision.view, decision.memory
     unwanted = _unwanted(view, target, now, memory)
     held = _held(view, unwanted.all(), now, memory)

@@ -1,4 +1,4 @@
-"""The HTTP interface: health and metrics for anybody, progress for workers, state and target for the operator."""
+"""The HTTP interface: health and metrics without a token, progress for workers, state and target for the operator."""
 
 from __future__ import annotations
 

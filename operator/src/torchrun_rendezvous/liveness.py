@@ -152,7 +152,7 @@ def _first_rank(running: Running) -> set[Node]:
 def astray(view: View, memory: Memory, without: set[Node]) -> set[Node]:
     """Return the nodes, less those without signs of life, that are heard again after the others went on without them.
 
-    They run workers that nobody waits for.
+    They run workers of a round that no longer exists.
     """
     still = memory.running.still if memory.running else frozenset()
     return set(view.heartbeats) - view.listed() - still - without

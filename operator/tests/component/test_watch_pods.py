@@ -144,7 +144,7 @@ async def test_a_pod_that_was_just_made_does_not_hide_what_became_of_it() -> Non
     async with followed(listed(10, pod("digits-1", 3)), changes) as it:
         await it.until({"digits-1": "3"})
         async with asyncio.timeout(5):
-            while len(it.woken) < 3:  # noqa: ASYNC110 - the mirror tells nobody
+            while len(it.woken) < 3:  # noqa: ASYNC110 - a watch does not notify
                 await asyncio.sleep(0.005)
         it.stub.on("POST /api/v1/namespaces/team/pods", (201, made))
         await it.cluster.create_pod({**made, "kind": "Pod"})

@@ -226,7 +226,7 @@ async def test_what_is_wrong_with_a_pod_is_told(torchrunjobs: Any) -> None:
 async def pods_shown(cluster: KubernetesCluster, name: str, count: int) -> None:
     """Wait until the watch has that many pods of the job."""
     async with asyncio.timeout(10):
-        while len(await cluster.list_pods("default", name)) != count:  # noqa: ASYNC110 - a watch notifies nobody
+        while len(await cluster.list_pods("default", name)) != count:  # noqa: ASYNC110 - a watch does not notify
             await asyncio.sleep(0.01)
 
 

@@ -63,7 +63,7 @@ async def running(cluster: KubernetesCluster, *kinds: Kind) -> AsyncIterator[Non
 async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
     """Wait until the condition is true. Raises TimeoutError."""
     async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - a watch notifies nobody
+        while not condition():  # noqa: ASYNC110 - a watch does not notify
             await asyncio.sleep(0.005)
 
 
@@ -142,7 +142,7 @@ class Followed:
     async def until(self, expected: dict[str, str], job: str = "digits") -> None:
         """Wait until the watch has exactly these pods."""
         async with asyncio.timeout(5):
-            while await self.pods(job) != expected:  # noqa: ASYNC110 - a watch notifies nobody
+            while await self.pods(job) != expected:  # noqa: ASYNC110 - a watch does not notify
                 await asyncio.sleep(0.005)
 
 

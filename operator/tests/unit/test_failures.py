@@ -212,7 +212,7 @@ def test_logs_of_counted_failures_are_not_read_again() -> None:
             "pod digits-1 failed first: exited with code 137 (OOMKilled)",
         ),
     ],
-    ids=["nobody", "a worker", "a killed worker", "a pod"],
+    ids=["an unknown node", "a worker", "a killed worker", "a pod"],
 )
 def test_describe_failure(failure: Failure, words: str) -> None:
     assert describe_failure(failure) == words

@@ -120,7 +120,7 @@ SPARED: dict[str, tuple[Facts, int, int, tuple[str, ...]]] = {
         1,
         ("10.0.1.3",),
     ),
-    "the round is over: nobody is a member": (
+    "the round is over: no node is a member": (
         seen(*FOUR, rendezvous=make_rendezvous(*FOUR, complete=False)),
         3,
         1,

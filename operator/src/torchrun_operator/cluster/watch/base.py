@@ -16,7 +16,7 @@ FORBIDDEN: Final = 403
 RENEW_SECONDS: Final = 20
 """The API server ends each stream after this time. The next request shows that a quiet watch works."""
 SILENCE_SECONDS: Final = 25.0
-"""A stream without data or end for longer is dead."""
+"""A stream without data or end for longer is lost."""
 HEARTBEAT_SECONDS: Final = 60.0
 """Maximum time between two heartbeats: a silent stream, a pause and a request without an answer."""
 _SYNC_SECONDS = 30.0

@@ -47,7 +47,7 @@ def members(facts: Facts, wanted: Wanted) -> Members:
 
 
 def leavers(facts: Facts, wanted: int, spares: int = 0) -> tuple[str, ...]:
-    """Return the addresses that must not be members: those of dead, terminating and surplus pods, and of former pods.
+    """Return the addresses that must not be members: those of failed, lost, terminating, surplus and former pods.
 
     In a job with spares, the rendezvous host chooses the members. Surplus members must leave the round. They return as
     spares once they are no longer in this list.
