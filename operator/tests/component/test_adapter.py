@@ -208,7 +208,7 @@ async def test_what_is_wrong(call: Call, answers: Answers, kind: type[ClusterErr
         assert stub.requests == list(answers)
 
 
-async def test_nobody_listens() -> None:
+async def test_nothing_listens() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -131,7 +131,7 @@ def node(tmp_path: Path) -> Iterator[Node]:
 
 
 @pytest.mark.parametrize("safe_path", ["", "1"])
-def test_a_worker_is_what_python_would_have_made_of_the_script(node: Node, safe_path: str) -> None:
+def test_a_worker_behaves_like_plain_python(node: Node, safe_path: str) -> None:
     script = node.script(ABOUT)
     node.environment["PYTHONSAFEPATH"] = safe_path
     arguments = [script, "--lr", "0.1", "ä"]
@@ -258,7 +258,7 @@ UNFIT = {
 
 
 @pytest.mark.parametrize("why", UNFIT)
-def test_what_must_not_be_forked_is_not(node: Node, why: str) -> None:
+def test_workers_that_must_not_be_forked_are_not(node: Node, why: str) -> None:
     (node.directory / "site/torch/__init__.py").write_text(TORCH + UNFIT[why])
     script = node.script("import os, torch; print(torch.loaded_by == os.getpid(), flush=True); os._exit(0)")
     for _ in range(2):

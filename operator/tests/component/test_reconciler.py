@@ -105,7 +105,7 @@ async def test_suspend_and_resume() -> None:
     assert (sorted(world.nodes), world.status["state"], counts(world)) == (NODES, "Running", {})
 
 
-async def test_a_job_that_is_gone_or_going_is_left_alone() -> None:
+async def test_a_deleted_or_terminating_job_is_not_changed() -> None:
     world = await started()
     world.job["metadata"]["deletionTimestamp"] = "2026-01-31T12:00:00Z"
     world.cluster.log.clear()

@@ -128,12 +128,12 @@ class Lives(RuleBasedStateMachine):
         self.world.machines = machines
 
     @rule()
-    def the_mirror_of_the_pods_stops(self) -> None:
+    def the_watch_of_the_pods_stops(self) -> None:
         if self.world.cluster.lagging is None:
             self.world.cluster.lagging = copy.deepcopy(self.world.cluster.pods())
 
     @rule()
-    def the_mirror_of_the_pods_catches_up(self) -> None:
+    def the_watch_of_the_pods_catches_up(self) -> None:
         self.world.cluster.lagging = None
 
     @rule(requests=st.integers(min_value=1, max_value=6), done=st.booleans())

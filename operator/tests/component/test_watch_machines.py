@@ -37,7 +37,7 @@ async def machines(it: Followed, expected: dict[str, Any], any_ready: bool = Tru
             await asyncio.sleep(0.005)
 
 
-async def test_machines_are_shown_and_wake_the_jobs_on_them() -> None:
+async def test_kubernetes_nodes_are_known_and_wake_the_jobs_on_them() -> None:
     end = asyncio.Event()
     changes = lines(
         event("MODIFIED", machine("m1", 12)),  # a heartbeat
@@ -55,7 +55,7 @@ async def test_machines_are_shown_and_wake_the_jobs_on_them() -> None:
         end.set()
 
 
-async def test_machines_that_go_while_nobody_looks() -> None:
+async def test_kubernetes_nodes_that_are_removed_between_two_watches() -> None:
     end = asyncio.Event()
     nodes = (
         listed(10, machine("m1", 3), machine("m2", 4)),

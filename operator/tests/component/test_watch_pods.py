@@ -88,7 +88,7 @@ async def test_an_api_server_that_fails_for_a_while() -> None:
         end.set()
 
 
-async def test_nobody_reads_before_the_first_list() -> None:
+async def test_reads_wait_for_the_first_list() -> None:
     async with followed((500, status_of(500, "InternalError"))) as it:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.1):
@@ -104,7 +104,7 @@ async def test_a_large_pod_stops_nothing() -> None:
         end.set()
 
 
-async def test_a_stream_that_is_no_json_is_begun_anew() -> None:
+async def test_a_stream_that_is_not_json_starts_again() -> None:
     end = asyncio.Event()
     async with followed(
         listed(10),
@@ -137,7 +137,7 @@ async def test_a_pod_that_was_just_made_is_shown_at_once() -> None:
         end.set()
 
 
-async def test_a_pod_that_was_just_made_does_not_hide_what_became_of_it() -> None:
+async def test_a_created_pod_does_not_hide_newer_changes() -> None:
     end = asyncio.Event()
     made = pod("digits-0", 12)
     changes = lines(event("ADDED", made), event("DELETED", pod("digits-0", 13)), then=end)

@@ -110,7 +110,7 @@ async def test_a_status_is_read_as_it_was_written(torchrunjobs: Any, status: dic
     ],
     ids=["emoji", "quotes", "rare", "controls", "surrogates", "bytes"],
 )
-async def test_whatever_a_script_says_can_be_told(torchrunjobs: Any, told: str, read: str | None) -> None:
+async def test_any_error_message_of_a_script_can_be_written(torchrunjobs: Any, told: str, read: str | None) -> None:
     """Otherwise the API server would reject the status in every pass, and the job would never continue."""
     job = new_job(torchrunjobs, files=[{"path": "/workspace/train.py", "content": "print()"}])
     program = next(m for m in prerequisites(job, PROGRAMS, "default") if m["kind"] == "ConfigMap")
@@ -178,7 +178,7 @@ async def test_objects_are_made_once_and_kept_as_they_should_be(torchrunjobs: An
         assert base64.b64decode(found["binaryData"]["rendezvous.pyz"]) == PROGRAMS.rendezvous
 
 
-async def test_an_object_of_somebody_else_is_not_touched(torchrunjobs: Any) -> None:
+async def test_an_object_of_another_owner_is_not_changed(torchrunjobs: Any) -> None:
     job = new_job(torchrunjobs)
     theirs = {
         "apiVersion": "v1",
@@ -210,7 +210,7 @@ async def test_pods_are_made_once_and_deleted_by_uid(torchrunjobs: Any) -> None:
             assert torchrunjobs.request("GET", path_of(manifest))[0] == 404
 
 
-async def test_what_is_wrong_with_a_pod_is_told(torchrunjobs: Any) -> None:
+async def test_the_reason_of_a_rejected_pod_is_reported(torchrunjobs: Any) -> None:
     manifest = node_pod(new_job(torchrunjobs), 0)
     manifest["spec"]["containers"][0]["image"] = ""
     async with adapter(torchrunjobs) as cluster:

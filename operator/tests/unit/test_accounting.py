@@ -97,7 +97,7 @@ def test_loss_of_a_live_node(node: NodePod | None, expected: Counted) -> None:
 
 @pytest.mark.parametrize("phase", ["Terminating", "Failed", "Succeeded", "Lost"])
 @pytest.mark.parametrize(("node", "_expected"), FATES.values(), ids=FATES)
-def test_what_the_status_records_as_dead_is_not_counted_again(
+def test_a_node_that_the_status_records_as_lost_is_not_counted_again(
     phase: str, node: NodePod | None, _expected: Counted
 ) -> None:
     assert new_losses([recorded(phase)], picture(node), 3, HOST) == ()

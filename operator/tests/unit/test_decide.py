@@ -354,7 +354,7 @@ def test_decide(case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_deciding_again_on_the_written_status_counts_and_tells_nothing_new(case: Case) -> None:
+def test_deciding_again_on_the_written_status_changes_nothing(case: Case) -> None:
     check_again(case)
 
 

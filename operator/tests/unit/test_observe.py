@@ -247,7 +247,7 @@ MACHINES: dict[str, tuple[Any, Any, str, Phase, str]] = {
 
 @pytest.mark.parametrize(("machine", "status", "told", "phase", "why"), MACHINES.values(), ids=MACHINES)
 @pytest.mark.parametrize("metadata", [{}, DELETED], ids=["", "being deleted"])
-def test_pods_of_machines_in_trouble(
+def test_pods_of_kubernetes_nodes_in_trouble(
     machine: Any, status: Any, told: str, phase: Phase, why: str, metadata: Any
 ) -> None:
     raw = pod(status=status, metadata=metadata)
@@ -267,7 +267,7 @@ def test_pods_of_machines_in_trouble(
     ],
     ids=["it answers", "it does not answer", "off, whatever answers", "removed"],
 )
-def test_rendezvous_pod_of_a_machine_in_trouble(
+def test_rendezvous_pod_of_a_kubernetes_node_in_trouble(
     machine: Any, state: RendezvousState | None, phase: Phase, why: str
 ) -> None:
     pods = [pod(role="rendezvous", status=RUNS)]
@@ -276,7 +276,7 @@ def test_rendezvous_pod_of_a_machine_in_trouble(
     assert (found.phase, found.trouble) == (phase, why)
 
 
-def test_machines_of_which_nothing_is_known_change_nothing() -> None:
+def test_unknown_kubernetes_nodes_change_nothing() -> None:
     assert (
         gather(make_job(), NOW, [pod(status=RUNS)], None, machines=Machines({}, any_ready=True)).nodes[0].phase
         is Phase.RUNNING

@@ -184,7 +184,7 @@ def test_variables_come_before_those_that_refer_to_them() -> None:
     assert names.index("POD_NAME") < names.index("WHO")
 
 
-def test_only_the_index_tells_nodes_apart() -> None:
+def test_only_the_index_differs_between_nodes() -> None:
     first, second = json.dumps(node_pod(WHOLE, 0)), json.dumps(node_pod(WHOLE, 7))
     replaced = first.replace("digits-0", "digits-7").replace(
         '"torchrun.dev/node-index": "0"', '"torchrun.dev/node-index": "7"'
@@ -223,7 +223,7 @@ _EXPRESSION = {"labelSelector": {"matchExpressions": [{"key": "run", "operator":
         ({"topologySpreadConstraints": [{"topologyKey": "zone"}]}, {"queue", "run", "tier"}),
     ],
 )
-def test_what_keeps_nodes_apart_does_not_keep_them_off_the_rendezvous_pods_machine(
+def test_what_keeps_nodes_apart_does_not_keep_them_off_the_kubernetes_node_of_the_rendezvous_pod(
     rules: dict[str, Any], kept: set[str]
 ) -> None:
     manifest = job_manifest()

@@ -192,7 +192,7 @@ def test_decide(case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_deciding_again_on_the_written_status_counts_and_tells_nothing_new(case: Case) -> None:
+def test_deciding_again_on_the_written_status_changes_nothing(case: Case) -> None:
     check_again(case)
 
 
@@ -261,7 +261,7 @@ def test_a_suspended_job_keeps_no_spare() -> None:
     assert [d.name for d in paused.plan.deletions] == ["digits-0", "digits-1", "digits-2", "digits-3", "digits-rdzv"]
 
 
-def test_a_machine_for_the_spare_is_not_waited_for_but_told_of() -> None:
+def test_an_unscheduled_spare_is_reported_and_does_not_delay_the_job() -> None:
     status = after(job(), seen(*instead(FOUR, make_node(1, Phase.PENDING)))).status
     scheduled = next(c for c in status.conditions if c.type == "Scheduled")
     assert (scheduled.status, scheduled.message) == ("True", "all 3 node pods are scheduled, and 0 of 1 spares")

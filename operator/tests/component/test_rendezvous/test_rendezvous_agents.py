@@ -90,7 +90,7 @@ def test_failing_workers_surplus_nodes_and_the_end(job: Job, host: Host) -> None
     wait_for(lambda: host.state()["closed"], "the agents' success closes the rendezvous")
 
 
-def test_rank_0_dies_before_it_says_where_it_is(job: Job, host: Host) -> None:
+def test_rank_0_ends_before_it_publishes_its_address(job: Job, host: Host) -> None:
     host.want(4, 4)
     job.start(0, 1, 2)
     everybody = [address(i) for i in range(3)]

@@ -46,7 +46,7 @@ def _formed_at(host: Host, number: int) -> float:
     return datetime.fromisoformat(found[0]["time"]).timestamp()
 
 
-def test_a_killed_node_is_left_behind_and_one_that_comes_back_is_taken_in(job: Job, host: Host) -> None:
+def test_a_killed_node_is_evicted_and_a_returning_one_joins(job: Job, host: Host) -> None:
     with Operator(host):
         _train(job, 0, 1, 2)
     _alone(host)
@@ -75,7 +75,7 @@ def test_a_killed_node_is_left_behind_and_one_that_comes_back_is_taken_in(job: J
     assert job.end() == {0: 0, 1: 0, 2: 0}
 
 
-def test_the_operator_dies_just_before_a_node(job: Job, host: Host) -> None:
+def test_the_operator_ends_just_before_a_node(job: Job, host: Host) -> None:
     with Operator(host):
         _train(job, 0, 1, 2)
     moment = job.kill(1)
@@ -96,7 +96,7 @@ def test_too_few_survivors_wait_until_another_comes(job: Job, host: Host) -> Non
     job.step_after(began, 2)
 
 
-def test_a_lost_node_is_left_behind_and_taken_in_when_it_is_back(job: Job, host: Host) -> None:
+def test_a_lost_node_is_evicted_and_joins_when_it_is_back(job: Job, host: Host) -> None:
     _train(job, 0, 1, 2)
     _alone(host)
     moment = job.freeze(1)
@@ -136,7 +136,7 @@ def test_a_host_that_is_cut_off_from_all_nodes_expires_none(job: Job, host: Host
     assert len(host.events("round-completed")) == 1
 
 
-def test_the_host_dies_and_the_job_forms_a_new_round(tmp_path: Path) -> None:
+def test_the_host_ends_and_the_job_forms_a_new_round(tmp_path: Path) -> None:
     with running_host(tmp_path) as first:
         job = Job(first, tmp_path, ALL_REDUCE)
         try:

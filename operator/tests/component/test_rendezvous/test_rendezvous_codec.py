@@ -147,7 +147,7 @@ NO_VIEWS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("raw", NOT_STATES.values(), ids=NOT_STATES.keys())
-def test_what_is_no_state_is_refused(raw: bytes) -> None:
+def test_an_invalid_state_is_rejected(raw: bytes) -> None:
     with pytest.raises(StateError):
         _codec().decode(raw)
 
