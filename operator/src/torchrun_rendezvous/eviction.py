@@ -73,7 +73,7 @@ def _unwanted(view: View, target: Target, now: float, memory: Memory) -> _Unwant
 def _leave_running(
     decision: Decision, unwanted: _Unwanted, held: frozenset[Node], now: float
 ) -> tuple[Decision, frozenset[Node]]:
-    """Remove the evicted nodes from the current round. Also return nodes that joined before all members have seen it."""
+    """Remove the evicted nodes from the current round. Also return nodes that joined before all members saw it."""
     view, memory = decision.view, decision.memory
     running, aside = memory.running, memory.aside
     if running is None:
