@@ -180,7 +180,7 @@ def test_a_service_monitor_finds_its_service(render: Render) -> None:
         ({"metrics": {"service": {"create": False}}}, ["Service/"]),
     ],
 )
-def test_what_need_not_be_made(values: Values, absent: list[str], render: Render) -> None:
+def test_values_leave_objects_out(values: Values, absent: list[str], render: Render) -> None:
     assert not [name for name in render(values) if name.startswith(tuple(absent))]
 
 

@@ -1,4 +1,4 @@
-"""Draws how one decision walks through the code, from the code: which modules it enters, and in which order."""
+"""Draws the path of one decision through the code, from the code: the modules that it enters, in order."""
 
 import ast
 import importlib
@@ -80,5 +80,5 @@ def _calls(function: Callable[..., Any]) -> list[str]:
 
 
 def _is_of_core(thing: object, module: Any) -> bool:  # noqa: ANN401 - a module
-    """Tell whether this is a function of another module of core; classes are values, and computing is what counts."""
+    """Whether this is a function of another module of core. Classes are values and do not count."""
     return inspect.isfunction(thing) and thing.__module__.startswith(_CORE) and thing.__module__ != module.__name__

@@ -113,7 +113,7 @@ def _partition(scene: Scene) -> Act:
 
 
 def _machine(scene: Scene, victim: Victim) -> Node:
-    """Return the machine of a victim, and record from now on when it is not ready."""
+    """Return the Kubernetes node of a victim, and record from now on when it is not ready."""
     seen: list[float] = []
 
     def noted(found: Object) -> None:

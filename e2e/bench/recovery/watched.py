@@ -103,7 +103,7 @@ class Watched:
         return _victim(pod), container
 
     def worker(self) -> Victim:
-        """Return a pod that trains, without rank 0 and the store, and not on their machines."""
+        """Return a pod that trains, without rank 0 and the store, and not on their Kubernetes nodes."""
         spared = {self.rank_zero().machine, self.store()[0].machine}
         spares = self._system.spares(self.name)
         candidates = [v for v in self._victims() if v.machine not in spared and v.pod not in spares]

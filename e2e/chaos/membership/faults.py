@@ -23,7 +23,7 @@ from support.progress import TRAINER
 _HOST_CONTAINER = "rendezvous"
 _AT_ONCE = ("--force", "--grace-period=0", "--wait=false")
 _MOST_MACHINES_AWAY = 2
-"""Of three machines, so that pods can always run on one."""
+"""Of three Kubernetes nodes, so that pods can always run on one."""
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Faults:
 
     scene: Scene
     machines: list[str]
-    """The machines that may have faults."""
+    """The Kubernetes nodes that may have faults."""
     _undo: list[tuple[float, str, Callable[[], None]]] = field(default_factory=list)
 
     def act(self, planned: Planned, number: int, group: int) -> Fault | None:
@@ -184,7 +184,7 @@ class Faults:
         self.scene.cut.discard(node.name)
 
     def _machine(self, planned: Planned) -> str:
-        """Return a machine without a fault. If too many have one, repair the first of them before."""
+        """Return a Kubernetes node without a fault. If too many have one, repair the first of them before."""
         while len(self._undo) >= _MOST_MACHINES_AWAY:
             self.put_right(self._undo[0][0])
         away = {machine for _, machine, _ in self._undo}

@@ -2,8 +2,8 @@
 
 The clock runs from step to step. It stops
 
-- while fewer than MIN nodes can run: pods on machines without power or network are subtracted from the wanted ones
-  until the API server reports the machine as not ready; likewise while the rendezvous host is on such a machine;
+- while fewer than MIN nodes can run: pods on Kubernetes nodes without power or network are subtracted from the wanted
+  ones until the API server reports the Kubernetes node as not ready; likewise while the rendezvous host is on one;
 - after each fault that affects training, for an allowance in which workers restart: as long as this job took to its
   first step, at least LEAST_ALLOWANCE_SECONDS. Another fault during that time adds the same allowance.
 """

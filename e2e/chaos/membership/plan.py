@@ -78,7 +78,7 @@ class Planned:
     nodes: int
     """Size to scale to."""
     seconds: float
-    """Seconds for which a machine has the fault."""
+    """Seconds for which a Kubernetes node has the fault."""
 
 
 def planned(seed: int) -> Iterator[Planned]:

@@ -137,9 +137,9 @@ class Sample:
     current: bool = True
     """Whether the status describes the current spec, and the operator is ready."""
     cut: frozenset[str] = frozenset()
-    """Machines without power or network."""
+    """Kubernetes nodes without power or network."""
     unready: frozenset[str] = frozenset()
-    """Machines that the API server reports as not ready."""
+    """Kubernetes nodes that the API server reports as not ready."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class Fault:
     kind: str
     time: float
     until: float
-    """When it was repaired, for example when a machine started; otherwise the time of the fault."""
+    """When it was repaired, for example when a Kubernetes node started; otherwise the time of the fault."""
     target: str
     group: int
     """Faults of a group follow each other before the job has settled."""

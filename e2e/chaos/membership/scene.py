@@ -29,7 +29,7 @@ _ALIVE = frozenset({"Pending", "Starting", "Running"})
 
 
 def job(image: str, spared: str, replicas: int, run: str) -> Object:
-    """Return the job. Its nodes run on all machines but that of the operator."""
+    """Return the job. Its nodes run on all Kubernetes nodes but that of the operator."""
     elsewhere = {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "NotIn", "values": [spared]}]}
     affinity = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [elsewhere]}}}
     container: dict[str, Any] = {
@@ -68,7 +68,7 @@ class Scene:
     def __init__(self, cluster: Cluster, spared: str, replicas: int) -> None:
         self.kubectl: Kubectl = cluster.kubectl.within(NAMESPACE)
         self.spared = spared
-        """The machine of the operator, which has no faults."""
+        """The Kubernetes node of the operator, which has no faults."""
         self.wanted = replicas
         self.cut: set[str] = set()
         self.samples: list[Sample] = []

@@ -1,6 +1,6 @@
 """The training script: a small model, a snapshot each second, and a journal on the shared volume.
 
-Each process has its own file: the log of a pod ends with it, and is unreachable on a machine without network.
+Each process has its own file: the log of a pod ends with it, and is unreachable on a Kubernetes node without network.
 """
 
 import json

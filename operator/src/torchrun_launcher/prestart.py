@@ -22,7 +22,7 @@ def run(program: str) -> None:
         interpreter = interpreter_for(program)
         start_server(interpreter, address_of(interpreter, os.environ), FIRST_PROCESS, os.environ)
     except Exception as error:
-        log(f"torch is not loaded ahead: {error}", FIRST_PROCESS)  # nobody sees the output of the hook itself
+        log(f"torch is not loaded ahead: {error}", FIRST_PROCESS)  # the output of the hook itself goes nowhere
 
 
 def start_server(interpreter: str, address: bytes, watched: int, environment: Mapping[str, str]) -> None:

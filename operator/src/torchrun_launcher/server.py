@@ -28,7 +28,7 @@ REST_SECONDS = 10.0  # a worker that starts between two modules loads the rest i
 
 
 class Server:
-    """Listens before it loads anything, so that nobody starts a second server, and serves between two modules."""
+    """Listens before it loads anything, so that no second server starts, and serves between two modules."""
 
     def __init__(self, address: bytes, watched: int) -> None:
         """Listen. Raises OSError if another server does."""

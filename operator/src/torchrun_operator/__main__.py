@@ -1,4 +1,4 @@
-"""The operator's process: settings, logs, run."""
+"""The operator's process: it reads the settings, sets up the logs, and runs the operator."""
 
 import asyncio
 import sys
@@ -11,12 +11,12 @@ from torchrun_operator.telemetry.logs import configure_logging
 
 
 def main() -> None:
-    """Run the operator; exit 2 where a setting is wrong."""
+    """Run the operator, and exit with its status. Exit with 1 and a message if a setting is invalid."""
     try:
         settings = Settings()
         settings.read_key()
     except (ValidationError, ValueError, OSError) as error:
-        sys.exit(f"torchrun-operator: wrong setting: {error}")
+        sys.exit(f"torchrun-operator: invalid setting: {error}")
     configure_logging(settings.log_level, settings.log_format)
     sys.exit(asyncio.run(run(settings)))
 

@@ -1,4 +1,4 @@
-"""Start the rendezvous host. RDZV_ID, RDZV_PORT, RDZV_HTTP_PORT and RDZV_TOKEN_SHA256 say for which job."""
+"""Start the rendezvous host. Its settings are RDZV_ID, RDZV_PORT, RDZV_HTTP_PORT and RDZV_TOKEN_SHA256."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torchrun_rendezvous.logs import log
 
 
 def main() -> None:
-    """Serve until SIGTERM, which ends the process at once: nothing here outlives it."""
+    """Serve until SIGTERM, which ends the process at once."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: os._exit(0))
     digest = os.environ["RDZV_TOKEN_SHA256"].lower()

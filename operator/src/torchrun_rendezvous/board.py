@@ -17,21 +17,21 @@ from torchrun_rendezvous.protocol import Progress, RendezvousState, Target
 from torchrun_rendezvous.view import View
 
 STALE_SECONDS = 15.0
-"""Without a good tick for so long, /healthz fails."""
+"""/healthz fails if no tick succeeds for this long."""
 PROGRESS_SECONDS = 2.0
 """New progress wakes the operator at most this often."""
 LOOK_SECONDS = 1.0
-"""How often a long poll looks whether its client is still connected."""
+"""How often a long poll checks whether its client is still connected."""
 
 
 class Board:
-    """Guarded by one condition that long polls wait on; every method may be called from any thread."""
+    """Guarded by one condition, on which long polls wait. Any thread may call any method."""
 
     def __init__(self) -> None:
         self.wake = threading.Event()
-        """Set when the driver should look at once."""
+        """Set when the driver should decide at once."""
         self.target: Target | None = None
-        """What the driver pursues."""
+        """The target of the driver."""
         self._changed = threading.Condition()
         self._memory = Memory()
         self._watch = Stopwatch()
@@ -55,7 +55,7 @@ class Board:
             return self._state
 
     def report(self, progress: Progress) -> dict[str, object]:
-        """Accept what a worker reports; return what the worker should know."""
+        """Store the report of a worker, and return the answer."""
         with self._changed:
             self._state = replace(self._state, progress=progress)
             self._watch = self._watch.reported(progress, time.time())
@@ -63,7 +63,7 @@ class Board:
             return {"progressDeadlineSeconds": self.target.progress_deadline_seconds if self.target else None}
 
     def publish(self, view: View, memory: Memory, target: Target | None) -> None:
-        """Accept what the driver found and did."""
+        """Store the result of a tick of the driver."""
         with self._changed:
             now = time.monotonic()
             running = None if view.finished or view.closed else memory.running
@@ -80,14 +80,14 @@ class Board:
             self._show_progress()
 
     def restored(self) -> None:
-        """Count that the store held something other than a state."""
+        """Count a state in the store that torch did not write."""
         with self._changed:
             self._restored += 1
 
     def wait(self, after: int, timeout: float, connected: Callable[[], bool]) -> RendezvousState:
         """Return the state once its version is above ``after``, or when ``timeout`` seconds have passed.
 
-        The operator is there as long as it waits for the answer.
+        The operator counts as up while it waits for the answer.
         """
         end = time.monotonic() + timeout
         with self._changed:
@@ -99,12 +99,12 @@ class Board:
             return self._state
 
     def operator_silence(self) -> float:
-        """Return the seconds since the operator was last heard from, or since the start, if it never was."""
+        """Return the seconds since the last request of the operator, or since the start."""
         with self._changed:
             return time.monotonic() - self._operator_heard
 
     def healthy(self) -> bool:
-        """Whether the store is up and was read lately."""
+        """Whether the store is up and was read recently."""
         with self._changed:
             return time.monotonic() - self._ticked < STALE_SECONDS
 

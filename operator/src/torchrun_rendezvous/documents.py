@@ -31,7 +31,7 @@ _TIME = re.compile(
 
 
 class ProtocolError(ValueError):
-    """A document is not what it should be. The message names the field and what it needs."""
+    """A document is invalid. The message names the field and what it needs."""
 
 
 class Integer(NamedTuple):
@@ -41,7 +41,7 @@ class Integer(NamedTuple):
     high: int = MAX_INTEGER
 
     def read(self, value: object, where: str) -> int:
-        """Return the integer; a float or a boolean is none."""
+        """Return the integer. Rejects floats and booleans."""
         if isinstance(value, bool) or not isinstance(value, int) or not self.low <= value <= self.high:
             raise ProtocolError(f"{where}: an integer from {self.low} to {self.high} is needed")
         return value
@@ -54,7 +54,7 @@ class Number(NamedTuple):
     high: float = sys.float_info.max
 
     def read(self, value: object, where: str) -> float:
-        """Return the number as a float; a boolean is none."""
+        """Return the number as a float. Rejects booleans."""
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not self.low <= value <= self.high:
             raise ProtocolError(f"{where}: a finite number from {self.low:g} to {self.high:g} is needed")
         return float(value)
@@ -68,7 +68,7 @@ class Text(NamedTuple):
     kind: str = "text"
 
     def read(self, value: object, where: str) -> str:
-        """Return the text; half of a surrogate pair is refused, because it cannot be written as UTF-8."""
+        """Return the text. Rejects half of a surrogate pair, because UTF-8 cannot encode it."""
         try:
             if not isinstance(value, str) or not 0 < len(value) <= self.longest:
                 raise ValueError
@@ -82,12 +82,12 @@ class Text(NamedTuple):
 
 
 class Wire(NamedTuple):
-    """How a document has a field, where that differs from the record's constructor."""
+    """How a field of a document differs from the parameter of the record's constructor."""
 
     name: str = ""
-    """Its name; empty: the field's, in camelCase."""
+    """The name in the document. Empty: the name of the field in camelCase."""
     required: bool = False
-    """Every document has it, though the constructor has a default."""
+    """Every document must have it, although the constructor has a default."""
     null: bool = True
     """Whether a field that may be None may be null too."""
 
@@ -117,7 +117,7 @@ def read(kind: type[T], document: object, where: str = "") -> T:
 
 
 def write(value: Any) -> Any:  # noqa: ANN401 - any field of a record
-    """Return a record, or the value of a field, as JSON holds it."""
+    """Return a record, or the value of a field, in its JSON form."""
     if isinstance(value, datetime):
         return write_time(value)
     if dataclasses.is_dataclass(value) or hasattr(value, "_fields"):
@@ -153,7 +153,7 @@ def _extras(hint: object) -> tuple[object, ...]:
 
 
 def _reader(hint: Any, wire: Wire) -> Reader:  # noqa: ANN401 - annotations have no common type
-    """Return what reads values of an annotation."""
+    """Return the parser of an annotation."""
     for extra in _extras(hint):
         if isinstance(extra, (Integer, Number, Text)):
             return extra.read
@@ -207,6 +207,6 @@ def write_time(time: datetime) -> str:
 
 
 def time_of(seconds: float) -> datetime:
-    """Return the time so many seconds after the epoch, cut to milliseconds."""
+    """Return the time that many seconds after the epoch, rounded down to milliseconds."""
     time = datetime.fromtimestamp(seconds, UTC)
     return time.replace(microsecond=time.microsecond // 1000 * 1000)

@@ -1,4 +1,4 @@
-"""The driver hosts the store and moves the rounds on. Nothing else in this process talks to the store."""
+"""The driver hosts the store and drives the rounds. Only it accesses the store in this process."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 
 TICK_SECONDS = 0.1
 HURRY_SECONDS = 0.002
-"""The pause while members of a fresh round could see a node that waits."""
+"""The pause between ticks while members of a fresh round can see a waiting node."""
 ATTEMPTS = 50
-"""How often a tick decides again because an agent wrote in between, before it lets others run."""
+"""How often a tick decides again because an agent wrote in between, before it yields."""
 LOOK_PAUSE, MOST_LOOK_SECONDS = 10, 0.5
-"""A look at the connections may take a tenth of the time; a lost one must be noticed within liveness.GONE_SECONDS."""
+"""Reading the connections may take a tenth of the time. A lost one must be detected within liveness.GONE_SECONDS."""
 FATAL_SECONDS = 60.0
-"""Without a good tick for so long the process ends: a new store can only be better."""
+"""The process ends if no tick succeeds for this long: a new store is better than a stuck one."""
 OLD_HEARTBEAT_SECONDS = 5.0
-"""Old torch, 2.6 for one, ignores the interval that it is given."""
+"""Old versions of torch, such as 2.6, ignore the configured interval."""
 AWAY_SECONDS = 5.0
-"""The operator always has a request under way, and is back within 5 s after a failure."""
+"""The operator always has an open request, and reconnects within 5 s after a failure."""
 STORE_TIMEOUT = timedelta(seconds=10)
 
 
@@ -48,14 +48,14 @@ class Driver(threading.Thread):
         self._board = board
         self._memory = Memory()
         self._good = Codec.SENTINEL.decode()
-        """The last state that was one."""
+        """The last valid state."""
         self._epoch = time.time() - time.monotonic()
         self._ticked_at, self._armed_at = 0.0, -math.inf
         self._look_at = -math.inf
         self._interval = HEARTBEAT_SECONDS
 
     def run(self) -> None:
-        """Serve until the process ends; a store that cannot be opened ends it."""
+        """Serve until the process ends. It ends if the store cannot be opened."""
         began = time.monotonic()
         try:
             store, codec = self._open()
@@ -76,13 +76,13 @@ class Driver(threading.Thread):
             self._board.wake.wait(pause)
 
     def _arm(self) -> None:
-        """End the process FATAL_SECONDS after the last good tick, even if a tick hangs with all locks held."""
+        """End the process FATAL_SECONDS after the last successful tick, even if a tick hangs with all locks held."""
         if self._ticked_at > self._armed_at:
             self._armed_at = time.monotonic() + 1.0  # once per second is often enough
             faulthandler.dump_traceback_later(FATAL_SECONDS, exit=True)
 
     def _open(self) -> tuple[TCPStore, Codec]:
-        # Imported here because it takes seconds: HTTP answers before, and a SIGTERM meanwhile ends the process.
+        # Imported here because it takes seconds: HTTP answers before, and SIGTERM ends the process meanwhile.
         from torch.distributed import TCPStore  # type: ignore[attr-defined]  # noqa: PLC0415
         from torch.distributed.elastic.rendezvous import dynamic_rendezvous as torchs  # noqa: PLC0415
 
@@ -102,7 +102,7 @@ class Driver(threading.Thread):
         return store, Codec(torchs._RendezvousState, torchs._NodeDesc)  # noqa: SLF001
 
     def _tick(self, store: TCPStore, codec: Codec) -> float:
-        """Decide and write, again if an agent wrote in between; return the seconds to the next tick."""
+        """Decide and write, again if an agent wrote in between. Return the seconds until the next tick."""
         target = self._board.target
         for _ in range(ATTEMPTS):
             raw: bytes = store.get(self._prefix) if store.check([self._prefix]) else b""
@@ -113,7 +113,7 @@ class Driver(threading.Thread):
                 self._restore(store, error)
                 continue
             self._good = raw.decode()
-            # The clock is not asked for the date again: it may be set, and that is no silence of any node.
+            # Does not read the date again: a change of the clock is not a silence of nodes.
             now = self._epoch + time.monotonic()
             decision = decide(view, target, now, self._memory, self._senses(store, view))
             if state is not None and decision.view != view:
@@ -130,7 +130,7 @@ class Driver(threading.Thread):
         return HURRY_SECONDS
 
     def _restore(self, store: TCPStore, error: StateError) -> None:
-        """Put back the last good state: anything else would end every agent that reads it."""
+        """Restore the last valid state: any other value would end every agent that reads it."""
         log({"event": "state-restored", "error": str(error)})
         store.set(self._prefix, self._good)
         self._board.restored()
@@ -162,9 +162,9 @@ class Driver(threading.Thread):
         return int(said) if said.isdigit() and len(said) < 10 else 0
 
     def _repair(self, store: TCPStore, number: int) -> None:
-        """Publish the address that rank 0 no longer can, or the others would time out and close the rendezvous.
+        """Publish the address in place of rank 0. Otherwise the others would time out and close the rendezvous.
 
-        It leads nowhere, which does not matter: the round has been kicked. A published address is kept.
+        The address does not answer, which does not matter: the round has been kicked. A published address stays.
         """
         for key, value in (("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "1")):
             if store.compare_set(f"{self._prefix}.{number}/{key}", "", value) == value.encode():

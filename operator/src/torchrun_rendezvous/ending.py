@@ -10,18 +10,18 @@ from torchrun_rendezvous.memory import Decision, Running
 from torchrun_rendezvous.view import Node, View, addresses
 
 DISTURBED_SECONDS = 5.0
-"""A member that leaves so soon after a stranger waited has seen the stranger."""
+"""A member that leaves this soon after an unwanted node waited has seen that node."""
 
 
 def started(view: View) -> Running:
-    """Return the round that a complete state begins."""
+    """Return the round that begins with a complete state."""
     members = dict(view.participants)
     beats = {node: view.heartbeats.get(node, -math.inf) for node in members}
     return Running(round=view.round, members=members, still=frozenset(members), beats=beats)
 
 
 def observe(decision: Decision, now: float) -> Decision:
-    """Notice members that left by themselves, and a round that the agents completed by themselves."""
+    """Detect members that left by themselves, and a round that the agents completed by themselves."""
     view, memory = decision.view, decision.memory
     running = memory.running
     if running is None:
@@ -39,7 +39,7 @@ def observe(decision: Decision, now: float) -> Decision:
 
 
 def _still(view: View, running: Running) -> frozenset[Node]:
-    """Return the members that have not left. While the next round is open they are in no list."""
+    """Return the members that have not left. While the next round is open, they are in no list."""
     if view.complete and view.round == running.round:
         return frozenset(node for node in running.still if node in view.participants)
     if not view.complete and view.round == running.round + 1:
@@ -58,7 +58,7 @@ def left(running: Running, nodes: Iterable[Node], now: float) -> Running:
 
 
 def conclude(decision: Decision, now: float) -> Decision:
-    """Count the end of a round once no member is left in it: only then it is known whether a member had died."""
+    """Count the end of a round once no member is left in it: only then is it known whether a member was lost."""
     memory = decision.memory
     running = memory.running
     if running is None or running.still:
@@ -78,7 +78,7 @@ def conclude(decision: Decision, now: float) -> Decision:
 
 
 def close(decision: Decision) -> Decision:
-    """End the rendezvous for good, and have the members look for the next round: then they see it."""
+    """Close the rendezvous, and make the members look for the next round, so that they see it."""
     view, running = decision.view, decision.memory.running
     decision = decision.log("closing", round=view.round).show(replace(view, closed=True))
     if running is None or view.finished:
@@ -88,7 +88,7 @@ def close(decision: Decision) -> Decision:
 
 
 def reopen(decision: Decision) -> Decision:
-    """Undo the close of an agent that failed or was told to end (torch before 2.8 closes for all then)."""
+    """Undo the close of an agent that failed or got SIGTERM: torch before 2.8 then closes the rendezvous for all."""
     view = decision.view
     decision = decision.log("reopened", round=view.round).show(replace(view, closed=False))
     return decision.remember(reopened=decision.memory.reopened + 1)

@@ -1,4 +1,4 @@
-"""Which nodes are dropped from the rendezvous, and when."""
+"""Which nodes are evicted from the rendezvous, and when."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ REASONS = ("not wanted", "replaced", "disconnected", "silent")
 SIGHT_SECONDS = 1.5
 """Agents look for a round every second, so by then each member has seen a complete one."""
 FORGET_SECONDS = 120.0
-"""A silent agent that could not reach the store for so long has ended."""
+"""A silent agent that could not reach the store for this long has ended."""
 
 
 class _Unwanted(NamedTuple):
-    """The nodes to drop, by reason, each in one set only."""
+    """The nodes to evict, by reason, each in one set only."""
 
     leavers: set[Node]
     replaced: set[Node]
@@ -37,7 +37,7 @@ class _Unwanted(NamedTuple):
 
 
 def evict(decision: Decision, target: Target, now: float, senses: Senses) -> Decision:
-    """Drop leavers, the dead, and the older of two processes at one address: an agent that came back unannounced."""
+    """Evict leavers, lost nodes, and the older of two processes at one address: its agent has restarted."""
     view, memory = decision.view, decision.memory
     unwanted = _unwanted(view, target, now, memory)
     held = _held(view, unwanted.all(), now, memory)
@@ -73,7 +73,7 @@ def _unwanted(view: View, target: Target, now: float, memory: Memory) -> _Unwant
 def _leave_running(
     decision: Decision, unwanted: _Unwanted, held: frozenset[Node], now: float
 ) -> tuple[Decision, frozenset[Node]]:
-    """Take the dropped nodes out of the running round. Also return those that came before all members can see them."""
+    """Remove the evicted nodes from the current round. Also return nodes that joined before all members saw it."""
     view, memory = decision.view, decision.memory
     running, aside = memory.running, memory.aside
     if running is None:
@@ -96,7 +96,7 @@ def _leave_running(
 def _held(view: View, gone: set[Node], now: float, memory: Memory) -> frozenset[Node]:
     """Return which of the gone stay for now: a member yet to see the round would take it for a smaller one than others.
 
-    Members see it within a second; a bound on that keeps one that never looks from holding the round as it is.
+    Members see it within a second. A limit prevents that a member that never looks blocks the round.
     """
     running, completed = memory.running, memory.completed_at
     if running is None or completed is None or not view.complete or not 0 <= now - completed < SIGHT_SECONDS:

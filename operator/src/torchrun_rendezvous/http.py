@@ -1,4 +1,4 @@
-"""The HTTP interface: health and metrics for anybody, progress for workers, state and target for the operator."""
+"""The HTTP interface: health and metrics without a token, progress for workers, state and target for the operator."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class RequestError(Exception):
 
 
 class Server(ThreadingHTTPServer):
-    """A thread per connection, with a bound on them for all clients and for each."""
+    """A thread per connection, with a limit for all clients together and for each client."""
 
     daemon_threads = True
     request_queue_size = 128
@@ -62,7 +62,7 @@ class Server(ThreadingHTTPServer):
         self.server_address = self.socket.getsockname()
 
     def verify_request(self, request: Request, client_address: tuple[str, int]) -> bool:
-        """Refuse connections above the bounds."""
+        """Close connections above the limits."""
         client = client_address[0]
         with self._lock:
             if sum(self._clients.values()) >= MAX_CONNECTIONS or self._clients[client] >= MAX_CONNECTIONS_PER_CLIENT:
@@ -82,7 +82,7 @@ class Server(ThreadingHTTPServer):
                     del self._clients[client]
 
     def handle_error(self, request: Request, client_address: tuple[str, int]) -> None:
-        """Log any failure but that of a client that went away in the middle."""
+        """Log every failure except that of a client that closed the connection."""
         error = sys.exc_info()[1]
         if not isinstance(error, OSError):
             log({"event": "request-failed", "error": repr(error)})
@@ -98,7 +98,7 @@ class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def setup(self) -> None:
-        """Have the kernel notice within 9 s that a waiting client is gone."""
+        """Let the kernel detect within 9 s that a waiting client is gone."""
         super().setup()
         for level, option, value in KEEP_ALIVE:
             self.connection.setsockopt(level, option, value)
@@ -116,7 +116,7 @@ class Handler(BaseHTTPRequestHandler):
         self._serve({"/v1/progress": self._progress})
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """Requests are not logged: what they change is."""
+        """Log no requests; their effects are logged."""
 
     def _serve(self, routes: Mapping[str, Callable[[], None]]) -> None:
         try:

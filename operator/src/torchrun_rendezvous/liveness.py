@@ -1,6 +1,6 @@
-"""Which nodes live, judged by connections to the store, by what their kernels acknowledge, and by heartbeats.
+"""Which nodes are alive, judged by connections to the store, acknowledgements of their kernels, and heartbeats.
 
-Only the host judges: agents are set up never to drop a node.
+Only the host judges: the settings of agents prevent that they drop a node.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ from torchrun_rendezvous.memory import Decision, LifeSigns, Memory, Running, Sen
 from torchrun_rendezvous.view import Node, View, plain_address
 
 GONE_SECONDS = 1.0
-"""Agents never reconnect. The kernel's list may leave a connection out now and then, but not for so long."""
+"""Agents never reconnect. The kernel's list may miss a connection, but not for this long."""
 SILENT_BEATS = 4
-"""A node is silent after so many intervals without a heartbeat; the first one comes after up to two."""
+"""A node is silent after this many intervals without a heartbeat. The first one comes after up to two."""
 VOUCH_BEATS = 2.2
-"""After so many intervals the host keeps agents from dropping the node themselves; old torch does after three."""
+"""After this many intervals the host prevents that agents drop the node. Old torch drops it after three."""
 QUIET_BEATS = 2.5
-"""If no node was heard for so many intervals, silence says nothing about any of them."""
+"""If no node was heard for this many intervals, the silence of a node has no meaning."""
 UNREACHABLE_SECONDS = 4.0
-"""A Kubernetes node that acknowledges nothing for so long is cut off, or gone."""
+"""A Kubernetes node that acknowledges nothing for this long is cut off or gone."""
 ANSWER_SECONDS = 1.5
-"""An older answer is no news: idle connections are probed every second."""
+"""An older list is ignored: idle connections are probed every second."""
 SILENT_MANY_SECONDS = 30.0
-"""How long to wait if more than half of the nodes are silent: then it is more likely the host that cannot hear."""
+"""How long to wait if more than half of the nodes are silent: more likely, the host receives nothing."""
 STALL_SECONDS = 0.5
-"""A longer time between two looks is a stall of the host, not of the nodes."""
+"""A longer time between two ticks is a stall of the host, not of the nodes."""
 MASTER_SECONDS = 10.0
-"""How long rank 0 may take to publish its address; the others wait for it in silence."""
+"""How long rank 0 may take to publish its address. The others wait for it in silence."""
 
 
 def listen(view: View, now: float, memory: Memory, senses: Senses) -> Memory:
-    """Note which nodes were heard and which are connected."""
+    """Record which nodes sent heartbeats and which are connected."""
     running, heard_at = memory.running, memory.heard_at
     passed = min(max(0.0, now - memory.looked_at), STALL_SECONDS)
     quiet = now - heard_at >= QUIET_BEATS * senses.interval
@@ -45,7 +45,7 @@ def listen(view: View, now: float, memory: Memory, senses: Senses) -> Memory:
         if known.beat != beat:
             known, heard_at = known._replace(beat=beat, heard=clock, beat_at=now), now
         signs[node] = known
-    if quiet and heard_at == now:  # the first one that is heard again: from now on the others have all their time
+    if quiet and heard_at == now:  # the first one that is heard again: the time of the others starts again
         signs = {node: _heard_again(known, clock) for node, known in signs.items()}
     if senses.peers is not None:
         signs = {node: _connected(node, known, senses.peers, now) for node, known in signs.items()}
@@ -84,9 +84,9 @@ def _reached(node: Node, known: LifeSigns, unanswered: Mapping[str, float], cloc
 
 
 def vouch(decision: Decision, now: float) -> Decision:
-    """Keep agents from dropping others, which old torch does after 15 s without a heartbeat, its own node included.
+    """Prevent that agents drop nodes: old torch does so after 15 s without a heartbeat, even with its own node.
 
-    If the store was out of reach for so long, all heartbeats are old, and no agent would send another.
+    If the store was unreachable for that long, all heartbeats are old, and no agent would send another.
     """
     view, memory = decision.view, decision.memory
     running, interval = memory.running, memory.interval
@@ -111,7 +111,7 @@ def vouch(decision: Decision, now: float) -> Decision:
 
 
 def _in_its_time(known: LifeSigns, at: float) -> float:
-    """Return the host's time in the node's, which may differ, and as exactly as the state holds it."""
+    """Return the host's time by the clock of the node, with the precision of the state."""
     beat = known.beat + max(0.0, at - known.beat_at)
     return datetime.fromtimestamp(beat, timezone.utc).timestamp()
 
@@ -126,7 +126,7 @@ def disconnected(now: float, memory: Memory) -> set[Node]:
 
 
 def silent(memory: Memory) -> set[Node]:
-    """Return the nodes that send nothing while others do: they are gone, cut off or at a standstill."""
+    """Return the nodes that send nothing while others do: they are gone, cut off or frozen."""
     running, silence = memory.running, {node: memory.clock - known.heard for node, known in memory.signs.items()}
     unreachable = {
         node
@@ -150,9 +150,9 @@ def _first_rank(running: Running) -> set[Node]:
 
 
 def astray(view: View, memory: Memory, without: set[Node]) -> set[Node]:
-    """Return the nodes, less those without signs of life, that are heard again after the others went on without them.
+    """Return the nodes that are heard again after the others continued without them, except those in `without`.
 
-    They run workers that nobody waits for.
+    They run workers of a round that no longer exists.
     """
     still = memory.running.still if memory.running else frozenset()
     return set(view.heartbeats) - view.listed() - still - without

@@ -1,4 +1,4 @@
-"""What the host knows beside the state in the store: senses come in, memory stays, a decision goes out."""
+"""What the host knows in addition to the state in the store: senses, memory and decision."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from typing import Any, NamedTuple
 from torchrun_rendezvous.view import Node, View
 
 HEARTBEAT_SECONDS = 2.0
-"""The interval between heartbeats that agents are given."""
+"""The configured interval between heartbeats of agents."""
 
 LogLine = dict[str, object]
 """One line of the log; "event" names what happened."""
 
 
 class Senses(NamedTuple):
-    """What the host notices beside the state in the store."""
+    """What the host observes in addition to the state in the store."""
 
     peers: frozenset[str] | None = None
-    """Addresses that are connected to the store; None: the kernel was not asked this time, or does not say."""
+    """Addresses that are connected to the store. None: not read this time, or not available."""
     unanswered: Mapping[str, float] | None = None
     """For how many seconds these addresses have acknowledged nothing; None as above."""
     published: bool = True
     """Rank 0 of the complete round has published its address."""
     away: bool = False
-    """The operator has not been heard from lately."""
+    """The operator has sent no request recently."""
     interval: float = HEARTBEAT_SECONDS
     """Seconds between an agent's heartbeats."""
 
@@ -35,7 +35,7 @@ UNAWARE = Senses()
 
 
 class LifeSigns(NamedTuple):
-    """What shows that a node lives."""
+    """The signs that a node is alive."""
 
     beat: float
     """The last heartbeat, by the node's own clock."""
@@ -44,7 +44,7 @@ class LifeSigns(NamedTuple):
     connected: bool = False
     """The address was seen among the peers of the store."""
     disconnected_at: float | None = None
-    """Since when it is no longer among them; seconds since the epoch."""
+    """Since when it is no longer connected; seconds since the epoch."""
     beat_at: float = math.inf
     """The host's time at the heartbeat; seconds since the epoch."""
     reached: float | None = None
@@ -72,24 +72,24 @@ class Running:
 
 @dataclass(frozen=True)
 class Memory:
-    """What the state in the store does not say. Times are seconds since the epoch."""
+    """What the state in the store does not contain. Times are seconds since the epoch."""
 
     running: Running | None = None
     former: frozenset[str] = frozenset()
     """Addresses of the last complete round: they come before spares."""
     signs: Mapping[Node, LifeSigns] = field(default_factory=dict)
     clock: float = 0.0
-    """Seconds in which the host was awake and heard from some node: silence is measured by it."""
+    """Seconds in which the host was awake and heard from any node. It measures silence."""
     interval: float = HEARTBEAT_SECONDS
     looked_at: float = math.inf
     heard_at: float = -math.inf
     evicted: frozenset[Node] = frozenset()
     aside: Mapping[str, float] = field(default_factory=dict)
-    """Addresses that live but are not wanted in the round, and when they were last seen."""
+    """Addresses that are alive but not wanted in the round, and when they were last seen."""
     awaited: Mapping[str, float] = field(default_factory=dict)
     """Members of an ended round that are not back, and since when."""
     missing: tuple[str, ...] = ()
-    """Those of them that should have come back long ago."""
+    """Those of them that are overdue."""
     enough_since: float | None = None
     growth_since: float | None = None
     forming_since: float | None = None
@@ -97,18 +97,18 @@ class Memory:
     completed_at: float | None = None
     rounds: int = 0
     rounds_alone: int = 0
-    """Rounds completed while the operator was away."""
+    """Rounds completed while the operator was down."""
     requested: int = 0
     unrequested: int = 0
     reopened: int = 0
     evictions: Mapping[str, int] = field(default_factory=dict)
-    """How many nodes were dropped, by reason."""
+    """Number of evicted nodes, by reason."""
     last_unrequested: tuple[int, tuple[str, ...], float] | None = None
     """Round, addresses that left it first, and when."""
 
 
 class Decision(NamedTuple):
-    """The state to write, what to remember, what to log, and what else to do. Each rule adds its part."""
+    """The state to write, the memory, the log lines, and further actions. Each rule adds its part."""
 
     view: View
     memory: Memory
@@ -116,7 +116,7 @@ class Decision(NamedTuple):
     repair: int | None = None
     """A round whose MASTER_ADDR no member is left to publish."""
     hurry: bool = False
-    """Look again at once: members of a fresh round could see a node that waits."""
+    """Decide again at once: members of a fresh round can see a waiting node."""
 
     def show(self, view: View) -> Decision:
         """Write another state."""

@@ -1,4 +1,4 @@
-"""How long the workers take from one reported step to the next, and whether a round takes too long."""
+"""The time from one reported step to the next, and whether a round takes too long."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torchrun_rendezvous.memory import Running
 from torchrun_rendezvous.protocol import Overdue, Pace, Progress, Target
 
 REMEMBERED_SECONDS = 86400.0
-"""How long a pause of the training is remembered, at least."""
+"""The minimum time for which a pause of the training is remembered."""
 STALL_SECONDS = 1.0
-"""More seconds at once are a stall of the host."""
+"""More seconds between two ticks are a stall of the host."""
 
 
 @dataclass(frozen=True)
 class Stopwatch:
-    """When the workers of the running round last reported a step, and how long they take between two.
+    """When the workers of the current round last reported a step, and the time between two steps.
 
     Seconds in which this process stood still are not counted: reports of that time may not have been read yet. A round
     has started once it has reported two steps: a script may report step 0 before it compiles its model for minutes.
@@ -28,13 +28,13 @@ class Stopwatch:
     """The step last reported, and the beat."""
     steps: int = 0
     done: bool = False
-    """Every step is done: no report of another one is to come."""
+    """All steps are done: no further report comes."""
     idle: float = 0.0
     """Seconds since the mark changed or, while the round starts, since it began."""
     since: float = 0.0
     """The same as a time, in seconds since the epoch."""
     pauses: tuple[float, float] = (0.0, 0.0)
-    """The longest of the last REMEMBERED_SECONDS, and of those before."""
+    """The longest pause of the last REMEMBERED_SECONDS, and of the time before."""
     age: float = 0.0
     longest_start: float | None = None
 
@@ -45,11 +45,11 @@ class Stopwatch:
 
     @property
     def limited(self) -> bool:
-        """Whether it is known that a step is to come."""
+        """Whether a further step is expected."""
         return self.round is not None and not self.done and (not self.starting or self.longest_start is not None)
 
     def ticked(self, running: Running | None, seconds: float, now: float) -> Stopwatch:
-        """Let time pass; notice that another round runs, or none."""
+        """Let time pass, and detect that another round runs, or none."""
         seconds = min(seconds, STALL_SECONDS)
         number = running.round if running and not running.kicked else None
         watch = replace(self, idle=self.idle + seconds, age=self.age + seconds)
@@ -64,7 +64,7 @@ class Stopwatch:
         return replace(watch, round=number, mark=None, steps=0, done=False, idle=0.0, since=now)
 
     def reported(self, progress: Progress, now: float) -> Stopwatch:
-        """Note what a worker reports; the same step once more is no progress."""
+        """Record the report of a worker. The same step again is not progress."""
         mark = (progress.step, progress.beat)
         if self.round is None or mark == self.mark:
             return self
@@ -73,24 +73,24 @@ class Stopwatch:
         return watch if watch.steps == 1 else replace(watch, idle=0.0, since=now)
 
     def timed(self) -> Stopwatch:
-        """Remember how long this pause was."""
+        """Remember the length of this pause."""
         if self.starting:
             return replace(self, longest_start=max(self.idle, self.longest_start or 0.0))
         return replace(self, pauses=(max(self.idle, self.pauses[0]), self.pauses[1]))
 
     def limit(self, target: Target | None) -> float | None:
-        """Return the seconds after which the round is overdue; None: never."""
+        """Return the seconds after which the round is overdue. None: never."""
         if target is None or self.round is None or self.done:
             return None
         return target.start_deadline_seconds if self.starting else target.progress_deadline_seconds
 
     @property
     def shown(self) -> float:
-        """Return what the metrics say: 0 while no step is to come."""
+        """Return the figure for the metrics: 0 while no step is expected."""
         return round(self.idle, 1) if self.limited else 0.0
 
     def pace(self, target: Target | None) -> Pace:
-        """Return the part of the state document that is about time; it changes seldom."""
+        """Return the part of the state document about time. It changes rarely."""
         limit = self.limit(target)
         overdue = None
         if limit is not None and self.round is not None and self.idle >= limit:

@@ -1,4 +1,4 @@
-"""Read pickles from others so that they can do no harm."""
+"""Reads untrusted pickles safely."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 
 def load(pickled: bytes, classes: Mapping[tuple[str, str], object]) -> object:
-    """Return what a pickle holds; it can name nothing but these classes, by module and name.
+    """Return the value of a pickle. It can refer only to these classes, by module and name.
 
     A pickle can change the classes that it is given. It can raise nearly any exception.
     """
@@ -47,7 +47,7 @@ _FIXED, _PREFIXED = _argument_lengths()
 
 
 def _check_opcodes(pickled: bytes) -> None:
-    """Refuse operations of old protocols: torch uses none, and one of them could take all memory. Raises KeyError."""
+    """Reject operations of old protocols: torch uses none, and one can use all memory. Raises KeyError."""
     position, end = 0, len(pickled)
     while position < end:
         code = pickled[position]

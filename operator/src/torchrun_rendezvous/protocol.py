@@ -1,7 +1,7 @@
 """The documents between operator, rendezvous host and workers: one type each, which both sides read and write.
 
 Names are camelCase on the wire. The annotation of a field is its parser, so a new field is one line. A host may be
-older than its operator, or newer: a new field needs a default, and its readers have to do without it.
+older or newer than its operator: a new field needs a default, and its readers must work without it.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class _Document:
 
 
 class EndRound(NamedTuple):
-    """A round that has to end, and the host process that counts it."""
+    """A round that must end, and the host process that counts it."""
 
     instance: Annotated[str, Text(64)]
     round: Count
@@ -68,7 +68,7 @@ class EndRound(NamedTuple):
 
 
 class Member(NamedTuple):
-    """A node of the running round, and its group rank there."""
+    """A member of the current round, and its group rank."""
 
     address: Address
     rank: Count
@@ -86,13 +86,13 @@ class Member(NamedTuple):
 
 @dataclass(frozen=True)
 class Target(_Document):
-    """What the operator wants of a job's rendezvous.
+    """What the operator wants from a job's rendezvous.
 
     The next round has `size` nodes, or at least `minimum` once that many have waited `last_call_seconds` for more.
     """
 
     generation: Count
-    """Only echoed: it says which target the host has."""
+    """The host returns it unchanged, which shows the target that it has."""
     size: Nodes
     minimum: Annotated[int, Integer(1, MAX_NODES), Wire(name="min")]
     last_call_seconds: Annotated[float, Number(0, 86400)]
@@ -101,11 +101,11 @@ class Target(_Document):
     close: bool = False
     """End the rendezvous for good: agents exit as soon as they look for the next round, which they do at once."""
     end_round: EndRound | None = None
-    """A round that has to end although no member left it."""
+    """A round that must end although no member left it."""
     progress_deadline_seconds: Deadline | None = None
-    """How long a round may take from one reported step to the next; None: any time."""
+    """Maximum time of a round from one reported step to the next. None: no limit."""
     start_deadline_seconds: Deadline | None = None
-    """How long a round may take to report two steps; None: any time."""
+    """Maximum time of a round until its second reported step. None: no limit."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "leavers", tuple(sorted(set(self.leavers))))
@@ -122,7 +122,7 @@ class RoundsEnded(_Document):
 
 @dataclass(frozen=True)
 class Unrequested(_Document):
-    """The last round that ended without a request: who left it first, and when."""
+    """The last round that ended without a request: the nodes that left it first, and when."""
 
     round: Count
     addresses: tuple[Address, ...]
@@ -131,7 +131,7 @@ class Unrequested(_Document):
 
 @dataclass(frozen=True)
 class Progress(_Document):
-    """What a worker last reported. The host adds the time; nothing else is checked against anything."""
+    """The last report of a worker. The host adds the time, and does not check the values against others."""
 
     step: Count
     time: datetime
@@ -159,9 +159,9 @@ class Overdue(_Document):
 
     round: Count
     step: Count | None
-    """The last reported one; None: none was."""
+    """The last reported step. None: there was none."""
     starting: bool
-    """The round has not reported two steps yet."""
+    """The round has reported fewer than two steps."""
     seconds: Figure
     since: datetime
     """When that step was reported, or the round began, by the host's clock."""
@@ -176,7 +176,7 @@ class Pace(_Document):
 
     longest_pause_seconds: Seconds = 0.0
     longest_start_seconds: Seconds | None = None
-    """None: this host has seen no round start, so it is not known whether the script reports steps at all."""
+    """None: this host has seen no round with two steps, so it is unknown whether the script reports steps."""
     overdue: Overdue | None = None
 
 
@@ -188,19 +188,19 @@ class RendezvousState(_Document):
     """Changes when the host restarts; everything else starts again with it."""
     version: Annotated[Count, Wire(required=True)] = 0
     round: Annotated[Count, Wire(required=True)] = 0
-    """The running round, or else the one that forms."""
+    """The current round, or the one that forms."""
     complete: Annotated[bool, Wire(required=True)] = False
-    """The round runs, and no member has left it or was asked to."""
+    """The round runs, and no member has left it or must leave it."""
     closed: Annotated[bool, Wire(required=True)] = False
     finished: Count = 0
     """How many agents wait for the others because their workers are done."""
     members: Annotated[tuple[Member, ...], Wire(required=True)] = ()
     waiting: Annotated[tuple[Address, ...], Wire(required=True)] = ()
-    """Nodes that are not in the running round and not unwanted."""
+    """Wanted nodes that are not in the current round."""
     silent: tuple[Address, ...] | None = None
-    """Nodes that give no sign of life; None: the host does not say."""
+    """The silent nodes; None: the host does not report them."""
     missing: tuple[Address, ...] = ()
-    """Nodes of a round that had to end which have not come back within a minute."""
+    """Members of an ended round that have not joined the next one within a minute."""
     target: Annotated[Target | None, Wire(required=True)] = None
     rounds_ended: Annotated[RoundsEnded, Wire(required=True)] = RoundsEnded()
     last_unrequested: Annotated[Unrequested | None, Wire(required=True)] = None
@@ -211,7 +211,7 @@ class RendezvousState(_Document):
 
     @classmethod
     def read(cls, body: bytes) -> RendezvousState:
-        """Return the state that a host's answer holds. Raises ProtocolError for anything else."""
+        """Return the state in the answer of a host. Raises ProtocolError for anything else."""
         try:
             document = json.loads(body)
         except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""What to do about the state in the store, decided without I/O.
+"""The decision about the state in the store, without I/O.
 
 A round, as torchrun's agents see it in the store and as this program drives it:
 
@@ -19,7 +19,7 @@ from torchrun_rendezvous.protocol import Target
 from torchrun_rendezvous.view import KICK, Node, View, addresses
 
 ASIDE_SECONDS = 3.0
-"""How long a node that was set aside counts as waiting; it tries again every second."""
+"""How long a node that was set aside counts as waiting. It tries again every second."""
 MISSING_SECONDS = 60.0
 """An agent gives its workers 30 s to stop and is back at once: after a minute it is missing."""
 AWAY_LAST_CALL = 1.0
@@ -27,12 +27,12 @@ AWAY_LAST_CALL = 1.0
 
 
 def decide(view: View, target: Target | None, now: float, memory: Memory, senses: Senses = UNAWARE) -> Decision:
-    """Decide what to do about the state. Pure, so it can be repeated if an agent wrote first.
+    """Return the decision about the state. Pure, so it can be repeated if an agent wrote first.
 
     ``now`` is in seconds since the epoch and must never jump.
     """
     decision = Decision(view, listen(view, now, memory, senses))
-    # After the end of any worker group a kick could only turn success into failure: such a job is left alone.
+    # Once the workers of an agent have ended, a kick could only turn success into failure, so no round is kicked.
     if not view.finished:
         if target is not None:
             decision = vouch(decision, now)
@@ -63,7 +63,7 @@ def _pursue(decision: Decision, target: Target, now: float, senses: Senses) -> D
 
 
 def _repair(decision: Decision) -> Decision:
-    """Have the address published for a rank 0 that is no longer in the round, once for each round."""
+    """Request an address for a rank 0 that is no longer in the round, once per round."""
     running = decision.memory.running
     if not running or running.repaired or any(running.members[node] == 0 for node in running.still):
         return decision
@@ -71,7 +71,7 @@ def _repair(decision: Decision) -> Decision:
 
 
 def _awaited(view: View, target: Target | None, now: float, memory: Memory) -> dict[str, float]:
-    """Return which members of a round that had to end are wanted but not back, and since when."""
+    """Return the wanted members of an ended round that are not back, and since when."""
     if view.closed or view.finished:
         return {}
     running = memory.running
@@ -85,7 +85,7 @@ def _awaited(view: View, target: Target | None, now: float, memory: Memory) -> d
 
 
 def _tend(decision: Decision, running: Running, target: Target, now: float) -> Decision:
-    """Look after a complete round: end it if it lost a member or can grow, else keep strangers from disturbing it."""
+    """Drive a complete round: end it if it lost a member or can grow. Otherwise hide unwanted nodes from it."""
     view, memory = decision.view, decision.memory
     joiners = view.joined() - running.still
     more = joiners | astray(view, memory, silent(memory))
@@ -95,7 +95,7 @@ def _tend(decision: Decision, running: Running, target: Target, now: float) -> D
     since = (memory.growth_since if memory.growth_since is not None else now) if growing else None
     decision = decision.remember(growth_since=since)
     if growing and not running.kicked and not view.complete:
-        # Training continues while more of the wanted nodes are on their way.
+        # Training continues while more of the wanted nodes are starting.
         all_here = len(running.still) + len(more) >= target.size
         growing = all_here or (since is not None and now - since >= target.last_call_seconds)
     if lost or growing or hung or running.kicked:
@@ -124,7 +124,7 @@ def _set_aside(decision: Decision, running: Running, nodes: set[Node], now: floa
 
 
 def _form(decision: Decision, target: Target, now: float, senses: Senses) -> Decision:
-    """Complete the open round with exactly the wanted nodes or, after the last call, with those that are there."""
+    """Complete the open round with exactly the wanted nodes or, after the last call, with the present ones."""
     view, memory = decision.view, decision.memory
     if view.complete:  # every member was evicted
         view = replace(view, complete=False, round=view.round + 1)
@@ -142,7 +142,7 @@ def _form(decision: Decision, target: Target, now: float, senses: Senses) -> Dec
     decision = decision.show(view).remember(forming_since=forming, enough_since=since)
     if since is None or target.size < target.minimum:
         return decision
-    # Without an operator no lost node is replaced, and the members that are left have come when the round opens.
+    # Without an operator no lost node is replaced, and the remaining members join as soon as the round opens.
     last_call = target.last_call_seconds
     if senses.away and memory.rounds:
         last_call = min(last_call, AWAY_LAST_CALL)
@@ -152,7 +152,7 @@ def _form(decision: Decision, target: Target, now: float, senses: Senses) -> Dec
 
 
 def _complete(decision: Decision, nodes: set[Node], size: int, now: float, *, alone: bool) -> Decision:
-    """Complete the open round with so many of the nodes, former members first."""
+    """Complete the open round with that many of the nodes, former members first."""
     memory = decision.memory
     chosen = sorted(sorted(nodes, key=lambda node: (node.address not in memory.former, node))[:size])
     surplus = nodes - set(chosen)

@@ -1,4 +1,4 @@
-"""What the kernel knows of the connections to the store: who is connected, and who still acknowledges anything."""
+"""The connections to the store as the kernel reports them: which exist, and which acknowledge data."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ESTABLISHED = "01"
 
 
 def connected_peers(port: int, directory: str = "/proc/net") -> frozenset[str] | None:
-    """Return the addresses with an established connection to the port; None: the kernel does not say."""
+    """Return the addresses with an established connection to the port. None: not available."""
     addresses = set()
     try:
         for table in ("tcp", "tcp6"):
@@ -36,7 +36,7 @@ def connected_peers(port: int, directory: str = "/proc/net") -> frozenset[str] |
 
 
 def _kernel_address(text: str) -> str:
-    """Return an address of /proc/net/tcp as people write it: there it is hex, in words of the host's byte order."""
+    """Return an address of /proc/net/tcp in the usual form. There it is hex, in words of the host's byte order."""
     words = bytes.fromhex(text)
     if sys.byteorder == "little":
         words = b"".join(words[i : i + 4][::-1] for i in range(0, len(words), 4))
@@ -44,10 +44,10 @@ def _kernel_address(text: str) -> str:
 
 
 def unanswered_seconds(port: int, directory: str = "/proc/self/fd") -> dict[str, float] | None:
-    """Return for how many seconds each address connected to this process's port has acknowledged nothing.
+    """Return the seconds since each address that is connected to this process's port acknowledged data.
 
-    Idle connections are probed from then on, every second and so patiently that no connection ends which others would
-    keep. None: the kernel does not say.
+    From then on, idle connections are probed every second, with a limit that ends no connection earlier than otherwise.
+    None: not available.
     """
     found: dict[str, float] = {}
     try:
@@ -70,7 +70,7 @@ def unanswered_seconds(port: int, directory: str = "/proc/self/fd") -> dict[str,
 
 
 def _unanswered(connection: socket.socket, port: int) -> tuple[str, float]:
-    """Return the other end, and for how long it has acknowledged nothing. Raises OSError for another port's."""
+    """Return the other end, and the seconds since it acknowledged data. Raises OSError for another port."""
     if connection.family not in (socket.AF_INET, socket.AF_INET6) or connection.getsockname()[1] != port:
         raise OSError
     peer = plain_address(connection.getpeername()[0])

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 MAX_STATE_BYTES = 8 << 20
-"""The store itself takes no larger values."""
+"""The store accepts no larger values."""
 MAX_STATE_NODES = 16_384
 MAX_ROUND = 2**53
 
 
 class StateError(Exception):
-    """What the store holds is no state of torch's. Agents never write such a thing; others who reach the store can."""
+    """The store has a value that torch did not write. Agents never do this; other clients of the store can."""
 
 
 class TorchState:
@@ -52,10 +52,10 @@ class TorchNode:
 
 
 class Codec:
-    """Between torch's pickled state and a view of it. What a view does not hold stays in the state as it is.
+    """Converts between torch's pickled state and a view. Values that are not in the view stay unchanged in the state.
 
-    Nothing in a pickle can name anything but times and torch's two state classes. For these it gets stand-ins made for
-    the occasion: a pickle can also change the classes that it is given.
+    A pickle can refer only to times and torch's two state classes. For these it gets new stand-in classes each time,
+    because a pickle can also change classes.
     """
 
     SENTINEL = b"Y2FuaW1hZGFt"
@@ -95,7 +95,7 @@ class Codec:
             raise StateError(repr(error)[:300]) from None
 
     def encode(self, state: TorchState, view: View) -> bytes:
-        """Change a state to what the view says and return it as the store holds it."""
+        """Apply the view to a state, and return the state in the form of the store."""
         state.round, state.complete, state.closed = view.round, view.complete, view.closed
         if not view.deadline:
             state.deadline = None
@@ -123,7 +123,7 @@ class Codec:
 
 
 def _heartbeat(known: datetime | None, beat: float) -> datetime:
-    """Return the heartbeat as the state has it, unless it changed."""
+    """Return the heartbeat of the state, unless it changed."""
     return known if known is not None and known.timestamp() == beat else datetime.fromtimestamp(beat, timezone.utc)
 
 

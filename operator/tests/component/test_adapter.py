@@ -1,4 +1,4 @@
-"""The adapter: what it sends, and what becomes of each answer and of none."""
+"""The adapter: its requests, and the result of each answer, and of no answer."""
 
 import asyncio
 import socket
@@ -64,9 +64,9 @@ UNOWNED = (200, manifest("Pod", ownerReferences=None))
 GOING = (200, manifest("Pod", deletionTimestamp="2026-01-31T12:00:00Z"))
 FINE: dict[str, tuple[Call, Answers]] = {
     "create": (create_pod, {f"POST {PODS}": CREATED}),
-    "create, there already": (create_pod, {f"POST {PODS}": EXISTS, f"GET {POD}": OURS}),
+    "create, it exists": (create_pod, {f"POST {PODS}": EXISTS, f"GET {POD}": OURS}),
     "apply, new": (apply, {f"POST {MAPS}": (201, {})}),
-    "apply, there already": (apply, {f"POST {MAPS}": EXISTS, f"GET {MAP}": OURS, f"PATCH {MAP}": (200, {})}),
+    "apply, it exists": (apply, {f"POST {MAPS}": EXISTS, f"GET {MAP}": OURS, f"PATCH {MAP}": (200, {})}),
     "delete": (delete_pod, {f"DELETE {POD}": (200, {})}),
     "delete, gone": (delete_pod, {f"DELETE {POD}": (404, status_of(404, "NotFound"))}),
     "delete, another pod has the name": (delete_pod, {f"DELETE {POD}": (409, status_of(409, "Conflict"))}),
@@ -87,7 +87,7 @@ async def test_what_is_fine(call: Call, answers: Answers) -> None:
 
 
 async def vanish(request: web.Request) -> web.StreamResponse:
-    """Break the connection within the answer."""
+    """Close the connection in the middle of the answer."""
     response = web.StreamResponse(headers={"Content-Length": "1000"})
     await response.prepare(request)
     await response.write(b'{"kind": ')
@@ -104,28 +104,28 @@ WRONG: dict[str, tuple[Call, Answers, type[ClusterError], int, str]] = {
         {f"POST {PODS}": EXISTS, f"GET {POD}": THEIRS},
         NameTakenError,
         409,
-        "Pod team/digits-0 exists and is not this job's",
+        "Pod team/digits-0 exists and belongs to another owner",
     ),
     "create, of no owner": (
         create_pod,
         {f"POST {PODS}": EXISTS, f"GET {POD}": UNOWNED},
         NameTakenError,
         409,
-        "Pod team/digits-0 exists and is not this job's",
+        "Pod team/digits-0 exists and belongs to another owner",
     ),
-    "create, the one before is still going": (
+    "create, the former one is terminating": (
         create_pod,
         {f"POST {PODS}": EXISTS, f"GET {POD}": GOING},
         ConflictError,
         409,
         "Pod team/digits-0 is still being deleted",
     ),
-    "create, the one before has just gone": (
+    "create, the former one was just deleted": (
         create_pod,
         {f"POST {PODS}": EXISTS, f"GET {POD}": (404, status_of(404, "NotFound"))},
         ConflictError,
         409,
-        "Pod team/digits-0 has just been deleted",
+        "Pod team/digits-0 was just deleted",
     ),
     "create, another conflict": (
         create_pod,
@@ -162,7 +162,7 @@ WRONG: dict[str, tuple[Call, Answers, type[ClusterError], int, str]] = {
         {f"POST {MAPS}": EXISTS, f"GET {MAP}": THEIRS},
         NameTakenError,
         409,
-        "ConfigMap team/digits-0 exists and is not this job's",
+        "ConfigMap team/digits-0 exists and belongs to another owner",
     ),
     "delete, forbidden": (delete_pod, {f"DELETE {POD}": (403, FORBIDDEN)}, RefusedError, 403, "exceeded quota: team"),
     "status, changed meanwhile": (
@@ -208,7 +208,7 @@ async def test_what_is_wrong(call: Call, answers: Answers, kind: type[ClusterErr
         assert stub.requests == list(answers)
 
 
-async def test_nobody_listens() -> None:
+async def test_nothing_listens() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

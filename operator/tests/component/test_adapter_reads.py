@@ -1,4 +1,4 @@
-"""What the adapter reads: jobs, listed and cached, and logs."""
+"""The reads of the adapter: jobs, listed and cached, and logs."""
 
 from typing import Any
 
@@ -42,15 +42,15 @@ async def test_a_job_that_is_known_is_not_asked_for() -> None:
         stub.on(written, (200, job_at(50)))
         for seen, expected, requests in [
             (job_at(41), 41, []),
-            (job_at(39), 41, []),  # it comes late
-            (None, 40, [asked]),  # deleted, and made again unnoticed
+            (job_at(39), 41, []),  # it arrives late
+            (None, 40, [asked]),  # deleted and created again, and the watch missed it
         ]:
             before = len(stub.requests)
             cluster.cache.update(("team", "digits"), seen)
             assert await cluster.get_job("team", "digits") == job_at(expected)
             assert stub.requests[before:] == requests
         await cluster.apply_status("team", "digits", "41", {"state": "Running"})
-        cluster.cache.update(("team", "digits"), job_at(49))  # of before the write
+        cluster.cache.update(("team", "digits"), job_at(49))  # from before the write
         assert await cluster.get_job("team", "digits") == job_at(50)
         await cluster.list_jobs()
         assert await cluster.get_job("team", "digits") == job_at(40)
@@ -87,7 +87,7 @@ async def test_a_log() -> None:
         ((404, status_of(404, "NotFound")), ClusterError),
         ((500, "Get https://10.0.0.1:10250: dial tcp: i/o timeout"), ClusterError),
     ],
-    ids=["forbidden", "gone", "its machine does not answer"],
+    ids=["forbidden", "gone", "its Kubernetes node does not answer"],
 )
 async def test_a_log_that_cannot_be_read(reply: Any, kind: type[ClusterError]) -> None:
     async with api_stub() as stub, adapter(stub.url) as (cluster, _):

@@ -34,13 +34,13 @@ def kubeconfig(url: str) -> str:
 
 
 class Running:
-    """An operator that runs."""
+    """A running operator."""
 
     def __init__(self, stub: ApiStub, run: "asyncio.Task[int]", url: str) -> None:
         self.stub, self.run, self.url = stub, run, url
 
     async def get(self, path: str) -> tuple[int, str]:
-        """Return the answer to a probe; (0, "") where none comes."""
+        """Return the answer to a probe; (0, "") if there is none."""
         try:
             async with aiohttp.ClientSession() as client, client.get(self.url + path) as response:
                 return response.status, await response.text()
@@ -104,7 +104,7 @@ async def test_it_becomes_ready_makes_passes_and_stops(tmp_path: Path, monkeypat
 async def test_it_ends_where_a_watch_hangs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Kubernetes then restarts it."""
+    """Kubernetes restarts it."""
     async with operator(tmp_path, monkeypatch) as it:
         await it.until("/readyz", 200)
         monkeypatch.setattr(jobs, "_HUNG_TICKS", -1)

@@ -1,4 +1,4 @@
-"""The launcher: workers forked from its server are what `python -u script` would have been."""
+"""The launcher: workers forked from its server behave like `python -u script`."""
 
 import ast
 import json
@@ -51,7 +51,7 @@ def wait_for(condition: Callable[[], T | None], what: str, seconds: float = 60) 
 
 
 def servers(watched: int) -> list[int]:
-    """Return the fork servers that live as long as that process."""
+    """Return the fork servers that end with that process."""
     found = []
     for directory in Path("/proc").glob("[0-9]*"):
         try:
@@ -131,7 +131,7 @@ def node(tmp_path: Path) -> Iterator[Node]:
 
 
 @pytest.mark.parametrize("safe_path", ["", "1"])
-def test_a_worker_is_what_python_would_have_made_of_the_script(node: Node, safe_path: str) -> None:
+def test_a_worker_behaves_like_plain_python(node: Node, safe_path: str) -> None:
     script = node.script(ABOUT)
     node.environment["PYTHONSAFEPATH"] = safe_path
     arguments = [script, "--lr", "0.1", "ä"]
@@ -233,7 +233,7 @@ def test_killing_the_shim_kills_the_worker(node: Node) -> None:
     assert worker.stdout is not None
     pid = next(int(line) for line in (worker.stdout.readline(), worker.stdout.readline()) if line.strip().isdigit())
     worker.kill()
-    worker.communicate(timeout=60)  # also the worker's child has closed its output
+    worker.communicate(timeout=60)  # the worker's child has closed its output too
     wait_for(lambda: gone(pid), "the worker has ended")
     assert node.about(node.script(ABOUT))["warm"] is True
 
@@ -258,7 +258,7 @@ UNFIT = {
 
 
 @pytest.mark.parametrize("why", UNFIT)
-def test_what_must_not_be_forked_is_not(node: Node, why: str) -> None:
+def test_workers_that_must_not_be_forked_are_not(node: Node, why: str) -> None:
     (node.directory / "site/torch/__init__.py").write_text(TORCH + UNFIT[why])
     script = node.script("import os, torch; print(torch.loaded_by == os.getpid(), flush=True); os._exit(0)")
     for _ in range(2):
@@ -353,7 +353,7 @@ def test_the_archive_may_be_replaced_while_the_server_lives(node: Node) -> None:
     script = node.script("import torch; print(torch.loaded_by); raise ValueError('bad loss')")
     first = node.run(script)
     shebang, _, archive = node.program.read_bytes().partition(b"\n")
-    node.program.write_bytes(shebang + b"\n" + b"#" * 999 + archive)  # nothing is where it was
+    node.program.write_bytes(shebang + b"\n" + b"#" * 999 + archive)  # the files have moved
     assert node.run(script) == first
 
 

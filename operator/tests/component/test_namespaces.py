@@ -1,4 +1,4 @@
-"""Several watched namespaces, one of which may not be read: the others go on as if nothing were."""
+"""Several watched namespaces, one of them forbidden: the others are not affected."""
 
 import asyncio
 import contextlib
@@ -34,13 +34,13 @@ from torchrun_operator.telemetry.metrics import Metrics
 
 
 class Bench:
-    """An operator's watches of the namespaces a, b and c, of which b is forbidden."""
+    """The watches of the namespaces a, b and c. The operator must not read b."""
 
     def __init__(self, stub: ApiStub, cluster: KubernetesCluster, woken: list[Key], hold: asyncio.Event) -> None:
         self.stub, self.cluster, self.woken, self.hold = stub, cluster, woken, hold
 
     def grant(self, namespace: str) -> None:
-        """Let the operator read that namespace."""
+        """Give the operator the right to read that namespace."""
         self.stub.on(
             f"GET {GROUP}/namespaces/{namespace}/torchrunjobs",
             listed(10, job("digits", 3, namespace)),
@@ -50,7 +50,7 @@ class Bench:
         self.stub.on(f"GET /api/v1/namespaces/{namespace}/pods", pods, lines(then=self.hold))
 
     def deny(self, namespace: str) -> None:
-        """Let the operator read nothing there any more."""
+        """Withdraw the right to read that namespace."""
         self.stub.on(f"GET {GROUP}/namespaces/{namespace}/torchrunjobs", FORBIDDEN)
         self.stub.on(f"GET /api/v1/namespaces/{namespace}/pods", FORBIDDEN)
 
@@ -68,7 +68,7 @@ class Bench:
             return response.status, await response.text()
 
     def forbidden(self) -> set[str]:
-        """Return the watches that are forbidden now."""
+        """Return the watches that are forbidden."""
         return {watch.name for watch in self.cluster.watches if watch.forbidden is not None}
 
 
@@ -159,7 +159,7 @@ async def test_an_operator_that_may_read_nothing_is_not_ready() -> None:
         await until(lambda: len(it.forbidden()) == 7)
         status, text = await it.readyz()
         assert status == 503
-        assert "watch of jobs in namespace a: still awaited" in text
+        assert "watch of jobs in namespace a: pending" in text
 
 
 async def test_jobs_are_listed_without_the_forbidden_namespace() -> None:

@@ -43,7 +43,7 @@ async def test_a_job_starts() -> None:
 
 
 async def test_a_job_that_ends_before_its_first_status() -> None:
-    """Pods come first for a new job: what happens to them before the first status is not lost."""
+    """The pods of a new job are created before the first status, which then reports what happened to them."""
     world = World(maxRestarts=0)
     await world.reconcile()
     world.live()
@@ -89,7 +89,7 @@ async def test_more_nodes_than_there_is_room_for() -> None:
     await world.settle()
     assert (world.status["state"], world.status["membership"]["summary"]) == ("Running", "3/2:4")
     assert (world.condition("Scheduled")["status"], world.condition("Resizing")["reason"]) == ("False", "ShortOfNodes")
-    assert "digits-3: waits to be scheduled" in world.condition("Resizing")["message"]
+    assert "digits-3: is not scheduled yet" in world.condition("Resizing")["message"]
     world.machines = 4
     await world.settle()
     assert world.status["membership"]["summary"] == "4/2:4"
@@ -105,7 +105,7 @@ async def test_suspend_and_resume() -> None:
     assert (sorted(world.nodes), world.status["state"], counts(world)) == (NODES, "Running", {})
 
 
-async def test_a_job_that_is_gone_or_going_is_left_alone() -> None:
+async def test_a_deleted_or_terminating_job_is_not_changed() -> None:
     world = await started()
     world.job["metadata"]["deletionTimestamp"] = "2026-01-31T12:00:00Z"
     world.cluster.log.clear()
@@ -118,7 +118,7 @@ async def test_a_job_that_is_gone_or_going_is_left_alone() -> None:
 
 
 async def test_a_new_job_of_the_same_name_inherits_nothing() -> None:
-    """The operator may not have seen the old one go."""
+    """The operator may have missed the deletion of the old one."""
     world = await started()
     world.fail_workers()
     old_host = dict(world.hosts)

@@ -1,7 +1,7 @@
-"""The operator dies, or the API server fails, at every single request of a start and of recoveries: it comes right.
+"""The operator ends, or the API server fails, at each request of a start and of recoveries: the job recovers.
 
-Inherent, and allowed here: an event may be missing or told twice, and the metrics of an operator that dies after its
-status was written miss what that status counted.
+Allowed, because it cannot be avoided: an event may be missing or appear twice. The metrics of an operator that ends
+after it wrote a status lack what that status counted.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ Disturb = Callable[[World], None]
 
 
 def start(_world: World) -> None:
-    """Leave the job as it is: new."""
+    """Change nothing: the job is new."""
 
 
 def node_deleted(world: World) -> None:
@@ -72,7 +72,7 @@ def suspend(world: World) -> None:
     world.cluster.edit(world.job, suspend=True)
 
 
-# name: (what happens, state in the end, restarts in the end, indices of the pods in the end)
+# name: (what happens, final state, final restarts, final indices of the pods)
 LIVES: dict[str, tuple[Disturb, str, dict[str, int], list[int]]] = {
     "start": (start, "Running", {}, [0, 1, 2]),
     "a node is deleted": (node_deleted, "Running", {"infrastructure": 1}, [0, 1, 2]),
@@ -97,7 +97,7 @@ LIVES: dict[str, tuple[Disturb, str, dict[str, int], list[int]]] = {
 
 
 async def world_before(disturb: Disturb) -> World:
-    """Return a world in which that has just happened, with the requests counted from here."""
+    """Return a world in which that has just happened. Requests count from here."""
     world = World()
     if disturb is not start:
         await world.settle()
@@ -111,14 +111,14 @@ READS = ("get ", "list ")
 
 
 async def undisturbed(disturb: Disturb) -> tuple[int, dict[str, int]]:
-    """Return the number of the last request that is no read where nothing goes wrong, and the pods created."""
+    """Return the number of the last write in a run without faults, and the created pods."""
     world = await world_before(disturb)
     await world.settle()
     last = max(number for number, what in enumerate(world.cluster.log, start=1) if not what.startswith(READS))
     return last, world.cluster.most_pods
 
 
-@pytest.mark.parametrize("after", [False, True], ids=["before it takes effect", "after it has taken effect"])
+@pytest.mark.parametrize("after", [False, True], ids=["before its effect", "after its effect"])
 @pytest.mark.parametrize("death", [False, True], ids=["the request fails", "the operator dies"])
 @pytest.mark.parametrize(("disturb", "state", "restarts", "indices"), LIVES.values(), ids=LIVES)
 async def test_any_request_may_be_the_last(

@@ -1,4 +1,4 @@
-"""Failures of the code: counted, retried, and the end of the job when they are too many."""
+"""Failures of the code: they count, the workers restart, and too many of them end the job."""
 
 from datetime import timedelta
 
@@ -17,7 +17,7 @@ async def test_code_that_fails_too_often_ends_the_job() -> None:
     await world.settle()
     assert (counts(world), world.status["state"]) == ({"code": 3}, "Failed")
     assert world.condition("Failed")["reason"] == "MaxRestartsExceeded"
-    assert {pod["status"]["phase"] for pod in world.nodes.values()} == {"Failed"}  # told to leave: kept for their logs
+    assert {pod["status"]["phase"] for pod in world.nodes.values()} == {"Failed"}  # these stay for their logs
     assert "digits-rdzv" not in world.pods
 
 
@@ -25,7 +25,7 @@ async def test_agents_of_a_failed_job_that_stay_are_deleted_after_a_minute() -> 
     world = await started(maxRestarts=0)
     world.end(world.pods["digits-1"], 3)
     await world.reconcile()
-    for _ in range(59):  # the hosts and agents stand still
+    for _ in range(59):  # the hosts and agents do nothing
         outcome = await world.reconcile()
         assert outcome is not None
         assert outcome.look_again_seconds is not None
@@ -82,7 +82,7 @@ async def test_workers_that_hang_are_restarted_once_and_counted() -> None:
         "ProgressDeadlineExceeded",
         "workers hang: no step since 2026-",
     )
-    assert "their stacks are in the pods' logs; the code has failed 2 times" in failed["message"]
+    assert "see the stacks in the logs of the pods; the code has failed 2 times" in failed["message"]
     assert len(world.ended) == 1
 
 
@@ -105,6 +105,6 @@ async def test_a_pod_whose_agent_hangs_too_is_replaced() -> None:
     assert world.cluster.most_pods == {"digits-rdzv": 1, "digits-0": 1, "digits-1": 2, "digits-2": 1}
     lost = [event["message"] for event in world.cluster.events if event["reason"] == "NodeLost"]
     assert (
-        "Node 1 (pod digits-1) did not come to the next round: its agent hangs, or its Kubernetes node does; "
+        "Node 1 (pod digits-1) did not join the next round: its agent or its Kubernetes node hangs; "
         "cause: infrastructure"
     ) in lost

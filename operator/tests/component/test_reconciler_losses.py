@@ -1,4 +1,4 @@
-"""Machines that die or are cut off, and code that fails: what is counted, what is told, what is replaced."""
+"""Kubernetes nodes that fail or are cut off, and code that fails: counts, events and replacements."""
 
 from datetime import timedelta
 
@@ -26,12 +26,12 @@ async def test_the_rendezvous_is_lost() -> None:
     assert (counts(world), world.status["state"]) == ({"infrastructure": 3}, "Running")
 
 
-async def test_a_machine_that_is_cut_off_and_comes_back() -> None:
+async def test_a_kubernetes_node_that_is_cut_off_and_comes_back() -> None:
     world = await started()
     machine = world.cut_off("digits-1")
     await world.settle()
     assert (world.status["membership"]["summary"], world.status["state"]) == ("2/2:4", "Running")
-    assert world.condition("Resizing")["message"].endswith("digits-1: gives no sign of life")
+    assert world.condition("Resizing")["message"].endswith("digits-1: is silent")
     assert counts(world) == {}
     rounds = world.status["membership"]["round"]
 
@@ -50,8 +50,8 @@ async def test_a_machine_that_is_cut_off_and_comes_back() -> None:
     assert world.cluster.most_pods["digits-1"] == 2
 
 
-async def test_a_machine_that_only_the_api_server_does_not_hear() -> None:
-    """Its agent is heard by the rendezvous host: nothing is to be done, now or when it is heard again."""
+async def test_a_kubernetes_node_that_only_the_api_server_cannot_reach() -> None:
+    """The rendezvous host receives its heartbeats: the operator does nothing, then or later."""
     world = await started()
     machine = world.pods["digits-1"]["spec"]["nodeName"]
     for ready in ("Unknown", "True"):
@@ -61,7 +61,7 @@ async def test_a_machine_that_only_the_api_server_does_not_hear() -> None:
     assert set(world.cluster.most_pods.values()) == {1}
 
 
-async def test_a_pod_that_hangs_terminating_on_a_dead_machine_makes_room() -> None:
+async def test_a_pod_that_stays_terminating_on_a_lost_kubernetes_node_is_replaced() -> None:
     world = await started()
     machine = world.cut_off("digits-1")
     world.cluster.delete_gracefully(world.pods["digits-1"])
@@ -75,7 +75,7 @@ async def test_a_pod_that_hangs_terminating_on_a_dead_machine_makes_room() -> No
     assert (world.status["membership"]["summary"], counts(world)) == ("3/2:4", {"infrastructure": 1})
 
 
-async def test_the_machine_of_the_rendezvous_dies() -> None:
+async def test_the_kubernetes_node_of_the_rendezvous_is_lost() -> None:
     world = await started()
     machine = world.cut_off("digits-rdzv")
     world.give_up(machine)
@@ -85,7 +85,7 @@ async def test_the_machine_of_the_rendezvous_dies() -> None:
     assert counts(world) == {"infrastructure": 3}
 
 
-async def test_a_suspended_or_scaled_job_leaves_nothing_on_a_dead_machine() -> None:
+async def test_a_suspended_or_scaled_job_leaves_nothing_on_a_lost_kubernetes_node() -> None:
     for change in ({"suspend": True}, {"replicas": 2}):
         world = await started()
         world.give_up(world.cut_off("digits-2"))
@@ -94,7 +94,7 @@ async def test_a_suspended_or_scaled_job_leaves_nothing_on_a_dead_machine() -> N
         assert "digits-2" not in world.pods
 
 
-async def test_a_removed_machine() -> None:
+async def test_a_removed_kubernetes_node() -> None:
     world = await started()
     machine = world.cut_off("digits-1")
     world.cluster.remove_machine(machine)
@@ -102,7 +102,7 @@ async def test_a_removed_machine() -> None:
     assert (world.status["membership"]["summary"], counts(world)) == ("3/2:4", {"infrastructure": 1})
 
 
-async def test_a_cordoned_machine_changes_nothing_and_a_drain_is_a_preemption() -> None:
+async def test_a_cordon_changes_nothing_and_a_drain_is_a_preemption() -> None:
     world = await started()
     node = world.cluster.objects["Node", "", world.pods["digits-1"]["spec"]["nodeName"]]
     node["spec"] = {"unschedulable": True}
@@ -149,14 +149,14 @@ async def test_a_node_that_fails_by_code_and_its_peers_workers_are_one_restart()
 
 
 def log_of(world: World, rank: int, error: str, seconds: float = 0.0) -> str:
-    """Return a pod's log in which a worker fails so many seconds from now."""
+    """Return a pod's log in which a worker fails that many seconds from now."""
     time = (world.now + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S.123456789Z")
     prefix = f"{time} [rank{rank}]: "
     return f'{prefix}Traceback (most recent call last):\n{prefix}  File "train.py", line 3\n{prefix}{error}\n'
 
 
-async def test_the_failure_of_a_worker_is_told_in_its_own_words() -> None:
-    """The node that is seen to leave first is not the one that failed first."""
+async def test_the_failure_of_a_worker_is_reported_with_its_error() -> None:
+    """The first node that leaves is not the first that failed."""
     world = await started(maxRestarts=1)
     world.cluster.logs = {
         "digits-0": log_of(world, 0, "RuntimeError: Connection closed by peer", 1),

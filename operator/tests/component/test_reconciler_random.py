@@ -1,4 +1,4 @@
-"""Random lives: whatever happens in whatever order, what must never happen does not, and in the end all is well."""
+"""Random jobs: events in any order. Invariants hold, and in the end the job recovers."""
 
 import asyncio
 import copy
@@ -19,7 +19,7 @@ INDEX = st.integers(min_value=0, max_value=4)
 
 
 class Lives(RuleBasedStateMachine):
-    """A job of 2:4 nodes, its operator and everything that may happen to them."""
+    """A job of 2:4 nodes, its operator, and everything that can happen to them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -128,12 +128,12 @@ class Lives(RuleBasedStateMachine):
         self.world.machines = machines
 
     @rule()
-    def the_mirror_of_the_pods_stops(self) -> None:
+    def the_watch_of_the_pods_stops(self) -> None:
         if self.world.cluster.lagging is None:
             self.world.cluster.lagging = copy.deepcopy(self.world.cluster.pods())
 
     @rule()
-    def the_mirror_of_the_pods_catches_up(self) -> None:
+    def the_watch_of_the_pods_catches_up(self) -> None:
         self.world.cluster.lagging = None
 
     @rule(requests=st.integers(min_value=1, max_value=6), done=st.booleans())
@@ -174,7 +174,7 @@ class Lives(RuleBasedStateMachine):
         index = manifest["metadata"]["labels"].get(LABEL_NODE_INDEX)
         spec = self.world.job["spec"]
         most = spec["replicas"] + self._spares()
-        assert index is None or (int(index) < most and not spec.get("suspend")), "a pod that nobody wants"
+        assert index is None or (int(index) < most and not spec.get("suspend")), "a pod that the job does not want"
         return ""
 
     def _spares(self) -> int:

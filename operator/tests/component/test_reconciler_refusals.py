@@ -1,4 +1,4 @@
-"""Names that are taken, invalid specs, and requests that the API server refuses or fails."""
+"""Taken names, invalid specs, and requests that the API server rejects or that fail."""
 
 from datetime import timedelta
 from typing import Any
@@ -11,7 +11,7 @@ from world import KEY, World, counts, started
 NODES = ["digits-0", "digits-1", "digits-2"]
 
 
-async def test_a_name_that_somebody_else_has_is_not_touched() -> None:
+async def test_an_object_of_another_owner_with_the_name_is_not_changed() -> None:
     world = World()
     theirs = world.cluster.add(
         {"kind": "Service", "metadata": {"namespace": "team", "name": "digits"}, "spec": {"theirs": True}}
@@ -19,14 +19,14 @@ async def test_a_name_that_somebody_else_has_is_not_touched() -> None:
     await world.settle()
     accepted = world.condition("Accepted")
     assert (accepted["status"], world.status["state"], world.pods) == ("False", "Invalid", {})
-    assert "digits exists and is not this job's" in accepted["message"]
+    assert "digits exists and belongs to another owner" in accepted["message"]
     assert theirs["spec"] == {"theirs": True}
     world.cluster.remove(theirs)
     await world.settle()
     assert world.status["state"] == "Running"
 
 
-async def test_a_pod_of_somebody_else_in_the_place_of_a_node() -> None:
+async def test_a_pod_of_another_owner_with_the_name_of_a_node() -> None:
     world = World()
     theirs = world.cluster.add(
         {
@@ -44,7 +44,7 @@ async def test_a_pod_of_somebody_else_in_the_place_of_a_node() -> None:
     assert world.status["state"] == "Running"
 
 
-async def test_what_the_cluster_refuses_is_told_and_tried_again_later_and_later() -> None:
+async def test_a_refusal_is_reported_and_retried_with_growing_delays() -> None:
     world = World()
     world.cluster.refuse = lambda manifest: "exceeded quota" if manifest["kind"] == "Pod" else ""
     delays = []
@@ -85,7 +85,7 @@ async def test_a_corrected_spec_is_tried_at_once() -> None:
         ({"nodes": 3}, "spec.nodes: unknown field"),
     ],
 )
-async def test_an_invalid_job_is_told_and_what_runs_goes_on(spec: dict[str, Any], words: str) -> None:
+async def test_an_invalid_job_is_reported_and_its_pods_continue(spec: dict[str, Any], words: str) -> None:
     world = await started()
     correct = dict(world.job["spec"])
     world.cluster.edit(world.job, **spec)

@@ -1,4 +1,4 @@
-"""What an operator that starts again knows, and that actions come before events."""
+"""The knowledge of a restarted operator, and the order: actions before events."""
 
 import asyncio
 
@@ -11,14 +11,14 @@ QUOTA = "exceeded quota: team"
 
 
 def refusing(kind: str) -> World:
-    """Return a world whose API server refuses objects of that kind."""
+    """Return a world whose API server rejects objects of that kind."""
     world = World()
     world.cluster.refuse = lambda manifest: QUOTA if manifest["kind"] == kind else ""
     return world
 
 
 @pytest.mark.parametrize("kind", ["Pod", "ConfigMap"])
-async def test_a_refused_job_stays_refused_when_the_operator_starts_again(kind: str) -> None:
+async def test_a_refused_job_stays_refused_after_a_restart_of_the_operator(kind: str) -> None:
     world = refusing(kind)
     for _ in range(3):
         await world.reconcile()
@@ -33,7 +33,7 @@ async def test_a_refused_job_stays_refused_when_the_operator_starts_again(kind: 
     assert reasons(world) == []
 
 
-async def test_an_operator_that_starts_again_takes_up_what_is_no_longer_refused() -> None:
+async def test_a_restarted_operator_retries_a_refusal() -> None:
     world = refusing("Pod")
     for _ in range(3):
         await world.reconcile()
@@ -44,7 +44,7 @@ async def test_an_operator_that_starts_again_takes_up_what_is_no_longer_refused(
     assert "refusal" not in world.status
 
 
-async def test_a_job_whose_name_is_taken_starts_no_pod_when_the_operator_starts_again() -> None:
+async def test_a_job_whose_name_is_taken_starts_no_pod_after_a_restart_of_the_operator() -> None:
     world = World()
     theirs = {"kind": "Service", "metadata": {"namespace": "team", "name": "digits"}, "spec": {"theirs": True}}
     stored = world.cluster.add(theirs)
@@ -62,10 +62,10 @@ async def test_a_job_whose_name_is_taken_starts_no_pod_when_the_operator_starts_
     assert world.status["state"] == "Running"
 
 
-async def test_pods_of_a_lost_host_are_deleted_before_a_few_events_tell_of_it() -> None:
+async def test_pods_of_a_lost_host_are_deleted_before_the_events_are_recorded() -> None:
     world = await started(nnodes="2:300", replicas=300)
     world.give_up(world.cut_off("digits-rdzv"))
-    world.hosts.clear()  # it does not answer any more
+    world.hosts.clear()  # it no longer answers
     world.cluster.events.clear()
     world.cluster.log.clear()
     await world.reconcile()
@@ -77,7 +77,7 @@ async def test_pods_of_a_lost_host_are_deleted_before_a_few_events_tell_of_it() 
     assert world.cluster.events[0]["message"].startswith("Each of 300 nodes (pods digits-0, digits-1, ")
 
 
-async def test_events_are_told_even_where_an_action_fails() -> None:
+async def test_events_are_recorded_even_if_an_action_fails() -> None:
     world = await started()
     world.delete("digits-1")
     world.cluster.events.clear()
@@ -93,7 +93,7 @@ async def test_events_are_told_even_where_an_action_fails() -> None:
     assert reasons(world) == ["NodeLost"]
 
 
-async def test_an_operator_that_stops_drops_events_that_nobody_takes() -> None:
+async def test_an_operator_that_stops_drops_events_that_it_cannot_record() -> None:
     world = await started()
     world.delete("digits-1")
     never = asyncio.Event()

@@ -1,4 +1,4 @@
-"""A job whose workers succeed completes, also when some never started, or were lost."""
+"""A job whose workers succeed completes, even if some never started or were lost."""
 
 from world import World, counts, started
 
@@ -15,7 +15,7 @@ async def test_all_succeed() -> None:
     assert (world.status["state"], sorted(world.pods)) == ("Complete", NODES)
 
 
-async def test_a_pod_that_never_found_a_machine_goes_when_the_job_completes() -> None:
+async def test_a_pod_that_was_never_scheduled_is_deleted_when_the_job_completes() -> None:
     world = World(replicas=4)
     world.machines = 3
     await world.settle()

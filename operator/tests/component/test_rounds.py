@@ -1,4 +1,4 @@
-"""How many rounds a change costs, and several close together, with the decisions of the real host."""
+"""The number of rounds that one change costs, or several together, with the decisions of the real rendezvous host."""
 
 from collections.abc import Awaitable, Callable
 
@@ -65,7 +65,7 @@ def wait(seconds: float) -> Change:
 
 
 CASES: dict[str, tuple[int, tuple[Change, ...], int, int, dict[str, int]]] = {
-    # name: (nodes at first, what happens, rounds that it costs, nodes in the end, restarts)
+    # name: (initial nodes, what happens, rounds that it costs, final nodes, restarts)
     "nothing": (3, (), 0, 3, {}),
     "a node is killed": (3, (kill("digits-0"),), 1, 3, {"infrastructure": 1}),
     "a node crashes": (3, (crash("digits-1"),), 1, 3, {"infrastructure": 1}),
@@ -137,7 +137,7 @@ CASES: dict[str, tuple[int, tuple[Change, ...], int, int, dict[str, int]]] = {
     "no room for a replacement, and fewer are wanted": (
         4,
         (no_room("digits-3"), kill("digits-3"), wait(_LONG), scale(3)),
-        1,  # what is wanted then is what trains already
+        1,  # the wanted nodes already train
         3,
         {"infrastructure": 1, "resize": 1},
     ),

@@ -1,4 +1,4 @@
-"""Supervision: a watch that ends or hangs is brought back, or else the operator ends. Virtual time."""
+"""Supervision: the operator restarts a watch that ends or hangs, or ends itself. Virtual time."""
 
 import asyncio
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from virtual_time import now, run_virtually
 
 
 class Scripted(Watch):
-    """A watch whose runs do what the script says; the last step stays."""
+    """A watch whose runs follow the script. The last step repeats."""
 
     def __init__(self, *script: str) -> None:
         super().__init__("jobs", "team")
@@ -51,7 +51,7 @@ class Scripted(Watch):
 
 
 def kept(seconds: float, *script: str) -> tuple[Scripted, BaseException | None]:
-    """Keep such a watch for so long; return it, and what keep() raised."""
+    """Keep such a watch for that time. Return it, and the error that keep() raised."""
 
     async def main() -> tuple[Scripted, BaseException | None]:
         watch = Scripted(*script)

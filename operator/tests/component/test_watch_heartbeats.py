@@ -1,4 +1,4 @@
-"""Heartbeats of a watch of ours over hours: quiet, forbidden, down, and without any answer. Virtual time."""
+"""Heartbeats of a watch without kopf over hours: quiet, forbidden, down, and without any answer. Virtual time."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -17,7 +17,7 @@ HOURS = 3 * 3600
 
 
 class Server:
-    """Implements collection.Api: an API server without objects, which is `how` the test says."""
+    """Implements collection.Api: an API server without objects, in the condition `how`."""
 
     def __init__(self, how: str) -> None:
         self.how = how
@@ -54,7 +54,7 @@ class Server:
 
 
 def watched(how: str, kind: Callable[[Server], Watch]) -> tuple[float, int]:
-    """Keep such a watch for hours; return its longest silence in seconds, and how often it was listed."""
+    """Keep such a watch for hours. Return its longest silence in seconds, and the number of lists."""
 
     async def main() -> tuple[float, int]:
         server = Server(how)

@@ -1,4 +1,4 @@
-"""The watch of jobs: kopf in a thread, and what it does where the API server fails for long."""
+"""The watch of jobs: kopf in a thread, and its reaction to long failures of the API server."""
 
 import asyncio
 import threading
@@ -19,11 +19,11 @@ from torchrun_operator.cluster.watch.jobs import JobWatch
 
 JOBS = f"GET {GROUP}/torchrunjobs"
 KOPF_ATTEMPTS = len(list(kopf.OperatorSettings().networking.error_backoffs)) + 1  # type: ignore[arg-type]
-"""After so many failed attempts kopf gives up by default: 54 s."""
+"""kopf gives up by default after this many failed attempts: 54 s."""
 
 
 class Bench:
-    """A watch that runs."""
+    """A running watch."""
 
     def __init__(self, stub: ApiStub) -> None:
         self.stub = stub
@@ -38,7 +38,7 @@ class Bench:
         return kopf.ConnectionInfo(server=self.stub.url, token="secret")
 
     async def until_woken(self, name: str, version: int) -> None:
-        """Wait until that version of the job is known, and the job was woken."""
+        """Wait until the cache has that version of the job, and the job was woken."""
 
         def known() -> bool:
             found = self.cache.get(("team", name))
@@ -50,7 +50,7 @@ class Bench:
 
 @asynccontextmanager
 async def watching(*replies: Any) -> AsyncIterator[Bench]:
-    """Watch the jobs of an API server that answers so, one after another."""
+    """Watch the jobs of an API server with these answers, one after the other."""
     async with api_stub() as stub:
         serve_discovery(stub)
         stub.on(JOBS, *replies)
@@ -91,7 +91,7 @@ async def test_a_deleted_job_is_forgotten() -> None:
 
 @pytest.mark.parametrize("outage", [UNAVAILABLE, (502, "<h1>Bad gateway</h1>")], ids=["503", "502 of a proxy"])
 async def test_an_outage_longer_than_kopf_has_patience(outage: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """By default kopf ends after it, and then hangs in its executor: a new job is not seen until the next list."""
+    """By default kopf then ends, and hangs in its executor: the operator would miss new jobs until the next list."""
     hold = asyncio.Event()
     replies = [*[outage] * 3 * KOPF_ATTEMPTS, lines(event("ADDED", job("new", 11)), then=hold)]
     async with watching(listed(10), *replies) as bench:
@@ -163,7 +163,7 @@ async def test_an_error_within_the_stream_ends_kopf_and_the_next_run_sees_everyt
 
 
 async def test_a_missing_crd_is_looked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """kopf looks only once, and would then be deaf for good."""
+    """kopf lists the resources only once, and would then miss all jobs."""
     monkeypatch.setattr(jobs, "_DISCOVERY_SECONDS", 0.2)
     hold = asyncio.Event()
     async with watching(listed(10, job("digits", 3)), lines(then=hold)) as bench:
@@ -178,7 +178,7 @@ async def test_a_missing_crd_is_looked_for_again(monkeypatch: pytest.MonkeyPatch
 
 
 async def test_a_thread_that_hangs_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody can end a thread: the process has to."""
+    """Nothing can end a thread, so the process must end."""
     monkeypatch.setattr(jobs, "_HUNG_TICKS", 6)
     monkeypatch.setattr(jobs, "_STOP_SECONDS", 0.1)
     release = threading.Event()

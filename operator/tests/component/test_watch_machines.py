@@ -31,13 +31,13 @@ def kept(ready: str = "True", *taints: str) -> dict[str, Any]:
 
 
 async def machines(it: Followed, expected: dict[str, Any], any_ready: bool = True) -> None:
-    """Wait until of m1, m2 and m3 exactly this is known."""
+    """Wait until exactly this is known of m1, m2 and m3."""
     async with asyncio.timeout(5):
         while await it.cluster.list_machines(["m1", "m2", "m3"]) != (expected, any_ready):  # noqa: ASYNC110
             await asyncio.sleep(0.005)
 
 
-async def test_machines_are_shown_and_wake_the_jobs_on_them() -> None:
+async def test_kubernetes_nodes_are_known_and_wake_the_jobs_on_them() -> None:
     end = asyncio.Event()
     changes = lines(
         event("MODIFIED", machine("m1", 12)),  # a heartbeat
@@ -51,11 +51,11 @@ async def test_machines_are_shown_and_wake_the_jobs_on_them() -> None:
         await machines(it, {"m1": kept("Unknown", "node.kubernetes.io/unreachable"), "m2": None, "m3": kept()})
         await it.until({"digits-0": "3"})
         assert set(it.woken) == {("team", "digits")}
-        assert len(it.woken) <= 3, "a heartbeat, or a machine without a pod, has woken a job"
+        assert len(it.woken) <= 3, "a heartbeat, or a Kubernetes node without a pod, has woken a job"
         end.set()
 
 
-async def test_machines_that_go_while_nobody_looks() -> None:
+async def test_kubernetes_nodes_that_are_removed_between_two_watches() -> None:
     end = asyncio.Event()
     nodes = (
         listed(10, machine("m1", 3), machine("m2", 4)),
@@ -85,5 +85,5 @@ async def test_without_the_right_to_read_nodes_the_rest_works(caplog: pytest.Log
     async with followed(POD_ON_M1, lines(then=end)) as it:
         await machines(it, {}, any_ready=False)
         await it.until({"digits-0": "3"})
-        assert "watch of nodes: the API server cannot be read" in caplog.text
+        assert "watch of nodes: cannot read from the API server" in caplog.text
         end.set()

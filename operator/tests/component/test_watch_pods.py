@@ -1,4 +1,4 @@
-"""The watch of pods: a LIST, a WATCH from it on, and a new LIST where the events are no longer there."""
+"""The watch of pods: a LIST, a WATCH from it on, and a new LIST if the API server no longer has the events."""
 
 import asyncio
 from typing import Any
@@ -61,7 +61,7 @@ async def test_a_watch_that_ends_goes_on_where_it_was() -> None:
     ids=["within the stream", "at once"],
 )
 async def test_events_that_are_no_longer_there(gone: Any) -> None:
-    """Pods that went meanwhile are gone, and their job is woken."""
+    """Pods deleted in the meantime are gone, and their job is woken."""
     end = asyncio.Event()
     async with followed(
         listed(10, pod("digits-0", 3), pod("other-0", 4, job="other")),
@@ -88,7 +88,7 @@ async def test_an_api_server_that_fails_for_a_while() -> None:
         end.set()
 
 
-async def test_nobody_reads_before_the_first_list() -> None:
+async def test_reads_wait_for_the_first_list() -> None:
     async with followed((500, status_of(500, "InternalError"))) as it:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.1):
@@ -96,7 +96,7 @@ async def test_nobody_reads_before_the_first_list() -> None:
 
 
 async def test_a_large_pod_stops_nothing() -> None:
-    """An object may have 1.5 MiB, and anybody may label a pod of theirs as a job's."""
+    """An object may have 1.5 MiB, and any user may label a pod as one of a job."""
     end = asyncio.Event()
     large = pod("digits-0", 11, annotations={"notes": "x" * 1_400_000})
     async with followed(listed(10), lines(event("ADDED", large), event("ADDED", pod("digits-1", 12)), then=end)) as it:
@@ -104,7 +104,7 @@ async def test_a_large_pod_stops_nothing() -> None:
         end.set()
 
 
-async def test_a_stream_that_is_no_json_is_begun_anew() -> None:
+async def test_a_stream_that_is_not_json_starts_again() -> None:
     end = asyncio.Event()
     async with followed(
         listed(10),
@@ -126,7 +126,7 @@ async def test_only_what_decisions_need_is_kept() -> None:
 
 
 async def test_a_pod_that_was_just_made_is_shown_at_once() -> None:
-    """A mirror that lags would go on showing the pod whose place it has taken."""
+    """A watch that lags would still show the former pod of that name."""
     end = asyncio.Event()
     made = pod("digits-0", 12, ownerReferences=[])
     async with followed(POD_ON_M1, lines(then=end)) as it:
@@ -137,14 +137,14 @@ async def test_a_pod_that_was_just_made_is_shown_at_once() -> None:
         end.set()
 
 
-async def test_a_pod_that_was_just_made_does_not_hide_what_became_of_it() -> None:
+async def test_a_created_pod_does_not_hide_newer_changes() -> None:
     end = asyncio.Event()
     made = pod("digits-0", 12)
     changes = lines(event("ADDED", made), event("DELETED", pod("digits-0", 13)), then=end)
     async with followed(listed(10, pod("digits-1", 3)), changes) as it:
         await it.until({"digits-1": "3"})
         async with asyncio.timeout(5):
-            while len(it.woken) < 3:  # noqa: ASYNC110 - the mirror tells nobody
+            while len(it.woken) < 3:  # noqa: ASYNC110 - a watch does not notify
                 await asyncio.sleep(0.005)
         it.stub.on("POST /api/v1/namespaces/team/pods", (201, made))
         await it.cluster.create_pod({**made, "kind": "Pod"})

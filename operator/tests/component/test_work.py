@@ -1,4 +1,4 @@
-"""Turns become passes: what each outcome means for the next turn, for the counters and for the worker. Virtual time."""
+"""Passes: what each result means for the next turn, the metrics and the worker. Virtual time."""
 
 import asyncio
 import itertools
@@ -24,7 +24,7 @@ SETTINGS = Settings(resync_seconds=100, min_reconcile_interval=1, stuck_seconds=
 
 @dataclass
 class Scripted:
-    """Implements Reconciles: each pass ends as the script says, and after that well."""
+    """Implements Reconciles: passes end as the script says, and then with success."""
 
     script: Iterator[Outcome | Exception]
     takes_seconds: float = 0.0
@@ -67,7 +67,7 @@ class Bench:
 
 
 def play(script: Sequence[Outcome | Exception], seconds: float, takes_seconds: float = 0.0) -> Bench:
-    """Wake the job once, let the worker work for so long, and stop it."""
+    """Wake the job once, let the worker run for that time, and stop it."""
     bench: list[Bench] = []
 
     async def main() -> None:
@@ -115,7 +115,7 @@ def test_errors_are_counted_by_kind() -> None:
 def test_a_bug_is_logged_with_its_place(caplog: pytest.LogCaptureFixture) -> None:
     play([ValueError("a bug")], 60)
     record = next(record for record in caplog.records if record.exc_info)
-    assert "retrying in 0.5 s" in record.getMessage()
+    assert "the next attempt is in 0.5 s" in record.getMessage()
 
 
 def test_a_pass_that_takes_too_long_is_noticed() -> None:
@@ -141,7 +141,7 @@ def test_a_pass_under_way_ends_before_the_worker_does() -> None:
 
 
 class Listed(MemoryCluster):
-    """A cluster whose jobs are listed only from a certain time on."""
+    """A cluster that lists its jobs only from a certain time on."""
 
     def __init__(self, listable_from: float) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What a failed worker leaves behind with real torchrun: in the log of its pod, and in the termination message."""
+"""The errors of failed workers with real torchrun: in the log of the pod, and in the termination message."""
 
 import os
 import signal
@@ -39,7 +39,7 @@ ENDS = "os._exit(3)"
 
 
 def torchrun(directory: Path, failure: str, *, recorded: bool, restarts: int) -> "subprocess.Popen[str]":
-    """Start an agent with two workers, wired as in a pod where it matters here."""
+    """Start an agent with two workers, with the settings of a pod that matter here."""
     script = directory / "train.py"
     script.write_text(SCRIPT.format(failure=failure, decorator="@record" if recorded else ""))
     environment = {
@@ -64,7 +64,7 @@ def torchrun(directory: Path, failure: str, *, recorded: bool, restarts: int) ->
 
 
 def end(agent: "subprocess.Popen[str]") -> None:
-    """End the agent and its workers, which have sessions of their own, without a word."""
+    """Kill the agent and its workers, which have sessions of their own."""
     for pid in [agent.pid, *_descendants(agent.pid)]:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -80,7 +80,7 @@ def _descendants(pid: int) -> list[int]:
 
 
 def until_failure(agent: "subprocess.Popen[str]", log: list[str]) -> None:
-    """Collect the agent's output as Kubernetes would give it, until the agent tells of the failure."""
+    """Collect the agent's output as Kubernetes returns it, until the agent reports the failure."""
     assert agent.stdout is not None
     for line in agent.stdout:
         log.append(f"{datetime.now(UTC).isoformat().replace('+00:00', 'Z')} {line}")
@@ -107,7 +107,7 @@ def test_workers_restarted_in_place_leave_their_words_in_the_log(
         watchdog.start()
         try:
             until_failure(agent, log)
-            # Workers that are restarted in place leave no error file in the agent's place, with and without `record`.
+            # Workers that restart in place write no error file for the agent, with or without `record`.
             assert not (tmp_path / "termination-log").exists()
         finally:
             end(agent)

@@ -1,4 +1,4 @@
-"""A real API server: etcd and kube-apiserver as processes on the loopback interface, for the time of the tests."""
+"""A real API server: etcd and kube-apiserver as processes on the loopback interface during the tests."""
 
 import contextlib
 import json
@@ -28,7 +28,7 @@ _START_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class ApiServer:
-    """How to reach the API server. Everybody who has the token may do everything; there are no controllers."""
+    """Access to the API server. The token gives all rights. There are no controllers."""
 
     url: str
     token: str
@@ -36,7 +36,7 @@ class ApiServer:
     kubeconfig: Path
 
     def request(self, method: str, path: str, body: Any = None, **query: str) -> tuple[int, dict[str, Any]]:
-        """Send JSON (PATCH: a merge patch) and return the HTTP status and the answer, of errors too."""
+        """Send JSON (PATCH: a merge patch). Return the HTTP status and the answer, also of errors."""
         url = f"{self.url}{path}" + (f"?{urllib.parse.urlencode(query)}" if query else "")
         kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
         request = urllib.request.Request(
@@ -66,7 +66,7 @@ def _document(text: bytes) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    """Start etcd and kube-apiserver, and end them after the last test."""
+    """Start etcd and kube-apiserver, and stop them after the last test."""
     kube = _programs()["kube"]
     directory = tmp_path_factory.mktemp("api-server")
     etcd_url, peer_url = (f"http://127.0.0.1:{_free_port()}" for _ in range(2))
@@ -83,7 +83,7 @@ def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
 
 @pytest.fixture(scope="session")
 def kubectl(api_server: ApiServer) -> Callable[..., str]:
-    """Return a function that runs kubectl against the API server and returns what it prints, errors too."""
+    """Return a function that runs kubectl and returns its output, including errors."""
     program = _programs()["kubectl"]
 
     def run(*arguments: str) -> str:
@@ -106,7 +106,7 @@ def torchrunjobs(api_server: ApiServer) -> ApiServer:
 
 
 def _programs() -> builds.Programs:
-    """Find the programs of the local cluster; the tests that need them are skipped where they have not been built."""
+    """Find the programs of the local cluster. Tests that need them are skipped if they are not built."""
     try:
         programs = builds.find(Layout.of(os.environ))
     except ClusterError as error:
@@ -149,12 +149,12 @@ def _api_server_command(kube: str, directory: Path, etcd_url: str, port: int, to
     tokens.write_text(f"{token},tester,tester,system:masters\n")
     return [
         *(kube, "kube-apiserver", f"--etcd-servers={etcd_url}", "--bind-address=127.0.0.1", f"--secure-port={port}"),
-        # It makes a certificate of its own there, for 127.0.0.1.
+        # It creates its own certificate there, for 127.0.0.1.
         f"--cert-dir={directory / 'pki'}",
         *(f"--token-auth-file={tokens}", "--authorization-mode=AlwaysAllow"),
         *(f"--service-account-key-file={key}", f"--service-account-signing-key-file={key}"),
         *("--service-account-issuer=https://kubernetes.default.svc", "--service-cluster-ip-range=10.96.0.0/16"),
-        # There is no controller that makes the service accounts which it waits for.
+        # It would wait for service accounts, which no controller creates here.
         "--disable-admission-plugins=ServiceAccount",
     ]
 

@@ -1,4 +1,4 @@
-"""Adapter, manifests and reconciler on a real API server: what it takes, and that nothing is written twice."""
+"""Adapter, manifests and reconciler on a real API server, which accepts everything and gets nothing twice."""
 
 import asyncio
 import base64
@@ -38,7 +38,7 @@ CLAIM = {"spec": {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"
 
 
 def new_job(server: Any, **spec: Any) -> TorchrunJob:
-    """Store a job of a name of its own."""
+    """Create a job with a unique name."""
     manifest = job_manifest(f"job-{next(NUMBERS)}", **spec)
     manifest["metadata"] = {"name": manifest["metadata"]["name"], "namespace": "default"}
     status, answer = server.request("POST", JOBS, manifest)
@@ -85,7 +85,7 @@ async def test_jobs_are_found(torchrunjobs: Any) -> None:
 
 @pytest.mark.parametrize("status", STATUSES.values(), ids=STATUSES)
 async def test_a_status_is_read_as_it_was_written(torchrunjobs: Any, status: dict[str, Any]) -> None:
-    """Otherwise each pass would write it again, and wake the next."""
+    """Otherwise each pass would write it again, and cause the next pass."""
     name = new_job(torchrunjobs).metadata.name
     async with adapter(torchrunjobs) as cluster:
         job = await cluster.get_job("default", name)
@@ -110,8 +110,8 @@ async def test_a_status_is_read_as_it_was_written(torchrunjobs: Any, status: dic
     ],
     ids=["emoji", "quotes", "rare", "controls", "surrogates", "bytes"],
 )
-async def test_whatever_a_script_says_can_be_told(torchrunjobs: Any, told: str, read: str | None) -> None:
-    """What the API server cannot read, it refuses in every pass; a job would never get further."""
+async def test_any_error_message_of_a_script_can_be_written(torchrunjobs: Any, told: str, read: str | None) -> None:
+    """Otherwise the API server would reject the status in every pass, and the job would never continue."""
     job = new_job(torchrunjobs, files=[{"path": "/workspace/train.py", "content": "print()"}])
     program = next(m for m in prerequisites(job, PROGRAMS, "default") if m["kind"] == "ConfigMap")
     async with adapter(torchrunjobs) as cluster:
@@ -128,7 +128,7 @@ async def test_whatever_a_script_says_can_be_told(torchrunjobs: Any, told: str, 
 
 
 async def test_one_status_takes_the_place_of_another(torchrunjobs: Any) -> None:
-    """Fields, conditions and nodes that the new one does not have are gone: the operator alone writes them."""
+    """Fields, conditions and nodes that are missing in the new status disappear: only the operator writes them."""
     name = new_job(torchrunjobs).metadata.name
     async with adapter(torchrunjobs) as cluster:
         for golden in ("trains-with-progress", "suspended", "failed", "new"):
@@ -178,7 +178,7 @@ async def test_objects_are_made_once_and_kept_as_they_should_be(torchrunjobs: An
         assert base64.b64decode(found["binaryData"]["rendezvous.pyz"]) == PROGRAMS.rendezvous
 
 
-async def test_an_object_of_somebody_else_is_not_touched(torchrunjobs: Any) -> None:
+async def test_an_object_of_another_owner_is_not_changed(torchrunjobs: Any) -> None:
     job = new_job(torchrunjobs)
     theirs = {
         "apiVersion": "v1",
@@ -210,7 +210,7 @@ async def test_pods_are_made_once_and_deleted_by_uid(torchrunjobs: Any) -> None:
             assert torchrunjobs.request("GET", path_of(manifest))[0] == 404
 
 
-async def test_what_is_wrong_with_a_pod_is_told(torchrunjobs: Any) -> None:
+async def test_the_reason_of_a_rejected_pod_is_reported(torchrunjobs: Any) -> None:
     manifest = node_pod(new_job(torchrunjobs), 0)
     manifest["spec"]["containers"][0]["image"] = ""
     async with adapter(torchrunjobs) as cluster:
@@ -224,18 +224,18 @@ async def test_what_is_wrong_with_a_pod_is_told(torchrunjobs: Any) -> None:
 
 
 async def pods_shown(cluster: KubernetesCluster, name: str, count: int) -> None:
-    """Wait until the watch shows that many pods of the job."""
+    """Wait until the watch has that many pods of the job."""
     async with asyncio.timeout(10):
-        while len(await cluster.list_pods("default", name)) != count:  # noqa: ASYNC110 - a watch notifies nobody
+        while len(await cluster.list_pods("default", name)) != count:  # noqa: ASYNC110 - a watch does not notify
             await asyncio.sleep(0.01)
 
 
 async def test_a_job_is_reconciled(torchrunjobs: Any) -> None:
-    """Pods, objects, status and events are made; the next pass finds nothing to do, whoever makes it."""
+    """A pass creates pods, objects, status and events. The next pass has nothing to do, even in a new operator."""
     name = new_job(torchrunjobs, files=FILES).metadata.name
     key = ("default", name)
     async with adapter(torchrunjobs) as cluster, running(cluster, "pods", "nodes"):
-        for _ in range(2):  # the second time by an operator that remembers nothing
+        for _ in range(2):  # the second time by a new operator
             links = FakeLinks({})
             reconciler = Reconciler(cluster, links, Metrics("test"), lambda: datetime.now(UTC), PROGRAMS)
             await reconciler.reconcile(key)

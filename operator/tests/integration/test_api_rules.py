@@ -49,7 +49,7 @@ class Case:
 
     @property
     def operator_says(self) -> tuple[str, list[str]] | None:
-        """The field that the operator names and its words; None if the operator does not check it."""
+        """The field and message of the operator; None if the operator does not check it."""
         if self.operator == "nothing" or self.start is not None:
             return None
         if self.operator is None:
@@ -99,7 +99,7 @@ BAD_FOR_OPERATOR = [param for param in BAD if param.values[0].operator_says is n
 
 
 def send(server: Any, case: Case) -> tuple[int, dict[str, Any]]:
-    """Create or change the job as kubectl does. Nothing stays behind."""
+    """Create or change the job as kubectl does. Leaves no object."""
     if case.start is None:
         status, answer = server.request("POST", JOBS, case.manifest, fieldValidation="Strict", dryRun="All")
         return status, answer
@@ -154,7 +154,7 @@ def operator_problems(manifest: dict[str, Any]) -> list[Any]:
 
 
 def complaints(answer: dict[str, Any]) -> list[str]:
-    """Split the answer into complaints, each with its field in front."""
+    """Split the answer into messages that begin with their fields."""
     causes = answer.get("details", {}).get("causes", [])
     return [f"{cause.get('field', '')}: {cause.get('message', '')}" for cause in causes] or answer["message"].split(
         ", "
@@ -162,7 +162,7 @@ def complaints(answer: dict[str, Any]) -> list[str]:
 
 
 def fields(complaint: str) -> set[str]:
-    """The field in front, or in quotes if the server found it unknown."""
+    """The field at the beginning, or in quotes if the server does not know it."""
     return {complaint.split(": ", 1)[0], *complaint.split('"')[1::2]}
 
 

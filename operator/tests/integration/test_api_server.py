@@ -82,7 +82,7 @@ def job(torchrunjobs: Any) -> Iterator[Callable[..., str]]:
         torchrunjobs.request("DELETE", path)
 
 
-def test_explain_tells_how_to_write_nnodes(torchrunjobs: Any, kubectl: Callable[..., str]) -> None:
+def test_explain_shows_how_to_write_nnodes(torchrunjobs: Any, kubectl: Callable[..., str]) -> None:
     text = " ".join(kubectl("explain", "torchrunjob.spec.nnodes").split())
     assert 'Number of nodes as in torchrun --nnodes: a number, or "MIN:MAX"' in text
     assert 'Example: "2:4".' in text

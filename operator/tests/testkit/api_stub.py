@@ -1,4 +1,4 @@
-"""An API server that answers what a test tells it to, over real HTTP."""
+"""An API server with the answers of a test, over real HTTP."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ Reply = tuple[int, Any] | Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @dataclass(frozen=True)
 class Asked:
-    """One request as it arrived."""
+    """One received request."""
 
     method: str
     path: str
@@ -27,7 +27,7 @@ class Asked:
 
 @dataclass
 class ApiStub:
-    """Replies by "METHOD path"; each list is used up, its last reply stays. Everything else is not found."""
+    """Replies by "METHOD path", in order. The last reply of each list repeats. All other requests get 404."""
 
     replies: dict[str, list[Reply]] = field(default_factory=dict)
     asked: list[Asked] = field(default_factory=list)
@@ -35,12 +35,12 @@ class ApiStub:
     url: str = ""
 
     def on(self, request: str, *replies: Reply) -> None:
-        """Tell what to answer to a request such as `GET /api/v1/pods`."""
+        """Set the answers to a request such as `GET /api/v1/pods`."""
         self.replies[request] = list(replies)
 
     @property
     def requests(self) -> list[str]:
-        """What was asked, in short."""
+        """The requests, in short."""
         return [f"{asked.method} {asked.path}" for asked in self.asked]
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
@@ -60,7 +60,7 @@ class ApiStub:
 
 
 def status_of(code: int, reason: str, message: str = "") -> dict[str, Any]:
-    """Return the body of an error, as the API server writes it."""
+    """Return the body of an error as the API server writes it."""
     return {"kind": "Status", "apiVersion": "v1", "code": code, "reason": reason, "message": message or reason}
 
 
@@ -76,7 +76,7 @@ async def api_stub() -> AsyncIterator[ApiStub]:
 
 
 def lines(*events: dict[str, Any], then: asyncio.Event | None = None) -> Reply:
-    """Reply with these events, a line each, and end the stream; `then`: only once that is set."""
+    """Reply with these events, a line each, and end the stream. With `then`: end it once that is set."""
 
     async def stream(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()

@@ -1,4 +1,4 @@
-"""Jobs, pods and rendezvous states for tests, each complete and plausible unless a test says otherwise."""
+"""Jobs, pods and rendezvous states for tests, complete and plausible by default."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -12,19 +12,19 @@ from torchrun_rendezvous.protocol import Member, RendezvousState, RoundsEnded, T
 
 NOW = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
 CREATED = NOW - timedelta(minutes=10)
-"""When pods were made: long enough ago for a failed one to be replaced at once."""
+"""When pods were created: long enough ago to replace a failed one at once."""
 DIGEST = "d1" * 32
 
 Manifest = dict[str, Any]
 
 
 def at(seconds: float) -> datetime:
-    """Return the moment that many seconds after NOW."""
+    """Return the time that many seconds after NOW."""
     return NOW + timedelta(seconds=seconds)
 
 
 def job_manifest(name: str = "digits", **spec: Any) -> Manifest:
-    """Return a job as it is stored; spec fields by their names on the wire."""
+    """Return a job as the API server stores it. Spec fields have their names in JSON."""
     return {
         "apiVersion": "torchrun.dev/v1alpha1",
         "kind": "TorchrunJob",
@@ -46,14 +46,14 @@ def job_manifest(name: str = "digits", **spec: Any) -> Manifest:
 
 
 def make_job(status: TorchrunJobStatus | None = None, *, generation: int = 1, **spec: Any) -> TorchrunJob:
-    """Return the job `digits`, 3 of 2:4 nodes wanted unless the spec says otherwise."""
+    """Return the job `digits`, which wants 3 of 2:4 nodes by default."""
     job = job_of(job_manifest(**spec))
     metadata = job.metadata.model_copy(update={"generation": generation})
     return job.model_copy(update={"metadata": metadata, "status": status or TorchrunJobStatus()})
 
 
 def make_node(index: int, phase: Phase = Phase.RUNNING, *, life: int = 1, **changes: Any) -> NodePod:
-    """Return a node's pod; `life` tells pods of one index apart."""
+    """Return a node's pod. `life` distinguishes pods of one index."""
     placed = phase is not Phase.PENDING
     defaults: dict[str, Any] = {
         "address": f"10.0.{life}.{index}" if phase not in (Phase.PENDING, Phase.STARTING) else None,
@@ -66,7 +66,7 @@ def make_node(index: int, phase: Phase = Phase.RUNNING, *, life: int = 1, **chan
 
 
 def failed(index: int, code: int = 1, reason: str = "Error", message: str = "", **changes: Any) -> NodePod:
-    """Return a node's pod whose trainer has just ended badly."""
+    """Return a node's pod whose trainer container has just failed."""
     return make_node(index, Phase.FAILED, exit=Exit(code, reason, message, NOW), **changes)
 
 
@@ -94,32 +94,32 @@ def left(state: RendezvousState, count: int, time: datetime, *first: str, **chan
 
 
 def keeping_out(state: RendezvousState, *leavers: str) -> RendezvousState:
-    """Return the state of a host that was last told to keep these addresses out."""
+    """Return the state of a host whose target keeps these addresses out."""
     return replace(state, target=Target(1, 3, 2, 15.0, leavers))
 
 
 def seen(*nodes: NodePod, rendezvous: RendezvousState | None = None, **changes: Any) -> Facts:
-    """Return facts with these nodes and a rendezvous pod that runs."""
+    """Return facts with these nodes and a running rendezvous pod."""
     return facts(nodes=nodes, rendezvous=rendezvous, **{"rendezvous_pod": HOST, "token_digest": DIGEST, **changes})
 
 
 def facts(**parts: Any) -> Facts:
-    """Return facts of which only these are known; job and time are plausible ones unless a test says otherwise."""
+    """Return facts with only these values. Job and time are plausible by default."""
     return Facts(**{"job": make_job(), "now": NOW, **parts})
 
 
 def decide(job: TorchrunJob, found: Facts, now: datetime) -> Decision:
-    """Decide about that job, at that time, from what else was found."""
+    """Return the decision about that job at that time."""
     return core.decide(replace(found, job=job, now=now))
 
 
 def after(job: TorchrunJob, found: Facts, now: datetime = NOW) -> TorchrunJob:
-    """Return the job as it is once the decision's status is stored and read again."""
+    """Return the job after a write and a read of the decision's status."""
     return stored(job, decide(job, found, now))
 
 
 def stored(job: TorchrunJob, decision: Decision) -> TorchrunJob:
-    """Return the job with that decision's status, once round the wire."""
+    """Return the job with that status, written as JSON and read again."""
     return job.model_copy(update={"status": TorchrunJobStatus.model_validate(decision.status.wire())})
 
 
@@ -127,18 +127,18 @@ THREE = tuple(make_node(index) for index in range(3))
 
 
 def training_job(*nodes: NodePod, now: datetime = NOW - timedelta(minutes=5), **spec: Any) -> TorchrunJob:
-    """Return a job whose status says that these nodes (three unless told otherwise) train."""
+    """Return a job whose status says that these nodes train (by default: three)."""
     nodes = nodes or THREE
     return after(make_job(**spec), seen(*nodes, rendezvous=make_rendezvous(*nodes)), now)
 
 
 def without(nodes: tuple[NodePod, ...], index: int) -> tuple[NodePod, ...]:
-    """Return the nodes except the one of that index."""
+    """Return the nodes except the one with that index."""
     return tuple(node for node in nodes if node.index != index)
 
 
 def instead(nodes: tuple[NodePod, ...], node: NodePod) -> tuple[NodePod, ...]:
-    """Return the nodes with the one of the same index replaced."""
+    """Return the nodes, with the one of the same index replaced."""
     return tuple(sorted((*without(nodes, node.index), node), key=lambda n: n.index))
 
 
@@ -148,10 +148,10 @@ def terminating(node: NodePod, **changes: Any) -> NodePod:
 
 
 def suspended(job: TorchrunJob, suspend: bool = True) -> TorchrunJob:
-    """Return the job after somebody has set spec.suspend."""
+    """Return the job after a change of spec.suspend."""
     return job.model_copy(update={"spec": job.spec.model_copy(update={"suspend": suspend})})
 
 
 def scaled(job: TorchrunJob, replicas: int) -> TorchrunJob:
-    """Return the job after somebody has set spec.replicas."""
+    """Return the job after a change of spec.replicas."""
     return job.model_copy(update={"spec": job.spec.model_copy(update={"replicas": replicas})})

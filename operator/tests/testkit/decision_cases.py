@@ -1,4 +1,4 @@
-"""Cases of the one decision, and how one is checked."""
+"""Cases of the decision, and how to check one."""
 
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -43,12 +43,12 @@ def target(*leavers: str, size: int = 3, **changes: Any) -> Target:
 
 
 def decision(**parts: Any) -> Decision:
-    """Return a decision without its status; that of a job that goes on, where nothing else is said."""
+    """Return a decision without its status. By default, that of a job that continues."""
     return doing(**{"apply_objects": True, "apply_services": True, "target": target(), **parts})
 
 
 def doing(**parts: Any) -> Decision:
-    """Return a decision without its status, of which only these parts are set."""
+    """Return a decision without its status, and with only these parts."""
     plan = dict(parts)
     rest = {name: plan.pop(name) for name in ("events", "restarts", "hung") if name in plan}
     return Decision(status=NOTHING, plan=Plan(**plan), **rest)
@@ -56,14 +56,14 @@ def doing(**parts: Any) -> Decision:
 
 @dataclass(frozen=True)
 class Case:
-    """A job, what is seen of it, and what is to be decided."""
+    """A job, its facts, and the expected decision."""
 
     job: TorchrunJob
     observed: Facts
     expected: Decision
     state: str
     true: tuple[str, ...]
-    """Reasons of the conditions that hold."""
+    """Reasons of the conditions that are True."""
     restarts: Restarts = field(default_factory=Restarts)
     now: datetime = NOW
 
@@ -73,13 +73,13 @@ def lost(index: int, what: str, cause: str) -> Event:
 
 
 def restarted(job: TorchrunJob, code: int) -> TorchrunJob:
-    """Return the job with so many code restarts behind it."""
+    """Return the job with that many restarts with the cause code."""
     status = job.status.model_copy(update={"restarts": Restarts(code=code)})
     return job.model_copy(update={"status": status})
 
 
 def check_case(case: Case) -> None:
-    """Compare the whole decision, and of its status the state, the counts and the conditions."""
+    """Compare the complete decision, and the state, the counts and the conditions in its status."""
     found = decide(case.job, case.observed, case.now)
     assert replace(found, status=NOTHING, host=None) == case.expected
     holds = tuple(c.reason for c in found.status.conditions if c.status is ConditionStatus.TRUE)
@@ -87,7 +87,7 @@ def check_case(case: Case) -> None:
 
 
 def check_again(case: Case) -> None:
-    """Decide again on the status that was written: nothing is counted or told twice, and the status settles."""
+    """Decide again with the written status: nothing counts twice, no event repeats, and the status settles."""
     first = decide(case.job, case.observed, case.now)
     again = decide(stored(case.job, first), case.observed, case.now)
     assert (again.restarts, [event for event in again.events if event.warning]) == ({}, [])

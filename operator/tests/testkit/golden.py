@@ -1,6 +1,6 @@
-"""Golden files: what a test gets is compared with a YAML file that people have read.
+"""Golden files: a test compares its result with a YAML file that a person has reviewed.
 
-UPDATE_GOLDEN=1 writes them anew; read the difference before you commit it.
+UPDATE_GOLDEN=1 writes the files. Review the changes before you commit them.
 """
 
 import os
@@ -11,7 +11,7 @@ import yaml
 
 
 def check_golden(path: Path, found: Any) -> None:
-    """Compare with the file. Comparing objects, not text, leaves quoting and order out of it."""
+    """Compare with the file. The comparison ignores quoting and order, because it is one of objects."""
     if os.environ.get("UPDATE_GOLDEN"):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(yaml.safe_dump(found, sort_keys=False, width=120))

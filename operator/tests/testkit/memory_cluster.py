@@ -1,6 +1,4 @@
-"""A cluster in memory: cluster.port.Cluster with the API server's rules that the operator depends on, the garbage
-collector, and faults on demand.
-"""
+"""A cluster in memory, with the garbage collector, the rules of the API server that the operator needs, and faults."""
 
 import copy
 import itertools
@@ -14,29 +12,29 @@ from torchrun_operator.core.facts.machines import Machines
 
 Stored = dict[str, Any]
 Fault = Callable[[int, str, bool], Awaitable[None]]
-"""Called around each request with its number, what it is, and whether it has taken effect; it may raise or hang."""
+"""Called before and after each request with its number, its words, and whether it had its effect. May raise or hang."""
 
 
 class MemoryCluster:
-    """Implements cluster.port.Cluster; the tests reach into `objects`, `events` and `log`."""
+    """Implements cluster.port.Cluster. Tests access `objects`, `events` and `log`."""
 
     def __init__(self) -> None:
         self.objects: dict[tuple[str, str, str], Stored] = {}
         """By kind, namespace and name, as the API server would return them."""
         self.events: list[Manifest] = []
         self.log: list[str] = []
-        """Every request made, in words."""
+        """All requests, in words."""
         self.fault: Fault | None = None
         self.refuse: Callable[[Manifest], str] = lambda _manifest: ""
-        """Says why an object is not accepted; empty: it is."""
+        """Returns why the API server rejects an object; empty: it accepts it."""
         self.lagging: list[Stored] | None = None
-        """The pods that list_pods() tells of while its mirror lags; None: those that there are."""
+        """The pods that list_pods() returns while the watch lags. None: the existing ones."""
         self.logs: dict[str, str] = {}
         """By pod name, with times."""
         self.removed_machines: set[str] = set()
         self._numbers = itertools.count(1)
         self.most_pods: dict[str, int] = {}
-        """By pod name, how many pods of it have been created."""
+        """By pod name, the number of created pods."""
 
     async def get_job(self, namespace: str, name: str) -> Manifest | None:
         """See Cluster.get_job."""
@@ -130,17 +128,17 @@ class MemoryCluster:
         return stored
 
     def add_machine(self, name: str) -> None:
-        """Let a machine that is ready join the cluster."""
+        """Add a ready Kubernetes node to the cluster."""
         if ("Node", "", name) not in self.objects:
             self.add({"kind": "Node", "metadata": {"name": name, "namespace": ""}, "spec": {}})
         self.set_ready(name, "True")
 
     def set_ready(self, name: str, status: str) -> None:
-        """Set the machine's Ready condition."""
+        """Set the Ready condition of the Kubernetes node."""
         self.objects["Node", "", name]["status"] = {"conditions": [{"type": "Ready", "status": status}]}
 
     def remove_machine(self, name: str) -> None:
-        """Take the machine out of the cluster."""
+        """Remove the Kubernetes node from the cluster."""
         self.remove(self.objects["Node", "", name])
         self.removed_machines.add(name)
 
@@ -155,7 +153,7 @@ class MemoryCluster:
         thing["metadata"]["resourceVersion"] = str(next(self._numbers))
 
     def remove(self, thing: Stored) -> None:
-        """Take the object away at once, and after it what it owned."""
+        """Remove the object at once, and then the objects that it owns."""
         metadata = thing["metadata"]
         self.objects.pop((thing["kind"], metadata["namespace"], metadata["name"]), None)
         for other in list(self.objects.values()):
@@ -163,7 +161,7 @@ class MemoryCluster:
                 self.remove(other)
 
     def delete_gracefully(self, pod: Stored, grace_seconds: int | None = None) -> None:
-        """Delete as the API server does: at once where no kubelet has the pod or no grace is given."""
+        """Delete as the API server does: at once if the pod is on no Kubernetes node or the grace period is 0."""
         if grace_seconds == 0 or not pod["spec"].get("nodeName"):
             self.remove(pod)
         elif "deletionTimestamp" not in pod["metadata"]:
@@ -175,7 +173,7 @@ class MemoryCluster:
         return [thing for (kind, _, _), thing in self.objects.items() if kind == "Pod"]
 
     def _create(self, manifest: Manifest) -> Stored | None:
-        """Create the object; return the one that is there already if it has the same owner."""
+        """Create the object. If it exists with the same owner, return that one."""
         reason = self.refuse(manifest)
         if reason:
             raise RefusedError(403, "Forbidden", reason)
@@ -188,7 +186,7 @@ class MemoryCluster:
                 self.most_pods[metadata["name"]] = self.most_pods.get(metadata["name"], 0) + 1
             return None
         if _owner(found) != _owner(manifest):
-            raise NameTakenError(409, "NameTaken", f"{metadata['name']} exists and is not this job's")
+            raise NameTakenError(409, "NameTaken", f"{metadata['name']} exists and belongs to another owner")
         if "deletionTimestamp" in found["metadata"]:
             raise ConflictError(409, "Conflict", f"{metadata['name']} is being deleted")
         return found

@@ -1,4 +1,4 @@
-"""Real torchrun agents, wired as in their pods; loopback addresses stand for pods, and relays for their network."""
+"""Real torchrun agents with the settings of their pods. Loopback addresses represent pods, and relays their network."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ from builders import make_job
 from rendezvous_host import Host, wait_for
 from torchrun_operator.render.node_pod import node_pod
 
-# Training that cannot go on without all of its members; it ends once `until` exists.
+# Training that needs all members. It ends once `until` exists.
 ALL_REDUCE = """
 import os, sys, time
 from datetime import timedelta
@@ -37,7 +37,7 @@ while os.getppid() != 1:
     time.sleep(0.02)
 dist.destroy_process_group()
 """
-# Workers that need no others: each runs until a file has it fail or succeed.
+# Independent workers. Each runs until a file makes it fail or succeed.
 ALONE = """
 import os, sys, time
 
@@ -56,7 +56,7 @@ while os.getppid() != 1 and not os.path.exists(until):
 
 
 class Line(NamedTuple):
-    """What a worker wrote of a step."""
+    """A step as a worker reported it."""
 
     time: float
     step: int
@@ -70,7 +70,7 @@ def address(index: int) -> str:
 
 
 class Relay:
-    """The network between a node and the host's store: the host sees the node's own address, and it can be cut."""
+    """The network between a node and the host's store. The host sees the address of the node. A test can cut it."""
 
     def __init__(self, source: str, port: int) -> None:
         self._source, self._target = source, port
@@ -82,15 +82,15 @@ class Relay:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self) -> None:
-        """Let nothing through any more, not even the end of a connection."""
+        """Forward nothing, not even the end of a connection."""
         self._whole.clear()
 
     def heal(self) -> None:
-        """Let everything through, what was held back too."""
+        """Forward everything again, including what was held back."""
         self._whole.set()
 
     def close(self) -> None:
-        """End all connections."""
+        """Close all connections."""
         self.heal()
         for one in self._sockets:
             with suppress(OSError):
@@ -105,7 +105,7 @@ class Relay:
                 self._whole.wait()
                 try:
                     far = socket.create_connection(("127.0.0.1", self._target), source_address=(self._source, 0))
-                except OSError:  # the host is not there
+                except OSError:  # the host is down
                     near.close()
                     continue
                 self._sockets.append(far)
@@ -127,7 +127,7 @@ class Relay:
 
 @dataclass
 class Job:
-    """The agents of a job and what their workers wrote."""
+    """The agents of a job and the output of their workers."""
 
     host: Host
     directory: Path
@@ -138,7 +138,7 @@ class Job:
 
     @property
     def until(self) -> Path:
-        """The file whose existence has workers succeed."""
+        """The file that makes workers succeed."""
         return self.directory / "until"
 
     @property
@@ -160,7 +160,7 @@ class Job:
                 )
 
     def _environment(self, index: int) -> dict[str, str]:
-        """Return the environment of a node's pod, with what Kubernetes would put in."""
+        """Return the environment of a node's pod, including the variables from Kubernetes."""
         variables = node_pod(make_job(), index)["spec"]["containers"][0]["env"]
         wiring = {variable["name"]: variable.get("value", "") for variable in variables}
         own = {
@@ -178,14 +178,14 @@ class Job:
         return {**os.environ, **wiring, **own}
 
     def lines(self) -> list[Line]:
-        """Return the steps that were written."""
+        """Return the steps so far."""
         if not self.steps.exists():
             return []
         rows = [line.split() for line in self.steps.read_text().splitlines()]
         return [Line(float(r[0]), int(r[1]), int(r[2]), int(r[3])) for r in rows if len(r) == 4]
 
     def step_after(self, moment: float, world: int, seconds: float = 180) -> float:
-        """Return the seconds from the moment to the first step of a world of that size after it."""
+        """Return the seconds from that time to the next step with that world size."""
 
         def first() -> float | None:
             return next(
@@ -195,7 +195,7 @@ class Job:
         return wait_for(first, f"a step in a world of {world}", seconds)
 
     def kill(self, index: int) -> float:
-        """End all processes of a node at once; returns when."""
+        """Kill all processes of a node. Return the time."""
         agent = self.agents.pop(index)
         moment = time.time()
         self._signal(agent, signal.SIGKILL)
@@ -203,14 +203,14 @@ class Job:
         return moment
 
     def freeze(self, index: int) -> float:
-        """Stop all processes of a node and its network, as if its Kubernetes node were gone; return when."""
+        """Stop all processes of a node and its network, as if its Kubernetes node were gone. Return the time."""
         moment = time.time()
         self.relays[index].cut()
         self._signal(self.agents[index], signal.SIGSTOP)
         return moment
 
     def thaw(self, index: int) -> None:
-        """Let a frozen node go on."""
+        """Let a frozen node continue."""
         self._signal(self.agents[index], signal.SIGCONT)
         self.relays[index].heal()
 
@@ -220,7 +220,7 @@ class Job:
                 os.kill(pid, number)
 
     def end(self) -> dict[int, int]:
-        """Let the workers succeed; returns the agents' exit codes."""
+        """Let the workers succeed. Return the exit codes of the agents."""
         self.until.touch()
         return {index: agent.wait(180) for index, agent in self.agents.items()}
 

@@ -1,4 +1,4 @@
-"""Tables of what the rendezvous host decides: the state in the store, the target and the memory, and what follows."""
+"""Tables of the decisions of the rendezvous host: the state in the store, the target, the memory, and the result."""
 
 from dataclasses import dataclass, field, replace
 
@@ -19,12 +19,12 @@ def beats(*nodes: Node, at: float = NOW) -> dict[Node, float]:
 
 
 def target(size: int, minimum: int = 2, *leavers: Node, close: bool = False) -> Target:
-    """Return a target of so many nodes."""
+    """Return a target of that many nodes."""
     return Target(1, size, minimum, 5.0, tuple(n.address for n in leavers), close)
 
 
 def running(*nodes: Node, still: frozenset[Node] | None = None, number: int = 4) -> Running:
-    """Return a complete round whose members, in this order, were last heard ten seconds ago."""
+    """Return a complete round whose members, in this order, sent their last heartbeats ten seconds ago."""
     members = {n: rank for rank, n in enumerate(nodes)}
     return Running(number, members, frozenset(nodes) if still is None else still, beats(*nodes, at=NOW - 10))
 
@@ -41,7 +41,7 @@ KICKED = replace(running(A, B, C, still=frozenset({A, B})), kicked=True, request
 
 @dataclass(frozen=True)
 class Case:
-    """A row: state, target, memory and senses, and what is expected of the decision."""
+    """A row: state, target, memory and senses, and the expected decision."""
 
     view: View
     target: Target | None
@@ -56,18 +56,18 @@ class Case:
 
 
 def open_round(*nodes: Node, number: int = 5, **changes: object) -> View:
-    """Return an open round with these participants, all heard just now."""
+    """Return an open round with these participants and current heartbeats."""
     view = View(round=number, participants=dict.fromkeys(nodes, 0), heartbeats=beats(*nodes))
     return replace(view, **changes)  # type: ignore[arg-type]
 
 
 def formed(*nodes: Node, number: int = 5) -> View:
-    """Return a round that has just been completed with these members."""
+    """Return a round with these members that has just completed."""
     return View(round=number, complete=True, participants={n: i for i, n in enumerate(nodes)}, heartbeats=beats(*nodes))
 
 
 def begun(*nodes: Node, number: int = 5) -> Running:
-    """Return what is remembered of that round."""
+    """Return the memory of that round."""
     return replace(running(*nodes, number=number), beats=beats(*nodes))
 
 
@@ -79,7 +79,7 @@ def assert_decides(case: Case) -> None:
         expected_running = replace(expected_running, repaired=True)
     assert (result.view, result.memory.running) == (case.expected, expected_running)
     assert tuple(line["event"] for line in result.lines) == case.lines
-    # A node that comes before all members of a new round have seen it must be hidden at once.
+    # A node that joins before all members of a new round have seen the round must be hidden at once.
     completed = result.memory.completed_at
     hurry = result.view.complete and completed is not None and NOW - completed < 2 * SIGHT_SECONDS
     assert (result.repair, result.hurry) == (case.repair, case.hurry or hurry)
@@ -87,7 +87,7 @@ def assert_decides(case: Case) -> None:
 
 
 def assert_settles(case: Case) -> None:
-    """Check that a second look changes nothing more."""
+    """Check that a second decision changes nothing."""
     first = decide(case.view, case.target, NOW, case.memory, case.senses)
     second = decide(first.view, case.target, NOW, first.memory, case.senses)
     assert second == Decision(first.view, second.memory, (), None, first.hurry)

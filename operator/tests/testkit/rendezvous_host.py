@@ -1,4 +1,4 @@
-"""A real rendezvous host in a process of its own, as in its pod, and the requests of an operator."""
+"""A real rendezvous host in its own process, as in its pod, and the requests of an operator."""
 
 import hashlib
 import http.client
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 def wait_for(condition: Callable[[], T | None], what: str, seconds: float = 180) -> T:
-    """Return the first true result; fail after so many seconds."""
+    """Return the first true result. Fail after that many seconds."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if result := condition():
@@ -83,22 +83,22 @@ class Host:
         return self.authorized("GET", "/v1/state?after=0")
 
     def want(self, size: int, minimum: int = 1, leavers: tuple[str, ...] = (), last_call: float = 1.0) -> None:
-        """Put a target."""
+        """Send a target."""
         target = {"generation": 1, "size": size, "min": minimum, "lastCallSeconds": last_call, "leavers": leavers}
         self.authorized("PUT", "/v1/target", target)
 
     def close(self) -> None:
-        """Put a target that ends the rendezvous."""
+        """Send a target that ends the rendezvous."""
         target = {"generation": 2, "size": 1, "min": 1, "lastCallSeconds": 0, "leavers": [], "close": True}
         self.authorized("PUT", "/v1/target", target)
 
     def events(self, kind: str) -> list[dict[str, Any]]:
-        """Return the lines of its log for such events."""
+        """Return the lines of its log with that event."""
         lines = [json.loads(line) for line in self.log_path.read_text().splitlines() if line.startswith("{")]
         return [line for line in lines if line["event"] == kind]
 
     def metrics(self) -> dict[str, float]:
-        """Return its metrics without their common prefix."""
+        """Return its metrics without the common prefix."""
         text = self.request("GET", "/metrics")[1].decode()
         samples = (line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
         return {name.removeprefix("torchrun_rendezvous_"): float(value) for name, value in samples}
@@ -117,7 +117,7 @@ class Host:
 
 
 def host_program(directory: Path) -> Path:
-    """Write the program as its pods get it, and return where."""
+    """Write the program as its pods get it, and return its path."""
     program = directory / PROGRAM
     program.write_bytes(zipapp("torchrun_rendezvous"))
     return program
@@ -133,9 +133,9 @@ def running_host(
     python: str = sys.executable,
     main: str | None = None,
 ) -> Iterator[Host]:
-    """Run a host until the end of the block, with another Python and torch or another main program if asked to.
+    """Run a host until the end of the block.
 
-    A main program can import the host's package.
+    `python` is another Python with another torch. `main` is another main program, which can import the host's package.
     """
     program = host_program(directory)
     if main is not None:
@@ -165,7 +165,7 @@ def running_host(
 
 
 class Operator:
-    """A client with the token that always has a request under way, as the operator has; a context manager."""
+    """A client with the token that always has an open request, like the operator. A context manager."""
 
     def __init__(self, host: Host) -> None:
         self._host = host

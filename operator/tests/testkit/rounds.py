@@ -1,5 +1,6 @@
-"""A world whose rendezvous hosts decide as the real one does, with agents that act as torchrun's do, in virtual time:
-it shows how many rounds a change costs.
+"""A world in virtual time that shows how many rounds a change costs.
+
+Its rendezvous hosts decide like the real one, and its agents act like torchrun's.
 """
 
 from dataclasses import dataclass, field, replace
@@ -17,9 +18,9 @@ from world import Host, World
 
 TICK = 0.1
 IMPORT_SECONDS = 3.0
-"""From the start of a node's container to its agent's first word."""
+"""From the start of a node's container to the first request of its agent."""
 STOP_SECONDS = 1.0
-"""From an agent's decision to leave a round to its leaving: its workers have to end."""
+"""From an agent's decision to leave a round until it leaves: its workers must end."""
 PULL_SECONDS = 0.5
 GRACE_SECONDS = 2.0
 HEARTBEAT_SECONDS = 5.0
@@ -27,7 +28,7 @@ HEARTBEAT_SECONDS = 5.0
 
 @dataclass
 class Agent:
-    """torchrun's agent in one pod: it looks for a round, or its workers run in one."""
+    """torchrun's agent in one pod. It looks for a round, or its workers run in one."""
 
     node: Node
     began: float
@@ -39,14 +40,14 @@ class Agent:
 
 @dataclass
 class Store:
-    """What the real host's program decides on."""
+    """The inputs of the real host's decision."""
 
     view: View = field(default_factory=View)
     memory: Memory = field(default_factory=Memory)
 
 
 class RoundsWorld(World):
-    """One job; `pass_time` lets it live with an operator that makes a pass twice a second."""
+    """One job. `pass_time` runs it with an operator that makes a pass twice a second."""
 
     def __init__(self, **spec: Any) -> None:
         super().__init__(**spec)
@@ -57,21 +58,21 @@ class RoundsWorld(World):
         self.started: dict[str, float] = {}
         self.ending: dict[str, float] = {}
         self.unplaced: set[str] = set()
-        """Names of node pods that find no machine."""
+        """Names of node pods that cannot be scheduled."""
 
     @property
     def seconds(self) -> float:
-        """The time, as the host's program counts it."""
+        """The time of the host's clock."""
         return self.now.timestamp()
 
     @property
     def rounds(self) -> int:
-        """How many rounds have been completed."""
+        """The number of completed rounds."""
         return self.store.memory.rounds
 
     @property
     def trains(self) -> list[str]:
-        """Names of the pods whose workers run in the present round."""
+        """Names of the pods whose workers run in the current round."""
         view, names = self.store.view, {pod["metadata"]["uid"]: name for name, pod in self.nodes.items()}
         running = self.store.memory.running
         if running is None or running.kicked or len(running.still) < len(running.members):
@@ -88,7 +89,7 @@ class RoundsWorld(World):
                 await self.reconcile()
 
     def live(self) -> None:
-        """Let kubelets, agents and the host make one step."""
+        """Let kubelets, agents and the host do one step."""
         for name, pod in self.pods.items():
             self._kubelet(name, pod)
         self._hosts_come_and_go()
@@ -167,7 +168,7 @@ class RoundsWorld(World):
         agent.round, agent.leaves_at = None, None
 
     def _peers(self) -> None:
-        """Workers whose peer has gone fail."""
+        """Workers fail if another one is gone."""
         running = self.store.memory.running
         if running is None:
             return

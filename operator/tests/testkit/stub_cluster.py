@@ -27,7 +27,7 @@ Latencies = list[tuple[str, str, int]]
 async def adapter(
     url: str, namespaces: Sequence[str] = (), wake: Callable[[Key], None] = lambda _key: None
 ) -> AsyncIterator[tuple[KubernetesCluster, Latencies]]:
-    """Give an adapter to the server there, and what it reports of its requests."""
+    """Yield an adapter for the server at that address, and its reports of requests."""
     latencies: Latencies = []
     configuration = client.Configuration()
     configuration.host = url
@@ -61,9 +61,9 @@ async def running(cluster: KubernetesCluster, *kinds: Kind) -> AsyncIterator[Non
 
 
 async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
-    """Wait until the condition holds; TimeoutError if it does not in time."""
+    """Wait until the condition is true. Raises TimeoutError."""
     async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - a watch notifies nobody
+        while not condition():  # noqa: ASYNC110 - a watch does not notify
             await asyncio.sleep(0.005)
 
 
@@ -78,7 +78,7 @@ def event(kind: str, thing: dict[str, Any]) -> dict[str, Any]:
 
 
 def collection(found: tuple[int, Any], stream: Any) -> Reply:
-    """Reply with a list, or with a stream where a watch is asked for."""
+    """Reply with a list, or with a stream if the request is a watch."""
 
     async def answer(request: web.Request) -> web.StreamResponse:
         if "watch" in request.query:
@@ -111,7 +111,7 @@ def job(name: str, version: int, namespace: str = "team") -> dict[str, Any]:
 
 
 def serve_discovery(stub: ApiStub) -> None:
-    """Answer what kopf asks before it watches."""
+    """Answer the requests of kopf before it watches."""
     versions = [{"groupVersion": "torchrun.dev/v1alpha1", "version": "v1alpha1"}]
     group = {"name": "torchrun.dev", "versions": versions, "preferredVersion": versions[0]}
     jobs = {"name": "torchrunjobs", "singularName": "torchrunjob", "kind": "TorchrunJob", "namespaced": True}
@@ -124,14 +124,14 @@ def serve_discovery(stub: ApiStub) -> None:
 
 
 class Followed:
-    """A cluster whose pods and Kubernetes nodes are followed."""
+    """A cluster with watches of pods and Kubernetes nodes."""
 
     def __init__(self, cluster: KubernetesCluster, stub: ApiStub, woken: list[Key]) -> None:
         self.cluster, self.stub, self.woken = cluster, stub, woken
 
     @property
     def asked(self) -> list[Asked]:
-        """What was asked about pods."""
+        """The requests for pods."""
         return [asked for asked in self.stub.asked if asked.path == "/api/v1/pods"]
 
     async def pods(self, job: str = "digits") -> dict[str, str]:
@@ -140,15 +140,15 @@ class Followed:
         return {pod["metadata"]["name"]: pod["metadata"]["resourceVersion"] for pod in found}
 
     async def until(self, expected: dict[str, str], job: str = "digits") -> None:
-        """Wait until the watch shows exactly these pods."""
+        """Wait until the watch has exactly these pods."""
         async with asyncio.timeout(5):
-            while await self.pods(job) != expected:  # noqa: ASYNC110 - a watch notifies nobody
+            while await self.pods(job) != expected:  # noqa: ASYNC110 - a watch does not notify
                 await asyncio.sleep(0.005)
 
 
 @asynccontextmanager
 async def followed(*replies: Any, nodes: tuple[Any, ...] = ()) -> AsyncIterator[Followed]:
-    """Follow the pods and nodes of an API server that answers so, one after another."""
+    """Watch the pods and Kubernetes nodes of an API server with these answers, one after the other."""
     woken: list[Key] = []
     async with contextlib.AsyncExitStack() as stack:
         stub = await stack.enter_async_context(api_stub())

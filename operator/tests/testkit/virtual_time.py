@@ -1,4 +1,4 @@
-"""An event loop whose time passes only while everybody waits, and then at once: hours in a few milliseconds."""
+"""An event loop whose time passes only while all tasks wait, and then at once: hours in a few milliseconds."""
 
 import asyncio
 import selectors
@@ -9,21 +9,21 @@ T = TypeVar("T")
 
 
 class _Selector(selectors.DefaultSelector):
-    """Sleeps by moving the clock on."""
+    """Moves the clock instead of sleeping."""
 
     now = 0.0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         ready = super().select(0)
         if not ready and timeout is None:
-            raise AssertionError("everybody waits, and for nothing that will come")
+            raise AssertionError("all tasks wait, and no event is due")
         if not ready and timeout is not None:
             self.now += timeout
         return ready
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """The loop: time() is virtual and begins at 0."""
+    """The event loop. time() is virtual and begins at 0."""
 
     def __init__(self) -> None:
         self._virtual = _Selector()
@@ -35,7 +35,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
 
 def run_virtually(main: Coroutine[Any, Any, T]) -> T:
-    """Run to the end in virtual time."""
+    """Run the coroutine to its end in virtual time."""
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         return runner.run(main)
 

@@ -1,4 +1,4 @@
-"""A small world for the reconciler: machines that run pods, agents that meet in a rendezvous, and time."""
+"""A small world for the reconciler: Kubernetes nodes that run pods, agents that join a rendezvous, and time."""
 
 import asyncio
 import hashlib
@@ -23,7 +23,7 @@ KEY: Key = ("team", "digits")
 
 
 def digest_of(uid: str) -> str:
-    """Return the digest of the token that the host of the job with that uid takes."""
+    """Return the digest of the token for the host of the job with that uid."""
     return hashlib.sha256(uid.encode()).hexdigest()
 
 
@@ -38,7 +38,7 @@ class Host:
 
 @dataclass
 class FakeLinks:
-    """Implements Links: reaches the hosts of the world at once, or not at all."""
+    """Implements Links. It reaches the hosts of the world at once, or not at all."""
 
     hosts: dict[str, Host]
     """By address."""
@@ -86,17 +86,17 @@ class World:
         self._instances = itertools.count(1)
         self.silent_machines: set[str] = set()
         self.machines = 1_000_000
-        """How many node pods find a place."""
+        """How many node pods can be scheduled."""
         self.frozen: set[str] = set()
-        """uids of the pods whose agents do nothing any more."""
+        """uids of the pods whose agents hang."""
         self.ended: list[tuple[str, int]] = []
-        """The rounds that hosts have ended because the operator asked for it."""
+        """The rounds that hosts have ended because the target said so."""
         self.recorder: EventRecorder | None = None
         self.job = self.cluster.add(job_manifest(**spec))
         self.restart_operator()
 
     def restart_operator(self) -> None:
-        """Begin with an operator that remembers nothing."""
+        """Start a new operator."""
         if self.recorder is not None:
             self.recorder.close()
         self.links = FakeLinks(self.hosts)
@@ -105,7 +105,7 @@ class World:
 
     @property
     def status(self) -> dict[str, Any]:
-        """The job's status as it is stored."""
+        """The stored status of the job."""
         status: dict[str, Any] = self.job.get("status") or {}
         return status
 
@@ -120,11 +120,11 @@ class World:
         return {name: pod for name, pod in self.pods.items() if pod["metadata"]["labels"].get(LABEL_ROLE) == ROLE_NODE}
 
     def condition(self, type_: str) -> dict[str, Any]:
-        """Return a condition of the job; empty where it is not set."""
+        """Return a condition of the job; empty if it is not set."""
         return next((c for c in self.status.get("conditions", ()) if c["type"] == type_), {})
 
     async def reconcile(self) -> Outcome | None:
-        """Make one pass; None where it failed as passes may: the next comes later."""
+        """Make one pass. Return None if it failed with an error that the next pass repairs."""
         try:
             outcome = await self.reconciler.reconcile(KEY)
         except (ClusterError, ConflictError):
@@ -133,7 +133,7 @@ class World:
         return outcome
 
     async def settle(self, rounds: int = 400) -> None:
-        """Reconcile and let the world go on, second by second, until nothing changes for longer than any timer runs."""
+        """Reconcile and let the world continue, second by second, until nothing changes for longer than any timer."""
         quiet, before = 0, ""
         for _ in range(rounds):
             await self.reconcile()
@@ -150,7 +150,7 @@ class World:
         return json.dumps(things, sort_keys=True)
 
     def live(self) -> None:
-        """Let machines, agents and hosts make one step."""
+        """Let Kubernetes nodes, agents and hosts do one step."""
         for pod in self.pods.values():
             if "deletionTimestamp" in pod["metadata"] and pod["spec"].get("nodeName") not in self.silent_machines:
                 self.cluster.remove(pod)
@@ -164,7 +164,7 @@ class World:
         return sum(1 for pod in self.nodes.values() if pod["spec"].get("nodeName")) < self.machines
 
     def run(self, pod: Stored) -> None:
-        """Bring a pod to a machine of its own and start it."""
+        """Schedule a pod to its own Kubernetes node and start it."""
         number = next(self._addresses)
         name = f"machine-{number}"
         self.cluster.add_machine(name)
@@ -178,7 +178,7 @@ class World:
         self.cluster.touch(pod)
 
     def end(self, pod: Stored, code: int, reason: str = "Error", **status: Any) -> None:
-        """End a pod's trainer."""
+        """End the trainer container of a pod."""
         ended = {"exitCode": code, "reason": reason, "finishedAt": _text(self.now)}
         pod["status"] |= {
             "phase": "Failed" if code else "Succeeded",
@@ -188,11 +188,11 @@ class World:
         self.cluster.touch(pod)
 
     def delete(self, name: str) -> None:
-        """Take a pod away at once, as a machine that has gone does."""
+        """Remove a pod at once, as with a Kubernetes node that is gone."""
         self.cluster.remove(self.pods[name])
 
     def cut_off(self, name: str) -> str:
-        """Take the network from the machine of a pod: what runs there goes on, and nobody hears of it."""
+        """Cut the network of a pod's Kubernetes node: its processes continue, but no message leaves it."""
         machine: str = self.pods[name]["spec"]["nodeName"]
         self.silent_machines.add(machine)
         for host in self.hosts.values():
@@ -200,11 +200,11 @@ class World:
         return machine
 
     def give_up(self, machine: str) -> None:
-        """Let the API server say that the machine is silent, some 40 s later."""
+        """Let the API server report the silent Kubernetes node, about 40 s later."""
         self.cluster.set_ready(machine, "Unknown")
 
     def heal(self, machine: str) -> None:
-        """Give the machine its network back: its kubelet ends what should not run there."""
+        """Restore the network of the Kubernetes node: its kubelet ends pods that should not run there."""
         self.silent_machines.discard(machine)
         self.cluster.set_ready(machine, "True")
 
@@ -213,7 +213,7 @@ class World:
         return tuple(sorted(pod["status"]["podIP"] for pod in pods))
 
     def fail_workers(self) -> None:
-        """Let the workers of the round fail by themselves; their agents form the next round."""
+        """Let the workers of the round fail by themselves. Their agents form the next round."""
         for host in self.hosts.values():
             state = host.state
             host.state = replace(
@@ -227,7 +227,7 @@ class World:
             )
 
     def hang(self, *frozen: str) -> None:
-        """Let the workers report no step for longer than any deadline; the agents in these pods hang for good."""
+        """Let the workers report no step for longer than any deadline. The agents in these pods hang forever."""
         self.frozen |= {self.pods[name]["metadata"]["uid"] for name in frozen}
         for host in self.hosts.values():
             overdue = Overdue(host.state.round, 100, starting=False, seconds=300.0, since=self.now)
@@ -243,7 +243,7 @@ class World:
             and pod["spec"].get("nodeName") not in self.silent_machines
         }
         for address in set(self.hosts) - running:
-            if self.hosts.pop(address).state.round:  # an agent that has not met anybody yet tries on
+            if self.hosts.pop(address).state.round:  # an agent that has not joined yet tries again
                 for pod in self._agents_alive().values():
                     self.end(pod, 1)
         for address in running - set(self.hosts):
@@ -260,7 +260,7 @@ class World:
         }
 
     def _agents(self) -> None:
-        """Let the agents that are there meet, as the host's target asks for it."""
+        """Let the present agents form a round according to the host's target."""
         alive = self._agents_alive()
         for host in self.hosts.values():
             target = host.target
@@ -295,7 +295,7 @@ class World:
             )
 
     def succeed(self) -> None:
-        """Let every agent end well."""
+        """Let every agent succeed."""
         for host in self.hosts.values():
             host.state = replace(host.state, closed=True)
             host.target = None
@@ -303,12 +303,12 @@ class World:
             self.end(pod, 0, "Completed")
 
     def indices(self) -> list[int]:
-        """Return the indices of the node pods that live or have finished, sorted: with duplicates, if there are any."""
+        """Return the sorted indices of the node pods that are live or have finished, including duplicates."""
         return sorted(int(pod["metadata"]["labels"][LABEL_NODE_INDEX]) for pod in self.nodes.values())
 
 
 async def cancelled_at(world: World, number: int, *, after: bool) -> bool:
-    """Reconcile until request `number` and end the operator there; return whether there was such a request."""
+    """Reconcile until request `number`, and end the operator there. Return whether there was such a request."""
     task: asyncio.Task[Any] | None = None
     hit = False
 
@@ -330,7 +330,7 @@ async def cancelled_at(world: World, number: int, *, after: bool) -> bool:
 
 
 async def fails_at(world: World, number: int, *, after: bool) -> bool:
-    """Settle with request `number` failing, before or after it has taken effect; return whether there was one."""
+    """Settle while request `number` fails, before or after its effect. Return whether there was such a request."""
     hit = False
 
     async def fault(count: int, what: str, done: bool) -> None:
@@ -358,7 +358,7 @@ async def started(**spec: Any) -> World:
 
 
 def counts(world: World) -> dict[str, int]:
-    """Return the restarts that there were, by cause."""
+    """Return the restarts by cause."""
     return {cause: count for cause, count in world.status["restarts"].items() if count}
 
 

@@ -1,4 +1,4 @@
-"""Each loss is counted once and by its cause; failures of workers that a lost node explains are not counted again."""
+"""Each loss counts once, with its cause. Failures of workers that a lost node explains do not count again."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -31,17 +31,17 @@ FATES: dict[str, tuple[NodePod | None, Counted]] = {
         terminating(make_node(1), disruption="PreemptionByScheduler"),
         ("is being evicted or preempted (PreemptionByScheduler)", Cause.PREEMPTION),
     ),
-    "deleted with its machine": (
+    "deleted with its Kubernetes node": (
         terminating(make_node(1), disruption="DeletionByPodGC"),
         ("is being deleted", Cause.INFRASTRUCTURE),
     ),
-    "failed with its machine": (
+    "failed with its Kubernetes node": (
         failed(1, -1, "Failed", disruption="DeletionByPodGC"),
         ("failed: Failed", Cause.INFRASTRUCTURE),
     ),
-    "its machine is silent": (
-        replace(make_node(1, Phase.LOST), trouble="machine m1 is not ready: its kubelet is silent"),
-        ("is lost: machine m1 is not ready: its kubelet is silent", Cause.INFRASTRUCTURE),
+    "its Kubernetes node is silent": (
+        replace(make_node(1, Phase.LOST), trouble="Kubernetes node m1 is not ready: its kubelet is silent"),
+        ("is lost: Kubernetes node m1 is not ready: its kubelet is silent", Cause.INFRASTRUCTURE),
     ),
     "evicted": (
         failed(1, -1, "Evicted", "The node was low on memory.", disruption="PreemptionByScheduler"),
@@ -62,19 +62,19 @@ FATES: dict[str, tuple[NodePod | None, Counted]] = {
     "out of memory": (failed(1, 137, "OOMKilled"), ("exited with code 137 (OOMKilled)", Cause.CODE)),
     "killed": (failed(1, 137), ("exited with code 137 (SIGKILL)", Cause.INFRASTRUCTURE)),
     "terminated": (failed(1, 143), ("exited with code 143 (SIGTERM)", Cause.INFRASTRUCTURE)),
-    "its machine shuts down": (
+    "its Kubernetes node shuts down": (
         failed(1, 0, "Terminated"),
         ("exited with code 0 (Terminated)", Cause.INFRASTRUCTURE),
     ),
-    "its machine was started again": (
+    "its Kubernetes node was restarted": (
         failed(1, 255, "Unknown"),
         ("exited with code 255 (Unknown)", Cause.INFRASTRUCTURE),
     ),
-    "its machine refuses it": (
+    "its kubelet rejects it": (
         failed(1, -1, "UnexpectedAdmissionError", "no GPU left"),
         ("failed: UnexpectedAdmissionError: no GPU left", Cause.INFRASTRUCTURE),
     ),
-    "failed, nobody knows how": (make_node(1, Phase.FAILED), ("failed", Cause.INFRASTRUCTURE)),
+    "failed, with an unknown exit code": (make_node(1, Phase.FAILED), ("failed", Cause.INFRASTRUCTURE)),
 }
 
 
@@ -97,7 +97,7 @@ def test_loss_of_a_live_node(node: NodePod | None, expected: Counted) -> None:
 
 @pytest.mark.parametrize("phase", ["Terminating", "Failed", "Succeeded", "Lost"])
 @pytest.mark.parametrize(("node", "_expected"), FATES.values(), ids=FATES)
-def test_what_the_status_records_as_dead_is_not_counted_again(
+def test_a_node_that_the_status_records_as_lost_is_not_counted_again(
     phase: str, node: NodePod | None, _expected: Counted
 ) -> None:
     assert new_losses([recorded(phase)], picture(node), 3, HOST) == ()
@@ -120,7 +120,7 @@ def test_surplus_nodes_leave_and_are_not_lost() -> None:
 
 
 def old(node: NodePod, ended: float = 0.0) -> NodePod:
-    """Return the failed node as one that was there before the rendezvous host and ended so long after its start."""
+    """Return the failed node as one that is older than the rendezvous host and ended that long after its start."""
     exit_ = replace(node.exit or Exit(1, "", "", None), finished_at=HOST_SINCE + timedelta(seconds=ended))
     return replace(node, exit=exit_)
 
@@ -134,13 +134,13 @@ STORE: dict[str, tuple[NodePod, RendezvousStatus, RendezvousState | None, Cause]
     "ended soon after a new host was seen": (old(failed(1), 29), HOST, make_rendezvous(), Cause.INFRASTRUCTURE),
     "ended after it had waited for a silent store": (old(failed(1), 66), HOST, make_rendezvous(), Cause.INFRASTRUCTURE),
     "ended long after": (old(failed(1), 91), HOST, make_rendezvous(), Cause.CODE),
-    "made after the new host": (
+    "created after the new host": (
         old(failed(1, created_at=HOST_SINCE), 5),
         HOST,
         make_rendezvous(),
         Cause.CODE,
     ),
-    "nobody knows when it ended": (
+    "its end is unknown": (
         replace(failed(1), exit=Exit(1, "Error", "", None)),
         HOST,
         make_rendezvous(),
@@ -176,7 +176,7 @@ def test_an_agent_that_comes_after_the_rendezvous_was_closed(
 
 
 def reported(count: int, seconds: float = 0.0, instance: str = "aa") -> RendezvousState:
-    """Return the state of a host that has counted so many failures, the last that long after NOW."""
+    """Return the state of a host that has counted that many failures, the last one that long after NOW."""
     return left(replace(make_rendezvous(), instance=instance), count, at(seconds), "10.0.1.2")
 
 
@@ -258,7 +258,7 @@ def test_describe(ended: Exit | None, words: str) -> None:
 
 
 def code_loss(index: int, ended: float, created: float = -600.0, cause: Cause = Cause.CODE) -> Loss:
-    """Return a node that ended so many seconds after NOW and was made so many after it."""
+    """Return a node with these seconds from NOW to its end and to its creation."""
     return Loss(index, f"digits-{index}", cause, "", Exit(1, "Error", "", at(ended)), created_at=at(created))
 
 
@@ -271,10 +271,10 @@ CODE_FAILURES: dict[str, tuple[tuple[Loss, ...], Failure | None, int]] = {
     "seen later, but of the same moment": ((code_loss(1, 2), code_loss(2, 10)), LAST, 0),
     "seen later, ended earlier": ((code_loss(1, -3),), LAST, 0),
     "later": ((code_loss(1, 11),), LAST, 1),
-    "by a pod made since": ((code_loss(1, 3, created=1),), LAST, 1),
-    "one of the same moment, one by a pod made since": ((code_loss(0, 3), code_loss(1, 3, created=1)), LAST, 1),
+    "by a pod created since": ((code_loss(1, 3, created=1),), LAST, 1),
+    "one of the same moment, one by a pod created since": ((code_loss(0, 3), code_loss(1, 3, created=1)), LAST, 1),
     "the last failure was not the code's": ((code_loss(1, 2),), Failure(time=NOW, cause=Cause.PREEMPTION), 1),
-    "nobody knows when it ended": ((replace(code_loss(1, 2), exit=Exit(1, "Error", "", None)),), LAST, 1),
+    "its end is unknown": ((replace(code_loss(1, 2), exit=Exit(1, "Error", "", None)),), LAST, 1),
 }
 
 

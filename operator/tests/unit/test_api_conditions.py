@@ -1,4 +1,4 @@
-"""Setting conditions: order, transition times, what is kept."""
+"""Setting conditions: order, transition times, kept values."""
 
 from datetime import UTC, datetime, timedelta
 

@@ -80,7 +80,7 @@ def test_everything_is_read_and_written_alike() -> None:
     assert spec_of({"spec": spec}).snapshots == Snapshots(mount_path="/data", claim_name="shared")
 
 
-def test_template_keeps_fields_that_nobody_here_knows() -> None:
+def test_template_keeps_unknown_fields() -> None:
     spec = spec_of(raw())
     assert spec.template == TEMPLATE
     assert spec.trainer == TRAINER

@@ -1,4 +1,4 @@
-"""Names of what a job owns, and that the longest of them are valid."""
+"""Names of owned objects, and the validity of the longest ones."""
 
 import re
 

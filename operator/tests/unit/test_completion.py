@@ -30,7 +30,7 @@ SPENT = Completion(rendezvous_spent=True)
 
 
 def lost_before_the_last_round() -> TorchrunJob:
-    """Return a job that trains on with two nodes in round 2, the third being lost for long."""
+    """Return a job that trains with two nodes in round 2. The third one was lost long ago."""
     job = training_job()
     two = without(THREE, 1)
     job = after(job, seen(*two, rendezvous=make_rendezvous(*THREE)))
@@ -55,18 +55,18 @@ CASES: dict[str, tuple[TorchrunJob, tuple[NodePod, ...], RendezvousState | None,
     "one is being deleted": (training_job(), instead(DONE, terminating(THREE[1])), CLOSED, BROKEN),
     "one was replaced": (training_job(), instead(DONE, make_node(1, life=2)), CLOSED, BROKEN),
     "one is lost while all end": (training_job(), without(THREE, 1), make_rendezvous(*THREE, finished=1), BROKEN),
-    "quick, no status had told of ranks": (after(make_job(), seen(*THREE)), DONE, None, COMPLETE),
+    "quick, no status had ranks": (after(make_job(), seen(*THREE)), DONE, None, COMPLETE),
     "quick, and one runs still": (after(make_job(), seen(*THREE)), instead(DONE, THREE[1]), None, FINISHING),
     "quick, and one failed": (after(make_job(), seen(*THREE)), instead(DONE, failed(1)), None, BROKEN),
-    "nobody who closed it is left": (training_job(), (), CLOSED, SPENT),
-    "those who closed it failed": (training_job(), tuple(failed(i) for i in range(3)), CLOSED, SPENT),
-    "those who closed it were replaced": (
+    "those that closed it are gone": (training_job(), (), CLOSED, SPENT),
+    "those that closed it failed": (training_job(), tuple(failed(i) for i in range(3)), CLOSED, SPENT),
+    "those that closed it were replaced": (
         after(training_job(), seen()),
         tuple(make_node(i, Phase.PENDING, life=2) for i in range(3)),
         CLOSED,
         SPENT,
     ),
-    "those who waited for the others were deleted": (
+    "those that waited for the others were deleted": (
         training_job(),
         tuple(terminating(node) for node in THREE),
         make_rendezvous(*THREE, finished=1),
@@ -78,7 +78,7 @@ CASES: dict[str, tuple[TorchrunJob, tuple[NodePod, ...], RendezvousState | None,
         make_rendezvous(*without(THREE, 1), round=2, closed=True),
         COMPLETE,
     ),
-    "its replacement waits for a machine": (
+    "its replacement is not scheduled": (
         lost_before_the_last_round(),
         instead(DONE, make_node(1, Phase.PENDING, life=2)),
         make_rendezvous(*without(THREE, 1), round=2, closed=True),

@@ -1,4 +1,4 @@
-"""The one decision while a job starts, loses nodes and changes, case by case."""
+"""The decision while a job starts, loses nodes and changes, case by case."""
 
 from dataclasses import replace
 from typing import Any
@@ -47,11 +47,11 @@ from torchrun_operator.core.policies.plan import Deletion
 CRASHED = replace(
     HOST, phase=Phase.STARTING, ready=False, waiting_reason="CrashLoopBackOff", waiting_message="back-off"
 )
-SILENCE = "machine m1 is not ready: its kubelet is silent"
+SILENCE = "Kubernetes node m1 is not ready: its kubelet is silent"
 
 
 def loss_case(node: Any, what: str, cause: Cause, *, leavers: tuple[str, ...] = ("10.0.1.1",)) -> Case:
-    """Return the case of a job of three that trains and loses node 1, which is seen as `node`."""
+    """Return the case of a job of three nodes that trains and loses node 1. `node` is its pod."""
     nodes = instead(THREE, node) if node is not None else without(THREE, 1)
     dead = node is not None and node.phase in (Phase.FAILED, Phase.LOST)
     deletions = (Deletion("digits-1", "pod-1-1", node.trouble or what, 0),) if dead else ()
@@ -80,7 +80,7 @@ LOSSES = {
     "a node's code fails": loss_case(failed(1, 3), "exited with code 3 (Error)", Cause.CODE),
     "a node is out of memory": loss_case(failed(1, 137, "OOMKilled"), "exited with code 137 (OOMKilled)", Cause.CODE),
     "a node is killed": loss_case(failed(1, 137), "exited with code 137 (SIGKILL)", Cause.INFRASTRUCTURE),
-    "a node's machine is silent": loss_case(
+    "a Kubernetes node is silent": loss_case(
         make_node(1, Phase.LOST, trouble=SILENCE),
         f"is lost: {SILENCE}",
         Cause.INFRASTRUCTURE,
@@ -96,14 +96,14 @@ STARTS = {
         "Pending",
         ("Valid",),
     ),
-    "its pods wait for machines": Case(
+    "its pods are not scheduled": Case(
         after(make_job(), facts()),
         seen(*(make_node(index, Phase.PENDING) for index in range(3))),
         decision(target=target(size=2)),
         "Pending",
         ("Valid",),
     ),
-    "its pods have machines": Case(
+    "its pods are scheduled": Case(
         after(make_job(), facts()),
         seen(*STARTING),
         decision(),
@@ -157,9 +157,9 @@ CHANGES = {
         scaled(training_job(), 2),
         seen(*THREE, rendezvous=ALL),
         decision(
-            deletions=(Deletion("digits-2", "pod-2-1", "spec.replicas asks for 2 nodes", surplus=True),),
+            deletions=(Deletion("digits-2", "pod-2-1", "the job wants 2 nodes", surplus=True),),
             target=target("10.0.1.2", size=2),
-            events=(Event("NodeRemoved", "Pod digits-2 is removed: spec.replicas asks for 2 nodes"),),
+            events=(Event("NodeRemoved", "Pod digits-2 is removed: the job wants 2 nodes"),),
             restarts={Cause.RESIZE: 1},
         ),
         "Resizing",
@@ -189,7 +189,7 @@ CHANGES = {
         "Resizing",
         ("Valid", "AllScheduled", "ReplicasChanged"),
     ),
-    "and its agents have ended with it": Case(
+    "the rendezvous pod is gone and its agents have ended": Case(
         training_job(),
         seen(*CODE, rendezvous_pod=None),
         decision(
@@ -205,7 +205,7 @@ CHANGES = {
         ("Valid", "AllScheduled", "NodeLost"),
         Restarts(infrastructure=3),
     ),
-    "the machine of the rendezvous pod is silent": Case(
+    "the Kubernetes node of the rendezvous pod is silent": Case(
         training_job(),
         seen(*THREE[:2], make_node(2, Phase.STARTING), rendezvous_pod=replace(HOST, phase=Phase.LOST, trouble=SILENCE)),
         decision(
@@ -213,7 +213,7 @@ CHANGES = {
                 *(Deletion(f"digits-{i}", f"pod-{i}-1", f"the rendezvous host is lost: {SILENCE}", 5) for i in (0, 1)),
                 Deletion("digits-rdzv", "pod-rdzv", SILENCE, 0),
             ),
-            events=tuple(lost(i, f"has lost the rendezvous host: {SILENCE}", "infrastructure") for i in (0, 1)),
+            events=tuple(lost(i, f"lost the rendezvous host: {SILENCE}", "infrastructure") for i in (0, 1)),
             restarts={Cause.INFRASTRUCTURE: 2},
         ),
         "Resizing",
@@ -227,7 +227,7 @@ CHANGES = {
         "Resizing",
         ("Valid", "AllScheduled", "ReplicasChanged"),
     ),
-    "a restarted operator has not heard of the host yet": Case(
+    "the host has not answered a restarted operator yet": Case(
         training_job(),
         seen(*THREE),
         decision(),
@@ -241,7 +241,7 @@ CHANGES = {
         "Running",
         ("Valid", "AllScheduled", "Training"),
     ),
-    "a host that has failed again would be restarted ever later": Case(
+    "a kubelet would restart a host that fails again later and later": Case(
         training_job(),
         seen(*THREE, rendezvous_pod=CRASHED),
         decision(
@@ -259,7 +259,7 @@ CHANGES = {
         "Resizing",
         ("Valid", "AllScheduled", "ReplicasChanged"),
     ),
-    "a host that has never served is left for its log": Case(
+    "a host that never served stays for its log": Case(
         after(make_job(), seen(*THREE)),
         seen(*THREE, rendezvous_pod=CRASHED),
         decision(),
@@ -332,7 +332,7 @@ CHANGES = {
         Restarts(code=3),
         now=at(2),
     ),
-    "a node that was killed is replaced at once, also where the pass that counted it got no further": Case(
+    "a killed node is replaced at once, even if the pass that counted it stopped there": Case(
         after(restarted(training_job(), 3), seen(*instead(THREE, failed(1, 137)), rendezvous=ALL)),
         seen(*instead(THREE, failed(1, 137)), rendezvous=ALL),
         decision(
@@ -354,7 +354,7 @@ def test_decide(case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_deciding_again_on_the_written_status_counts_and_tells_nothing_new(case: Case) -> None:
+def test_deciding_again_on_the_written_status_changes_nothing(case: Case) -> None:
     check_again(case)
 
 

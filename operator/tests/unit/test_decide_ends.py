@@ -1,4 +1,4 @@
-"""The one decision when a job ends, pauses and has ended, case by case."""
+"""The decision when a job ends, is suspended or has ended, case by case."""
 
 from dataclasses import replace
 from datetime import datetime
@@ -101,7 +101,7 @@ ENDS = {
         ("Valid", "AllScheduled", "Training", "NodeLost"),
         Restarts(infrastructure=1),
     ),
-    "and all start over": Case(
+    "all nodes start again": Case(
         after(
             training_job(), seen(*instead(DONE[:2] + THREE[2:], failed(1, 137)), rendezvous=replace(ALL, closed=True))
         ),
@@ -114,7 +114,7 @@ ENDS = {
         ("Valid", "NodeLost"),
         Restarts(infrastructure=1),
     ),
-    "as soon as the old rendezvous is gone": Case(
+    "all nodes start again once the old rendezvous is gone": Case(
         after(training_job(), BROKEN),
         seen(rendezvous_pod=replace(HOST, phase=Phase.TERMINATING)),
         decision(),
@@ -122,7 +122,7 @@ ENDS = {
         ("Valid", "NodeLost"),
         Restarts(infrastructure=1),
     ),
-    "with a new one": Case(
+    "all nodes start again with a new rendezvous": Case(
         after(training_job(), BROKEN),
         seen(rendezvous_pod=None),
         decision(create_rendezvous=True, create_nodes=(0, 1, 2), apply_services=False),
@@ -130,7 +130,7 @@ ENDS = {
         ("Valid", "NodeLost"),
         Restarts(infrastructure=1),
     ),
-    "it ended before any status told of ranks": Case(
+    "it ended before a status had ranks": Case(
         after(make_job(), seen(*STARTING)),
         seen(*DONE),
         doing(),
@@ -184,7 +184,7 @@ def failed_job(now: datetime = NOW) -> TorchrunJob:
 
 ENDED = "the job has ended"
 AFTERWARDS = {
-    "failed: its agents are told to leave": Case(
+    "failed: its rendezvous is closed": Case(
         failed_job(),
         seen(*instead(THREE, failed(1, 3)), make_node(3, Phase.PENDING), rendezvous=ALL),
         doing(
@@ -212,7 +212,7 @@ AFTERWARDS = {
         Restarts(code=4),
         now=at(60),
     ),
-    "failed: nobody could tell them to leave": Case(
+    "failed: the host did not answer": Case(
         failed_job(),
         seen(*instead(THREE, failed(1, 3)), rendezvous_pod=None),
         doing(
@@ -268,7 +268,7 @@ def test_decide(case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_deciding_again_on_the_written_status_counts_and_tells_nothing_new(case: Case) -> None:
+def test_deciding_again_on_the_written_status_changes_nothing(case: Case) -> None:
     check_again(case)
 
 

@@ -1,4 +1,4 @@
-"""The newest failure: whose it was, how it ended, what it said."""
+"""The newest failure: its rank, exit code and message."""
 
 from dataclasses import replace
 from typing import Any
@@ -44,19 +44,19 @@ def workers(**found: Any) -> Failure:
 
 NEWEST: dict[str, tuple[dict[str, Words], tuple[Loss, ...], WorkerFailures, Failure | None]] = {
     "nothing": ({}, (), NONE, None),
-    "workers, of which no log tells": (
+    "workers without a log": (
         {},
         (),
         WORKERS,
         workers(pod="digits-2", machine="machine-2", message="a worker failed"),
     ),
-    "workers of nobody known": (
+    "workers of an unknown pod": (
         {},
         (),
         replace(WORKERS, by=("10.9.9.9",)),
         workers(message="a worker failed"),
     ),
-    "workers, of which a log tells": (
+    "workers with a log": (
         {"digits-1": BANANA},
         (),
         WORKERS,
@@ -212,7 +212,7 @@ def test_logs_of_counted_failures_are_not_read_again() -> None:
             "pod digits-1 failed first: exited with code 137 (OOMKilled)",
         ),
     ],
-    ids=["nobody", "a worker", "a killed worker", "a pod"],
+    ids=["an unknown node", "a worker", "a killed worker", "a pod"],
 )
 def test_describe_failure(failure: Failure, words: str) -> None:
     assert describe_failure(failure) == words

@@ -1,4 +1,4 @@
-"""Hangs and stragglers: how long is waited, what is decided, and what the status says."""
+"""Hangs and stragglers: deadlines, decisions and status."""
 
 from dataclasses import replace
 from typing import Any
@@ -70,11 +70,11 @@ def hanging(found: Overdue | None = None, pause: float = 8, start: float | None 
     return replace(ALL, pace=Pace(pause, start, found or overdue()), **changes)
 
 
-SAID = "no step since 2026-01-31T11:53:20Z, after step 100; 300 s are allowed"
+SAID = "no step since 2026-01-31T11:53:20Z, after step 100; the deadline is 300 s"
 TOLD = target(end_round=EndRound("aa", 0), start_deadline_seconds=600.0)
 HUNG = decision(
     target=TOLD,
-    events=(Event("ProgressDeadlineExceeded", f"Workers hang: {SAID}; their stacks are in the pods' logs", True),),
+    events=(Event("ProgressDeadlineExceeded", f"Workers hang: {SAID}; see the stacks in the logs of the pods", True),),
     restarts={Cause.CODE: 1},
     hung=True,
 )
@@ -82,16 +82,16 @@ TRAINS = ("Valid", "AllScheduled", "Training")
 
 
 ANOTHER = replace(make_rendezvous(THREE[0], complete=False), instance="bb")
-"""Another process in the host's place; the agent of node 0 ended with the one before, and its next one has joined."""
+"""A restarted host. The agent of node 0 ended with the former one, and its next agent has joined."""
 
 
 def orphaned(seconds: float) -> TorchrunJob:
-    """Return a job that trained, and whose operator heard of the other host so many seconds ago."""
+    """Return a job that trained, and whose operator saw the restarted host that many seconds ago."""
     return after(training_job(), seen(*THREE, rendezvous=ANOTHER), at(-seconds))
 
 
 def found_hung(job: TorchrunJob | None = None, rendezvous: RendezvousState | None = None) -> TorchrunJob:
-    """Return a job in which a hang has been counted."""
+    """Return a job with a counted hang."""
     job = job or training_job()
     return stored(job, decide(job, seen(*THREE, rendezvous=rendezvous or hanging()), NOW))
 
@@ -106,8 +106,8 @@ CASES = {
             events=(
                 Event(
                     "ProgressDeadlineExceeded",
-                    "Workers hang: no step since 2026-01-31T11:53:20Z, and the round began then; 600 s are allowed; "
-                    "their stacks are in the pods' logs",
+                    "Workers hang: no step since 2026-01-31T11:53:20Z, when the round began; the deadline is 600 s; "
+                    "see the stacks in the logs of the pods",
                     warning=True,
                 ),
             ),
@@ -199,7 +199,7 @@ CASES = {
         ("Valid", "AllScheduled", "NodeLost"),
         Restarts(code=1, infrastructure=1),
     ),
-    "the store has gone without a word, and another is there": Case(
+    "the store is gone without closing connections, and another one runs": Case(
         orphaned(5),
         seen(*THREE, rendezvous=ANOTHER),
         decision(
@@ -234,7 +234,7 @@ CASES = {
         ("Valid", "AllScheduled", "NodeLost"),
         Restarts(infrastructure=2),
     ),
-    "its address is nobody's": Case(
+    "its address is unknown": Case(
         training_job(),
         seen(*THREE, rendezvous=replace(ALL, missing=("10.0.9.9",))),
         decision(target=target("10.0.9.9")),
@@ -250,7 +250,7 @@ def test_decide(case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_deciding_again_counts_and_tells_nothing_new(case: Case) -> None:
+def test_deciding_again_changes_nothing(case: Case) -> None:
     check_again(case)
 
 
@@ -268,9 +268,9 @@ def test_deciding_again_counts_and_tells_nothing_new(case: Case) -> None:
         ({}, hanging(closed=True)),
     ],
     ids=[
-        "the host was told another deadline before",
-        "the user has allowed more since",
-        "the user has switched it off since",
+        "the host had another deadline before",
+        "the user has raised the deadline",
+        "the user has disabled hang detection",
         "a longer pause has been seen",
         "no round has ever got to two steps",
         "of another round",
@@ -295,8 +295,8 @@ def test_the_job_fails_with_the_reason_and_says_since_when() -> None:
     status = decide(training_job(maxRestarts=0), seen(*THREE, rendezvous=hanging()), NOW).status
     failed = find_condition(status.conditions, ConditionType.FAILED)
     assert failed is not None
-    count = "the code has failed 1 times and spec.maxRestarts is 0"
-    message = f"workers hang: {SAID}; their stacks are in the pods' logs; {count}"
+    count = "the code has failed 1 time and spec.maxRestarts is 0"
+    message = f"workers hang: {SAID}; see the stacks in the logs of the pods; {count}"
     assert (failed.reason, failed.message) == ("ProgressDeadlineExceeded", message)
     assert status.rendezvous.hung_round == 0
 

@@ -1,4 +1,4 @@
-"""Log lines: their fields, the job they carry, and what must not break them."""
+"""Log lines: their fields, their job, and errors that must not break them."""
 
 import asyncio
 import io

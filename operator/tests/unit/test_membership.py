@@ -1,4 +1,4 @@
-"""Who must leave the rendezvous, who trains, how large the next round is, and when a failed node may be replaced."""
+"""Which nodes must leave, which ones train, the size of the next round, and when failed nodes are replaced."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -32,29 +32,29 @@ MANY = tuple(f"10.9.8.{i}" for i in range(100, 201))
 LEAVERS: dict[str, tuple[Facts, int, tuple[str, ...]]] = {
     "none": (seen(*THREE, rendezvous=make_rendezvous(*THREE)), 3, ()),
     "surplus": (seen(*THREE, rendezvous=make_rendezvous(*THREE)), 2, ("10.0.1.2",)),
-    "dead and dying": (
+    "failed and terminating": (
         seen(failed(0), terminating(THREE[1]), THREE[2], rendezvous=make_rendezvous(*THREE)),
         3,
         ("10.0.1.0", "10.0.1.1"),
     ),
     "gone": (seen(*THREE[1:], rendezvous=make_rendezvous(*THREE)), 3, ("10.0.1.0",)),
     "a stranger": (seen(*THREE, rendezvous=STRANGER), 3, ("10.9.9.9",)),
-    "a stranger who may be the new pod": (
+    "an unknown address that may be of the new pod": (
         seen(*THREE[:2], make_node(2, Phase.STARTING), rendezvous=STRANGER),
         3,
         (),
     ),
-    "a stranger, though a new pod may run by now": (
+    "an unknown address, though a new pod may run by now": (
         seen(*THREE[:2], make_node(2, Phase.PENDING), rendezvous=STRANGER),
         3,
         (),
     ),
-    "a stranger while a pod finds no machine": (
+    "an unknown address while a pod is not scheduled": (
         seen(*THREE[:2], make_node(2, Phase.PENDING, waiting_reason="Unschedulable"), rendezvous=STRANGER),
         3,
         ("10.0.1.2", "10.9.9.9"),
     ),
-    "a stranger who was kept out before, though a new pod may run by now": (
+    "an unknown address that was kept out before, though a new pod may run by now": (
         seen(*THREE[:2], make_node(2, Phase.PENDING), rendezvous=keeping_out(STRANGER, "10.9.9.9")),
         3,
         ("10.9.9.9",),
@@ -79,7 +79,7 @@ LEAVERS: dict[str, tuple[Facts, int, tuple[str, ...]]] = {
         3,
         MANY[:1],
     ),
-    "lost with its machine": (
+    "lost with its Kubernetes node": (
         seen(make_node(0, Phase.LOST), *THREE[1:], rendezvous=make_rendezvous(*THREE[1:])),
         3,
         ("10.0.1.0",),
@@ -120,7 +120,7 @@ SPARED: dict[str, tuple[Facts, int, int, tuple[str, ...]]] = {
         1,
         ("10.0.1.3",),
     ),
-    "the round is over: nobody is a member": (
+    "the round is over: no node is a member": (
         seen(*FOUR, rendezvous=make_rendezvous(*FOUR, complete=False)),
         3,
         1,
@@ -143,7 +143,7 @@ TRAINING: dict[str, tuple[Facts, tuple[NodePod, ...]]] = {
     "all": (seen(*THREE, rendezvous=make_rendezvous(*THREE)), THREE),
     "the round is open": (seen(*THREE, rendezvous=make_rendezvous(*THREE, complete=False)), ()),
     "the host does not answer": (seen(*THREE), ()),
-    "one is dying": (seen(*instead(THREE, terminating(THREE[0])), rendezvous=make_rendezvous(*THREE)), THREE[1:]),
+    "one is terminating": (seen(*instead(THREE, terminating(THREE[0])), rendezvous=make_rendezvous(*THREE)), THREE[1:]),
     "one is not in": (seen(*THREE, rendezvous=make_rendezvous(*THREE[:2])), THREE[:2]),
     "surplus": (
         seen(*THREE, make_node(3), rendezvous=make_rendezvous(*THREE, make_node(3))),
@@ -193,10 +193,10 @@ SLOW = make_node(2, Phase.STARTING, created_at=NOW - timedelta(seconds=16))
 TRAINED = make_rendezvous(*THREE[:2], completed_at=NOW)
 SIZES = {
     "all train": (seen(*THREE), frozenset(), 3),
-    "one is missing: it is being made": (seen(*THREE[:2]), frozenset(), 3),
+    "one is missing: it is being created": (seen(*THREE[:2]), frozenset(), 3),
     "one starts": (seen(*THREE[:2], make_node(2, Phase.STARTING)), frozenset(), 3),
-    "one has just been made": (seen(*THREE[:2], YOUNG), frozenset(), 3),
-    "one finds no machine": (seen(*THREE[:2], make_node(2, Phase.PENDING)), frozenset(), 2),
+    "one has just been created": (seen(*THREE[:2], YOUNG), frozenset(), 3),
+    "one is not scheduled": (seen(*THREE[:2], make_node(2, Phase.PENDING)), frozenset(), 2),
     "one cannot pull its image": (
         seen(*THREE[:2], make_node(2, Phase.STARTING, waiting_reason="ImagePullBackOff")),
         frozenset(),
@@ -204,12 +204,12 @@ SIZES = {
     ),
     "one starts for long": (seen(*THREE[:2], SLOW, rendezvous=TRAINED), frozenset(), 2),
     "one starts for long, as all do before the first round": (seen(*THREE[:2], SLOW), frozenset(), 3),
-    "one gives no sign of life": (
+    "one is silent": (
         seen(*THREE, rendezvous=make_rendezvous(*THREE[:2], silent=("10.0.1.2",))),
         frozenset(),
         2,
     ),
-    "one is lost with its machine: it is being made": (seen(*THREE[:2], make_node(2, Phase.LOST)), frozenset(), 3),
+    "one is lost with its Kubernetes node": (seen(*THREE[:2], make_node(2, Phase.LOST)), frozenset(), 3),
     "one is held back after a failure": (seen(*THREE[:2], failed(2)), frozenset({2}), 2),
     "one has failed and is replaced now": (seen(*THREE[:2], failed(2)), frozenset(), 3),
     "never below the minimum": (seen(*(make_node(index, Phase.PENDING) for index in range(3))), frozenset(), 2),
@@ -288,9 +288,9 @@ def test_services_due(observed: Facts, expected: datetime | None) -> None:
             "CrashLoopBackOff: back-off",
         ),
         (make_node(0, Phase.PENDING, waiting_reason="Unschedulable", waiting_message="no GPU"), "no GPU"),
-        (make_node(0, Phase.PENDING), "waits to be scheduled"),
+        (make_node(0, Phase.PENDING), "is not scheduled yet"),
         (replace(SLOW, index=0), "is starting on machine-2"),
-        (THREE[2], "gives no sign of life"),
+        (THREE[2], "is silent"),
     ],
 )
 def test_absence(node: NodePod, words: str) -> None:

@@ -1,4 +1,4 @@
-"""Metrics: each method changes exactly the series it should, and every metric is documented."""
+"""Metrics: each method changes only its own series, and the docs list every metric."""
 
 import re
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The lint rules that keep the clock out of decisions: they catch every way to read it, and only there."""
+"""The lint rules that ban the clock in decisions: they find every way to read it, and only there."""
 
 import json
 import subprocess
@@ -14,7 +14,7 @@ CORE = "torchrun_operator/core/x.py"
 
 
 def banned(code: str, file: str = CORE) -> list[str]:
-    """Return the names in this code that the repository's rules ban in that file, which need not exist."""
+    """Return the names in this code that the lint rules ban in that file. The file need not exist."""
     command = [sys.executable, "-m", "ruff", "check", "--output-format", "json", "--no-cache", "--ignore-noqa"]
     command += ["--stdin-filename", str(SOURCE / file), "-"]
     done = subprocess.run(command, input=code, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""What the API server writes of pods becomes the frozen picture."""
+"""Facts from pods and Kubernetes nodes as the API server writes them."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -18,7 +18,7 @@ STARTED = datetime(2026, 1, 31, 11, 0, 2, tzinfo=UTC)
 
 
 def pod(name: str = "digits-1", *, role: str = "node", index: str = "1", owner: str = JOB, **parts: Any) -> Any:
-    """Return a pod as the API server writes it; parts: metadata, spec, status."""
+    """Return a pod as the API server writes it. Parts: metadata, spec, status."""
     metadata = {
         "name": name,
         "uid": f"uid-{name}",
@@ -56,7 +56,7 @@ NODES: dict[str, tuple[Any, NodePod]] = {
         pod(spec={"nodeName": None}),
         node(Phase.PENDING, machine=None, scheduled=False),
     ),
-    "without a place": (
+    "not scheduled": (
         pod(spec={"nodeName": ""}, status={"phase": "Pending", "conditions": [UNSCHEDULABLE]}),
         node(
             Phase.PENDING,
@@ -138,7 +138,7 @@ NODES: dict[str, tuple[Any, NodePod]] = {
         ),
         node(Phase.FAILED, exit=Exit(1, "Error", "ValueError: bad loss", ENDED_AT)),
     ),
-    "ended by its machine's shutdown": (
+    "ended by the shutdown of its Kubernetes node": (
         pod(
             status={
                 "phase": "Failed",
@@ -177,7 +177,7 @@ NODES: dict[str, tuple[Any, NodePod]] = {
         pod(status={"phase": "Running", "containerStatuses": trainer(terminated={"exitCode": 3, "reason": "Error"})}),
         node(Phase.FAILED, exit=Exit(3, "Error", "", None)),
     ),
-    "a disruption that did not come": (
+    "a disruption that did not happen": (
         pod(status={"phase": "Running", "conditions": [{**DISRUPTED, "status": "False"}]}),
         node(Phase.RUNNING),
     ),
@@ -210,7 +210,7 @@ TOLD: dict[str, RendezvousState | None] = {
     "no host": None,
 }
 MACHINES: dict[str, tuple[Any, Any, str, Phase, str]] = {
-    # name: the machine, the pod's status, what the host tells, the phase, why
+    # name: the Kubernetes node, the pod's status, the state document, the phase, why
     "ready": ({"status": {"conditions": [{"type": "Ready", "status": "True"}]}}, RUNS, "silent", Phase.RUNNING, ""),
     "not ready, says its kubelet": (
         {"status": {"conditions": [{"type": "Ready", "status": "False"}]}},
@@ -230,7 +230,7 @@ MACHINES: dict[str, tuple[Any, Any, str, Phase, str]] = {
     "silent, its agent waits": (SILENT_KUBELET, RUNS, "waiting", Phase.RUNNING, ""),
     "silent, and so is its agent": (SILENT_KUBELET, RUNS, "silent", Phase.LOST, SILENCE),
     "silent, its agent is in no round": (SILENT_KUBELET, RUNS, "no member", Phase.LOST, SILENCE),
-    "silent, nobody knows more": (
+    "silent, no further information": (
         SILENT_KUBELET,
         RUNS,
         "the host does not say who is silent",
@@ -247,7 +247,7 @@ MACHINES: dict[str, tuple[Any, Any, str, Phase, str]] = {
 
 @pytest.mark.parametrize(("machine", "status", "told", "phase", "why"), MACHINES.values(), ids=MACHINES)
 @pytest.mark.parametrize("metadata", [{}, DELETED], ids=["", "being deleted"])
-def test_pods_of_machines_in_trouble(
+def test_pods_of_kubernetes_nodes_in_trouble(
     machine: Any, status: Any, told: str, phase: Phase, why: str, metadata: Any
 ) -> None:
     raw = pod(status=status, metadata=metadata)
@@ -267,7 +267,7 @@ def test_pods_of_machines_in_trouble(
     ],
     ids=["it answers", "it does not answer", "off, whatever answers", "removed"],
 )
-def test_rendezvous_pod_of_a_machine_in_trouble(
+def test_rendezvous_pod_of_a_kubernetes_node_in_trouble(
     machine: Any, state: RendezvousState | None, phase: Phase, why: str
 ) -> None:
     pods = [pod(role="rendezvous", status=RUNS)]
@@ -276,7 +276,7 @@ def test_rendezvous_pod_of_a_machine_in_trouble(
     assert (found.phase, found.trouble) == (phase, why)
 
 
-def test_machines_of_which_nothing_is_known_change_nothing() -> None:
+def test_unknown_kubernetes_nodes_change_nothing() -> None:
     assert (
         gather(make_job(), NOW, [pod(status=RUNS)], None, machines=Machines({}, any_ready=True)).nodes[0].phase
         is Phase.RUNNING
@@ -338,7 +338,7 @@ def test_words_are_bounded() -> None:
 
 
 def test_nothing_is_concluded_while_no_kubernetes_node_is_ready() -> None:
-    """Then the API server is cut off from all of them."""
+    """The API server is then cut off from all of them."""
     silent = {"status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}}
     for known in ({"m1": silent}, {"m1": None}):
         assert list(troubles(Machines(known, any_ready=True))) == ["m1"]

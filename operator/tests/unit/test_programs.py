@@ -1,4 +1,4 @@
-"""Programs are packed alike every time, and run from the one file."""
+"""A program has the same archive every time, and runs from one file."""
 
 import io
 import subprocess
@@ -13,7 +13,7 @@ from torchrun_operator.programs import zipapp
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Return the name of a package that can be imported and says hello."""
+    """Return the name of an importable package that says hello."""
     directory = tmp_path / "packed_hello"
     (directory / "inner").mkdir(parents=True)
     (directory / "__pycache__").mkdir()

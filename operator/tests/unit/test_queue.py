@@ -1,4 +1,4 @@
-"""Turns: one a key at a time, merged, spaced, the earliest first, later after each failure. All in virtual time."""
+"""The queue: one turn per key at a time, merging, spacing, order, and backoff. In virtual time."""
 
 import asyncio
 import itertools
@@ -14,7 +14,7 @@ Script = Callable[[Queue], Awaitable[None]]
 
 
 def in_virtual_time(script: Script) -> None:
-    """Run the script with a new queue: turns of a key 1 s apart, from the fourth in a row on 10 s."""
+    """Run the script with a new queue. Turns of a key are 1 s apart, and 10 s from the fourth in a row on."""
 
     async def main() -> None:
         await script(WorkQueue(now, spacing_seconds=1.0, sustained_seconds=10.0, burst=3))
@@ -49,7 +49,7 @@ async def the_earliest_wish_stands(queue: Queue) -> None:
     assert await take(queue) == ("a", 2)
     queue.done("a")
     queue.add("b", after=8)
-    assert await take(queue) == ("b", 10)  # the wishes for 5 and 9 were one with that for 2
+    assert await take(queue) == ("b", 10)  # the requests for 5 and 9 were merged with the one for 2
 
 
 async def one_worker_per_key(queue: Queue) -> None:
@@ -89,7 +89,7 @@ async def many_wakes_in_a_row_are_spread(queue: Queue) -> None:
     quiet = (await take(queue))[1]
     queue.done("a")
     queue.add("a")
-    assert (await take(queue))[1] == quiet + 1  # it has its credit back
+    assert (await take(queue))[1] == quiet + 1  # its credit has recovered
 
 
 async def failures_wait_longer_and_longer(queue: Queue) -> None:
@@ -164,7 +164,7 @@ async def turns_under_way_can_end_after_close(queue: Queue) -> None:
 
 
 async def workers_share_the_keys(queue: Queue) -> None:
-    """Each of many keys gets its turns, never two at once, with workers that take a while."""
+    """Each of many keys gets its turns, one at a time, with slow workers."""
     busy: set[str] = set()
     turns: dict[str, int] = {}
 

@@ -1,4 +1,4 @@
-"""The manifests of what a job owns, as golden files; and what holds for all of them."""
+"""The manifests of the objects of a job, as golden files, and rules for all of them."""
 
 import copy
 import json
@@ -132,7 +132,7 @@ def test_the_job_is_not_changed_nor_shared(job: TorchrunJob) -> None:
 
 
 def _scribble(value: Any) -> None:
-    """Overwrite everything inside."""
+    """Replace all values inside."""
     if isinstance(value, dict):
         for inner in value.values():
             _scribble(inner)
@@ -160,7 +160,7 @@ def test_what_the_template_says_is_kept() -> None:
 
 
 def test_the_wiring_of_torchrun() -> None:
-    """The values that the rendezvous depends on, spelt out where a golden file could be updated without a thought."""
+    """The values that the rendezvous depends on. They are written here too, because a golden file is easily updated."""
     env = {entry["name"]: entry.get("value") for entry in trainer(node_pod(WHOLE, 3))["env"]}
     assert env["PET_NNODES"] == "2:1048576"
     assert env["PET_RDZV_ENDPOINT"] == "digits-rdzv:29500"
@@ -184,7 +184,7 @@ def test_variables_come_before_those_that_refer_to_them() -> None:
     assert names.index("POD_NAME") < names.index("WHO")
 
 
-def test_only_the_index_tells_nodes_apart() -> None:
+def test_only_the_index_differs_between_nodes() -> None:
     first, second = json.dumps(node_pod(WHOLE, 0)), json.dumps(node_pod(WHOLE, 7))
     replaced = first.replace("digits-0", "digits-7").replace(
         '"torchrun.dev/node-index": "0"', '"torchrun.dev/node-index": "7"'
@@ -223,7 +223,7 @@ _EXPRESSION = {"labelSelector": {"matchExpressions": [{"key": "run", "operator":
         ({"topologySpreadConstraints": [{"topologyKey": "zone"}]}, {"queue", "run", "tier"}),
     ],
 )
-def test_what_keeps_nodes_apart_does_not_keep_them_off_the_rendezvous_pods_machine(
+def test_what_keeps_nodes_apart_does_not_keep_them_off_the_kubernetes_node_of_the_rendezvous_pod(
     rules: dict[str, Any], kept: set[str]
 ) -> None:
     manifest = job_manifest()
@@ -257,7 +257,7 @@ def test_network_policy(spec: dict[str, Any], namespace: str | None, ingress: li
 
 
 def started_by(**container: Any) -> Any:
-    """Return the hook that runs as the trainer container of a job that starts warm begins."""
+    """Return the postStart hook of the trainer container in a job with warm starts."""
     given = {"name": "trainer", "image": "train:1", **container}
     job = make_job(elasticity={"warmStart": True}, template={"spec": {"containers": [given]}})
     return trainer(node_pod(job, 0)).get("lifecycle", {}).get("postStart")

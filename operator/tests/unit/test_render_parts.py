@@ -1,4 +1,4 @@
-"""How parts add up: to the fields of a pod, and to one list of problems."""
+"""The sum of parts: the fields of a pod, and one list of problems."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The documents between operator, host and workers: what is taken, what is refused, and that both sides agree."""
+"""The documents between operator, host and workers: accepted and rejected ones, and that both sides agree."""
 
 import json
 import math
@@ -106,11 +106,11 @@ WANTED = Target(
 @pytest.mark.parametrize(
     ("more", "silent"), [({}, None), ({"silent": []}, ()), ({"silent": ["10.0.0.3"]}, ("10.0.0.3",))]
 )
-def test_a_host_may_say_who_is_silent(more: dict[str, Any], silent: tuple[str, ...] | None) -> None:
+def test_a_host_may_report_the_silent_nodes(more: dict[str, Any], silent: tuple[str, ...] | None) -> None:
     assert RendezvousState.read(json.dumps({**STATE, **more}).encode()).silent == silent
 
 
-def test_a_dead_host_is_missed_by_the_kernel() -> None:
+def test_the_kernel_detects_a_lost_host() -> None:
     with open_socket((socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("127.0.0.1", 1))) as made:
         assert made.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         idle, every, count = (
@@ -121,7 +121,7 @@ def test_a_dead_host_is_missed_by_the_kernel() -> None:
 
 
 def test_the_operator_reads_what_the_host_writes() -> None:
-    state = RendezvousState.read(json.dumps({**STATE, "later": "a newer host may say more"}).encode())
+    state = RendezvousState.read(json.dumps({**STATE, "later": "a newer host may send more fields"}).encode())
     assert state == RendezvousState(
         instance="00ff",
         version=5,
@@ -183,7 +183,7 @@ def test_bad_state_documents_are_refused(change: dict[str, object], where: str) 
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"null", b"{", b"\xff", b"{}"])
-def test_what_is_no_state_document_is_refused(body: bytes) -> None:
+def test_an_invalid_state_document_is_rejected(body: bytes) -> None:
     with pytest.raises(ProtocolError):
         RendezvousState.read(body)
 

@@ -1,4 +1,4 @@
-"""Which nodes the rendezvous host drops, and when."""
+"""Which nodes the rendezvous host evicts, and when."""
 
 from dataclasses import replace
 
@@ -30,7 +30,7 @@ CASES = {
     "leavers never join": Case(
         open_round(A, B, C), target(2, 2, B), Memory(), formed(A, C), begun(A, C), ("evicted", "round-completed")
     ),
-    "of two processes at one address the one heard of last stays": Case(
+    "of two processes at one address, the one with the last heartbeat stays": Case(
         open_round(A, B, A._replace(pid=2), heartbeats={A: NOW - 9, B: NOW, A._replace(pid=2): NOW}),
         target(2),
         Memory(),
@@ -38,7 +38,7 @@ CASES = {
         begun(A._replace(pid=2), B),
         ("evicted", "round-completed"),
     ),
-    "a leaver is evicted and the others kicked": Case(
+    "a leaver is evicted, and the others are kicked": Case(
         FORMED,
         target(2, 2, C),
         remembered(running(A, B, C)),
@@ -55,7 +55,7 @@ CASES = {
         KICKED,
         ("evicted", "round-kicked"),
     ),
-    "rank 0 is gone before all have seen its address: it is published for it": Case(
+    "rank 0 is gone before all have seen its address: the host publishes it": Case(
         FORMED,
         target(2, 2, A),
         remembered(running(A, B, C)),

@@ -59,13 +59,13 @@ CASES = {
         ("round-completed",),
         also={"enough_since": None, "formation_seconds": 6.0},
     ),
-    "fewer than the minimum wait for ever, and the last call starts again": Case(
+    "fewer than the minimum wait forever, and the last call starts again": Case(
         open_round(A), target(3), Memory(enough_since=NOW - 99), open_round(A), also={"enough_since": None}
     ),
     "a size below the minimum completes nothing": Case(
         open_round(A, B, C), target(1, 2), Memory(enough_since=NOW - 99), open_round(A, B, C)
     ),
-    "surplus nodes are left out, and must soon be out of sight": Case(
+    "surplus nodes are left out, and soon hidden": Case(
         open_round(A, B, C),
         target(2),
         Memory(),
@@ -75,7 +75,7 @@ CASES = {
         hurry=True,
         also={"aside": {C.address: NOW}},
     ),
-    "who was in the round before comes before a spare, whatever the order of their addresses": Case(
+    "former members come before spares, in any order of addresses": Case(
         open_round(A, B, C),
         target(2),
         Memory(former=frozenset({B.address, C.address, D.address})),
@@ -84,7 +84,7 @@ CASES = {
         ("round-completed",),
         also={"aside": {A.address: NOW}},
     ),
-    "a spare takes the place of who is lost": Case(
+    "a spare takes the place of a lost node": Case(
         open_round(A, B),
         target(2),
         Memory(former=frozenset({B.address, C.address})),
@@ -92,7 +92,7 @@ CASES = {
         begun(A, B),
         ("round-completed",),
     ),
-    "those in other lists join at once": Case(
+    "nodes in other lists join at once": Case(
         open_round(A, waiting=frozenset({B, KICK}), redundant=frozenset({C}), heartbeats=beats(A, B, C)),
         target(4),
         Memory(),
@@ -101,7 +101,7 @@ CASES = {
     "a participant without a heartbeat would break its agent": Case(
         open_round(A, B, C, heartbeats=beats(A, B)), target(3), Memory(), open_round(A, B)
     ),
-    "without an operator no node is on its way: the last call is short": Case(
+    "without an operator no node is starting: the last call is short": Case(
         open_round(A, B),
         target(3),
         Memory(enough_since=NOW - 1, rounds=1),
@@ -111,7 +111,7 @@ CASES = {
         also={"rounds_alone": 1},
         senses=Senses(away=True),
     ),
-    "except for the first round, whose nodes an operator has made": Case(
+    "except for the first round, whose nodes the operator has created": Case(
         open_round(A, B), target(3), Memory(enough_since=NOW - 4.9), open_round(A, B), senses=Senses(away=True)
     ),
     "never below the minimum": Case(

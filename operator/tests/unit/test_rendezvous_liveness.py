@@ -1,4 +1,4 @@
-"""Which nodes the rendezvous host takes for dead, silent or alive."""
+"""Which nodes the rendezvous host considers ended, silent or alive."""
 
 from dataclasses import replace
 
@@ -26,19 +26,19 @@ from torchrun_rendezvous.view import KICK
 
 
 def life(clock: float = 100.0, **silences: float) -> dict[str, object]:
-    """Memory of A, B and C, all heard just now by the clock, or so many seconds ago."""
+    """Memory of A, B and C, whose last heartbeats are current, or that many seconds old."""
     ago = {A: silences.get("a", 0.0), B: silences.get("b", 0.0), C: silences.get("c", 0.0)}
     seen = {n: LifeSigns(NOW, clock - seconds) for n, seconds in ago.items()}
     return {"signs": seen, "clock": clock, "looked_at": NOW, "heard_at": NOW}
 
 
 def quiet(**others: LifeSigns) -> dict[str, object]:
-    """Memory of A and B, heard just now, and of C as given."""
+    """Memory of A and B with current heartbeats, and of C as given."""
     return {**life(), "signs": {A: LifeSigns(NOW, 100.0), B: LifeSigns(NOW, 100.0), C: others["C"]}}
 
 
 def wired(missing: float | None = None) -> dict[str, object]:
-    """Memory of A, B and C, all connected once, and C not for so many seconds."""
+    """Memory of A, B and C, all connected before, and C disconnected for that many seconds."""
     seen = {A: LifeSigns(NOW, 100.0, True), B: LifeSigns(NOW, 100.0, True), C: LifeSigns(NOW, 100.0, True)}
     if missing is not None:
         seen[C] = seen[C]._replace(disconnected_at=NOW - missing)
@@ -46,7 +46,7 @@ def wired(missing: float | None = None) -> dict[str, object]:
 
 
 def reachable(**unanswered: float) -> dict[str, object]:
-    """Memory of A, B and C, all heard just now, whose kernels last acknowledged something so many seconds ago."""
+    """Memory of A, B and C with current heartbeats, whose kernels last acknowledged data that many seconds ago."""
     ago = {A: unanswered.get("a", 0.0), B: unanswered.get("b", 0.0), C: unanswered.get("c", 0.0)}
     return {**life(), "signs": {n: LifeSigns(NOW, 100.0, reached=100.0 - seconds) for n, seconds in ago.items()}}
 
@@ -65,7 +65,7 @@ CASES = {
         also={"evictions": {"disconnected": 1}},
         senses=ONLY_AB,
     ),
-    "for a shorter time it may only not have been listed": Case(
+    "for a shorter time, the list may only have missed it": Case(
         SETTLED,
         target(3),
         remembered(running(A, B, C), **wired(missing=0.9)),
@@ -108,7 +108,7 @@ CASES = {
         lines=("evicted",),
         senses=ONLY_AB,
     ),
-    "a member is silent: the others go on without it, and listen whether it comes back": Case(
+    "a member is silent: the others continue without it, and the host waits for its return": Case(
         SETTLED,
         target(3),
         remembered(running(A, B, C), **life(c=8.0)),
@@ -178,7 +178,7 @@ CASES = {
         ("evicted", "round-kicked"),
         also={"clock": 100.25},
     ),
-    "and stands still while none is: then the host is cut off": Case(
+    "and stops while none is: then the host is cut off": Case(
         SETTLED,
         target(3),
         remembered(running(A, B, C), **{**life(c=7.9), "looked_at": NOW - 0.1, "heard_at": NOW - 5.0}),
@@ -249,7 +249,7 @@ CASES = {
         running(A, B, C),
         senses=Senses(interval=5.0),
     ),
-    "most are silent: more likely the host does not hear": Case(
+    "most are silent: more likely the host receives nothing": Case(
         SETTLED, target(3), remembered(running(A, B, C), **life(b=8.0, c=29.9)), SETTLED, running(A, B, C)
     ),
     "a node that was given up before is not one of them": Case(
@@ -260,7 +260,7 @@ CASES = {
         replace(running(A, B, still=frozenset({A})), kicked=True, requested=True),
         ("evicted", "round-kicked"),
     ),
-    "but not for ever: the silent majority is dropped": Case(
+    "but not forever: the silent majority is dropped": Case(
         SETTLED,
         target(3),
         remembered(running(A, B, C), **life(b=30.0, c=30.0)),
@@ -308,7 +308,7 @@ CASES = {
         ("evicted", "round-kicked"),
         senses=Senses(published=False),
     ),
-    "a node is heard again while the others meet without it: it is to leave its workers": Case(
+    "a node is heard again while the others form a round without it: it must leave its round": Case(
         replace(SETTLED, participants={A: 0}, heartbeats=beats(A, B, C)),
         target(3, 3),
         Memory(**life(b=30.0)),  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What the rendezvous host knows of time: when a round is overdue, and who does not come back to the next."""
+"""Time in the rendezvous host: when a round is overdue, and which nodes do not join the next one."""
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -24,7 +24,7 @@ def running(number: int, *, kicked: bool = False) -> Running:
 
 @dataclass
 class Clock:
-    """A host that looks at the time once per second."""
+    """A host that checks the time once per second."""
 
     watch: Stopwatch = Stopwatch()  # noqa: RUF009 - frozen
     now: float = 0.0
@@ -32,7 +32,7 @@ class Clock:
     step: int = 0
 
     def live(self, script: str) -> None:
-        """Live through `r4` (round 4 runs), `rx` (none), `3s` (seconds), `5` (a step), `b` (a beat), `9!` (the end)."""
+        """Run `r4` (round 4 runs), `rx` (none), `3s` (seconds), `5` (a step), `b` (a beat), `9!` (the end)."""
         beat = 0
         for word in script.split():
             if word[0] == "r":
@@ -123,7 +123,7 @@ def test_pauses_are_forgotten_after_two_days_and_not_before_one() -> None:
     assert (second.pauses, second.longest_start) == ((0.0, 0.0), 9.0)
 
 
-# --- who does not come back ------------------------------------------------------------------------------------------
+# --- nodes that do not come back --------------------------------------------------------------------------------------
 
 KICKED = replace(running(4, kicked=True), requested=True)
 ENDING = View(round=5, waiting=frozenset({KICK}), heartbeats=dict.fromkeys((A, B, C), 0.0))

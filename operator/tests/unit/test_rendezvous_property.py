@@ -1,4 +1,4 @@
-"""Agents that act as torch's do, in any order, with a host that decides: what must never happen, and what must."""
+"""Agents that act like torch's, in any order, with a host that decides: what must never happen, and what must."""
 
 from dataclasses import dataclass, field, replace
 
@@ -17,7 +17,7 @@ MINIMUM = 2
 
 @dataclass
 class Agent:
-    """torch's agent: looks for a round (None), or runs workers in one."""
+    """torch's agent. It looks for a round (None), or runs workers in one."""
 
     node: Node
     round: int | None = None
@@ -40,11 +40,11 @@ class Simulation:
     processes: int = 0
     lost: set[int] = field(default_factory=set)
     mute: dict[int, float] = field(default_factory=dict)
-    """Since when a node's kernel has acknowledged nothing."""
+    """When a node's kernel acknowledged data for the last time."""
     away: bool = False
 
     def start(self, index: int) -> None:
-        """Another process at the address; the one before, if any, is gone without a word."""
+        """A new process at the address. A former one is gone without a message."""
         self.processes += 1
         self.lost.discard(index)
         self.mute.pop(index, None)
@@ -66,7 +66,7 @@ class Simulation:
             self.agents[index].frozen = True
 
     def cut(self, index: int) -> None:
-        """Nothing gets through, neither from the agent nor from its kernel."""
+        """Nothing arrives from the agent or its kernel."""
         if index in self.agents:
             self.agents[index].frozen = True
             self.mute.setdefault(index, self.now)
@@ -104,7 +104,7 @@ class Simulation:
             self.leave(index)
 
     def leave(self, index: int) -> None:
-        """Its workers were stopped or failed (torch's _RendezvousExitOp)."""
+        """The workers were stopped or failed (torch's _RendezvousExitOp)."""
         agent, view = self.awake(index), self.view
         if agent is None or agent.round is None:
             return
@@ -118,7 +118,7 @@ class Simulation:
             self.view = view
 
     def beat(self, index: int) -> None:
-        """What an agent does every 2 s; while it looks for a round it writes nothing before it has read."""
+        """What an agent does every 2 s. While it looks for a round, it reads before it writes."""
         agent = self.awake(index)
         if agent is None or (agent.round is None and self.view.complete and agent.node in self.view.participants):
             return
@@ -152,7 +152,7 @@ class Simulation:
         self.formed[self.view.round] = dict(members)
 
     def check_seen(self) -> None:
-        """A member sees what the others saw, less those that left by themselves: that is torch's doing."""
+        """A member sees the same round as the others, without those that left by themselves: torch removes them."""
         seen, formed = self.view.participants, self.formed[self.view.round]
         assert seen.items() <= formed.items()
         completed = self.memory.completed_at
@@ -161,7 +161,7 @@ class Simulation:
             assert seen == formed
 
     def live(self, seconds: int) -> None:
-        """Let the agents that are there do what agents do."""
+        """Let the running agents act."""
         for second in range(seconds):
             for index in list(self.agents):
                 self.sync(index)
@@ -212,7 +212,7 @@ def happen(simulation: Simulation, event: tuple[str, object]) -> None:
 
 @settings(max_examples=400, deadline=None)
 @given(st.lists(EVENTS, max_size=60), st.integers(MINIMUM, ADDRESSES))
-# A process that is gone is taken into a round, and the next one at its address comes before the others have seen that.
+# A process that is gone becomes a member, and the next one at its address joins before the others have seen that.
 @example([("start", 2), ("sync", 2), ("start", 2)], 3)
 def test_whatever_happens_rounds_are_right_and_training_comes_back(
     events: list[tuple[str, object]], alive: int
@@ -223,7 +223,7 @@ def test_whatever_happens_rounds_are_right_and_training_comes_back(
         assert KICK not in simulation.view.participants
         assert set(simulation.view.participants) <= set(simulation.view.heartbeats)
 
-    # Then the operator has what it wants: some live pods, the others gone.
+    # Then the operator reaches its goal: some live pods, the others gone.
     for index in range(ADDRESSES):
         if index >= alive:
             simulation.die(index)
@@ -252,7 +252,7 @@ def test_whatever_happens_rounds_are_right_and_training_comes_back(
 def test_without_an_operator_training_comes_back_if_enough_are_left(
     events: list[tuple[str, object]], size: int, alive: set[int], lost: set[int]
 ) -> None:
-    """Nodes die, are lost or freeze: those that are left train, as many as were last wanted."""
+    """Nodes end, are lost or freeze. The remaining ones train, as many as the last target wants."""
     simulation = Simulation(target=Target(1, size, MINIMUM, 2.0, ()), away=True)
     for index in range(ADDRESSES):
         simulation.start(index)
@@ -284,7 +284,7 @@ def test_surplus_agents_do_not_keep_the_others_from_training(order: list[int], s
     for second in range(20):
         for index in order:
             simulation.sync(index)
-            simulation.tick()  # the host looks often enough to be between an agent's write and the next one's read
+            simulation.tick()  # the host decides often enough, between one agent's write and the next one's read
             simulation.poll(index)
             if second % 2 == 0:
                 simulation.beat(index)

@@ -94,7 +94,7 @@ CASES = {
         replace(running(A, B, C), kicked=True, requested=True),
         ("round-kicked",),
     ),
-    "training goes on while more nodes are on their way": Case(
+    "training continues while more nodes are starting": Case(
         replace(SETTLED, participants={D: 0}, heartbeats=beats(A, B, C, D)),
         target(5),
         remembered(running(A, B, C)),
@@ -126,7 +126,7 @@ CASES = {
         replace(SETTLED, participants={D: 0}, heartbeats=beats(A, B, C, D)),
         running(A, B, C),
     ),
-    "a member that left because it saw a stranger was disturbed": Case(
+    "a member left because it saw an unknown node: it was disturbed": Case(
         replace(FORMED, participants={A: 0, B: 1}, waiting=frozenset({C}), heartbeats=beats(A, B, C)),
         target(3),
         remembered(replace(running(A, B, C), disturbed_at=NOW - 1)),
@@ -143,7 +143,7 @@ CASES = {
         ("left",),
         repair=4,
     ),
-    "an agent has finished: no member is disturbed any more": Case(
+    "an agent has finished: the host disturbs no member": Case(
         replace(FORMED, finished=1),
         target(2, 2, C),
         remembered(running(A, B, C)),
@@ -157,7 +157,7 @@ CASES = {
         replace(FORMED, closed=True, finished=1),
         running(A, B, C),
     ),
-    "an agent that failed closed it for everybody: that is undone": Case(
+    "an agent that failed closed the rendezvous: the host opens it again": Case(
         replace(SETTLED, closed=True),
         target(3),
         remembered(running(A, B, C)),
@@ -169,7 +169,7 @@ CASES = {
     "without a target it stays closed": Case(
         replace(SETTLED, closed=True), None, Memory(), replace(SETTLED, closed=True)
     ),
-    "it has to end although no member left": Case(
+    "it must end although no member left": Case(
         SETTLED,
         replace(target(3), end_round=EndRound("aa", 4)),
         remembered(running(A, B, C)),
@@ -177,7 +177,7 @@ CASES = {
         replace(running(A, B, C), kicked=True, requested=True),
         ("round-kicked",),
     ),
-    "a round before it was to end": Case(
+    "an earlier round was to end": Case(
         SETTLED,
         replace(target(3), end_round=EndRound("aa", 3)),
         remembered(running(A, B, C)),

@@ -1,4 +1,4 @@
-"""What the kernel says of the connections to the store."""
+"""The connections to the store as the kernel reports them."""
 
 import socket
 

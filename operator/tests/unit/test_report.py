@@ -1,4 +1,4 @@
-"""The whole status of each situation, as golden files; and what holds for every status."""
+"""The complete status of each situation, as golden files, and rules for every status."""
 
 import json
 from dataclasses import replace
@@ -40,6 +40,7 @@ GOLDEN = Path(__file__).parent / "golden" / "status"
 ALL = make_rendezvous(*THREE, completed_at=CREATED)
 REPLACED = instead(THREE, make_node(1, life=2))
 NO_GPU = "0/5 nodes are available: 5 Insufficient nvidia.com/gpu."
+SILENCE = "Kubernetes node m1 is not ready: its kubelet is silent"
 
 
 def progress(step: int, seconds: float, **more: Any) -> Progress:
@@ -47,7 +48,7 @@ def progress(step: int, seconds: float, **more: Any) -> Progress:
 
 
 def recovered(seconds: float, completed: float, step: int = 95) -> TorchrunJob:
-    """Return a job that lost a node at NOW, at step 100, and is seen again once it trains in round 2."""
+    """Return a job that lost a node at NOW, at step 100, and the facts after it trains in round 2."""
     job = training_job()
     job = after(job, seen(*THREE, rendezvous=replace(ALL, progress=progress(100, -1))), at(-1))
     job = after(job, seen(*without(THREE, 1), rendezvous=replace(ALL, progress=progress(100, -1))))
@@ -83,7 +84,7 @@ SITUATIONS: dict[str, tuple[TorchrunJob, Facts]] = {
     ),
     "machine-lost": (
         training_job(),
-        seen(*instead(THREE, make_node(1, Phase.LOST, trouble="machine m1 is not ready: its kubelet is silent"))),
+        seen(*instead(THREE, make_node(1, Phase.LOST, trouble=SILENCE))),
     ),
     "no-image": (after(make_job(), facts()), seen(NO_IMAGE, make_node(1, Phase.STARTING))),
     "rendezvous-without-image": (after(make_job(), facts()), seen(*THREE, rendezvous_pod=HOST_WITHOUT_IMAGE)),

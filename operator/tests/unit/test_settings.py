@@ -1,4 +1,4 @@
-"""Settings: defaults, every variable, and what is refused."""
+"""Settings: defaults, every variable, and invalid values."""
 
 from pathlib import Path
 from typing import Any
@@ -98,5 +98,5 @@ def test_a_missing_or_short_key_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="key"):
         settings.read_key()
     settings.key_file.write_bytes(b"x" * 31)
-    with pytest.raises(ValueError, match="31 bytes: at least 32"):
+    with pytest.raises(ValueError, match="31 bytes; write at least 32"):
         settings.read_key()

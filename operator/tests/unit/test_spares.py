@@ -1,4 +1,4 @@
-"""A job with a spare: who is one, what its loss costs, who takes over, and how it ends; case by case."""
+"""A job with a spare: which node it is, what its loss costs, which node takes over, and the end; case by case."""
 
 from dataclasses import replace
 from typing import Any
@@ -34,24 +34,24 @@ from torchrun_rendezvous.protocol import RendezvousState
 FOUR = (*THREE, make_node(3))
 SPARE = FOUR[1]
 MEMBERS = without(FOUR, 1)
-"""Any index may be the spare's."""
+"""Any index can be the spare."""
 FULL = make_rendezvous(*MEMBERS, waiting=("10.0.1.1",))
 RUNNING = ("Valid", "AllScheduled", "Training")
-TOO_LATE = "the job is about to end, and no node is replaced any more"
+TOO_LATE = "the job is about to end; the operator replaces no more nodes"
 
 
 def job(**spec: Any) -> TorchrunJob:
-    """Return a job of three nodes and one spare, as it is before its first status."""
+    """Return a job of three nodes and one spare without a status."""
     return make_job(elasticity={"spares": 1}, **spec)
 
 
 def spared(nodes: tuple[NodePod, ...] = FOUR, rendezvous: RendezvousState = FULL, **spec: Any) -> TorchrunJob:
-    """Return the job once it trains."""
+    """Return the job while it trains."""
     return after(job(**spec), seen(*nodes, rendezvous=rendezvous))
 
 
 def spare_lost(what: str) -> Event:
-    return Event("SpareLost", f"Spare node 1 (pod digits-1) {what}; training goes on", warning=True)
+    return Event("SpareLost", f"Spare node 1 (pod digits-1) {what}; training continues", warning=True)
 
 
 CASES = {
@@ -99,7 +99,7 @@ CASES = {
         "Running",
         RUNNING,
     ),
-    "the spare fails just after it has been taken into a round": Case(
+    "the spare fails just after it joined a round": Case(
         spared(),
         seen(
             *instead(without(FOUR, 0), failed(1, 137)),
@@ -119,7 +119,7 @@ CASES = {
         ("Valid", "AllScheduled", "Training", "NodeLost"),
         Restarts(infrastructure=2),
     ),
-    "a member is lost: the size stays, for the spare is there": Case(
+    "a member is lost: the size stays, because there is a spare": Case(
         spared(),
         seen(*without(FOUR, 2), rendezvous=FULL),
         decision(
@@ -132,7 +132,7 @@ CASES = {
         ("Valid", "AllScheduled", "Training", "NodeLost"),
         Restarts(infrastructure=1),
     ),
-    "the spare has taken over, and the replacement finds no machine": Case(
+    "the spare has taken over, and the replacement is not scheduled": Case(
         after(spared(), seen(*without(FOUR, 2), rendezvous=FULL)),
         seen(
             *instead(FOUR, make_node(2, Phase.PENDING, life=2)),
@@ -156,10 +156,8 @@ CASES = {
         seen(*FOUR, rendezvous=make_rendezvous(*THREE)),
         decision(
             target=target("10.0.1.2", "10.0.1.3", size=2),
-            deletions=(
-                Deletion("digits-3", "pod-3-1", "spec.replicas asks for 2 nodes, beside 1 spares", surplus=True),
-            ),
-            events=(Event("NodeRemoved", "Pod digits-3 is removed: spec.replicas asks for 2 nodes, beside 1 spares"),),
+            deletions=(Deletion("digits-3", "pod-3-1", "the job wants 2 nodes and 1 spare", surplus=True),),
+            events=(Event("NodeRemoved", "Pod digits-3 is removed: the job wants 2 nodes and 1 spare"),),
             restarts={Cause.RESIZE: 1},
         ),
         "Resizing",
@@ -173,7 +171,7 @@ CASES = {
         "Running",
         RUNNING,
     ),
-    "all members have succeeded, and the spare's agent failed for it": Case(
+    "all members have succeeded, and the spare's agent failed because of that": Case(
         spared(),
         seen(
             *(make_node(i, Phase.SUCCEEDED) for i in (0,)),
@@ -194,7 +192,7 @@ def test_decide(case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_deciding_again_on_the_written_status_counts_and_tells_nothing_new(case: Case) -> None:
+def test_deciding_again_on_the_written_status_changes_nothing(case: Case) -> None:
     check_again(case)
 
 
@@ -263,7 +261,7 @@ def test_a_suspended_job_keeps_no_spare() -> None:
     assert [d.name for d in paused.plan.deletions] == ["digits-0", "digits-1", "digits-2", "digits-3", "digits-rdzv"]
 
 
-def test_a_machine_for_the_spare_is_not_waited_for_but_told_of() -> None:
+def test_an_unscheduled_spare_is_reported_and_does_not_delay_the_job() -> None:
     status = after(job(), seen(*instead(FOUR, make_node(1, Phase.PENDING)))).status
     scheduled = next(c for c in status.conditions if c.type == "Scheduled")
     assert (scheduled.status, scheduled.message) == ("True", "all 3 node pods are scheduled, and 0 of 1 spares")
@@ -271,7 +269,7 @@ def test_a_machine_for_the_spare_is_not_waited_for_but_told_of() -> None:
 
 DONE = tuple(make_node(i, Phase.SUCCEEDED) for i in range(4))
 ENDS: dict[str, tuple[TorchrunJob, tuple[NodePod, ...], Completion]] = {
-    "quick, no status had told of ranks": (
+    "quick, no status had ranks": (
         after(job(), seen(*FOUR)),
         instead(DONE, failed(1)),
         Completion(finishing=True, complete=True),
@@ -281,7 +279,7 @@ ENDS: dict[str, tuple[TorchrunJob, tuple[NodePod, ...], Completion]] = {
         instead(instead(DONE, failed(1)), failed(2)),
         Completion(finishing=True, broken=True),
     ),
-    "a member is lost while all end: no spare can help": (
+    "a member is lost while all end: the spare does not help": (
         spared(),
         (DONE[0], SPARE, DONE[2]),
         Completion(finishing=True, broken=True),

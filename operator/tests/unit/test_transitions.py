@@ -1,4 +1,4 @@
-"""One event for each condition that turned, none for what stays."""
+"""One event for each condition that changes, none for the others."""
 
 from datetime import datetime
 
@@ -43,14 +43,14 @@ CASES: dict[str, tuple[TorchrunJobStatus, TorchrunJobStatus, tuple[Event, ...]]]
         status(("Running", True, "3 of 3")),
         (Event("RunningTrue", "3 of 3"),),
     ),
-    "it trains on with others": (status(("Running", True, "3 of 3")), status(("Running", True, "2 of 3")), ()),
+    "it continues with other members": (status(("Running", True, "3 of 3")), status(("Running", True, "2 of 3")), ()),
     "it does not train for now": (status(("Running", True, "")), status(("Running", False, "")), ()),
     "a change has settled": (
         status(("Resizing", True, "")),
         status(("Resizing", False, "settled")),
         (Event("ResizingFalse", "settled"),),
     ),
-    "refused for another reason": (
+    "rejected for another reason": (
         status(("Accepted", False, "quota")),
         status(("Accepted", False, "webhook")),
         (Event("AcceptedFalse", "webhook", warning=True),),

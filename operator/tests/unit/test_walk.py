@@ -1,4 +1,4 @@
-"""The page about one pass is drawn from the code, and a step that enters a module twice is an error."""
+"""The page about one pass matches the code, and a step that enters a module twice is an error."""
 
 import importlib
 import sys
@@ -49,5 +49,5 @@ def test_a_module_is_known_by_the_first_line_of_its_docstring() -> None:
     assert (first.module, first.function, first.about) == (
         "findings.wanted",
         "wanted",
-        "How many nodes the job should have now.",
+        "The number of nodes that the job should have now.",
     )

@@ -1,4 +1,4 @@
-"""What failed workers leave behind, as torchrun, Python and Kubernetes write it."""
+"""The errors of failed workers, as torchrun, Python and Kubernetes write them."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -11,7 +11,7 @@ AT = datetime(2026, 1, 31, 12, 0, 1, 250000, tzinfo=UTC)
 
 
 def line(text: str, seconds: float = 1.25) -> str:
-    """Return a line of a log as Kubernetes gives it, that many seconds after noon."""
+    """Return a line of a log as Kubernetes returns it, that many seconds after noon."""
     return f"2026-01-31T12:00:{seconds:012.9f}Z {text}\n"
 
 
@@ -66,13 +66,13 @@ LOGS: dict[str, tuple[str, dict[str, Any], Words | None]] = {
         {},
         Words(PLAIN.message, PLAIN.traceback, rank=3, time=AT),
     ),
-    "killed by a signal, without a word": (line(KILLED), {}, Words(exit_code=-9, local_rank=1, time=AT)),
-    "killed, and the echo of that": (
+    "killed by a signal, without a message": (line(KILLED), {}, Words(exit_code=-9, local_rank=1, time=AT)),
+    "killed, and an echo of it": (
         lines(PEER) + line(KILLED, 1.3),
         {},
         Words(exit_code=-9, local_rank=1, time=AT.replace(microsecond=300000)),
     ),
-    "ended without a word, and the echo of that": (
+    "ended without a message, and an echo of it": (
         lines(PEER) + line(FAILED, 1.28) + line(FAILED.replace("exitcode: 1", "exitcode: 3"), 1.3),
         {},
         Words(exit_code=3, local_rank=0, time=AT.replace(microsecond=300000)),
@@ -82,14 +82,14 @@ LOGS: dict[str, tuple[str, dict[str, Any], Words | None]] = {
         {},
         Words(PEER.splitlines()[-1], PEER, exit_code=1, local_rank=0, time=AT),
     ),
-    "of several failures the newest, and of that the first error": (
+    "several failures: the first error of the newest": (
         lines(TRACEBACK.replace("banana", "kiwi"), 1)
         + lines(TRACEBACK, 20)
         + lines(TRACEBACK.replace("banana", "plum"), 21),
         {},
         Words(PLAIN.message, PLAIN.traceback, time=AT.replace(second=20, microsecond=0)),
     ),
-    "an echo does not hide the reason": (
+    "an echo does not hide the cause": (
         lines(PEER, 1) + lines(TRACEBACK),
         {},
         PLAIN,

@@ -39,7 +39,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> object:
-    """Load a public name on first use. Whoever uses the library wants errors recorded from then on."""
+    """Load a public name on first use. From then on, the library records uncaught errors."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     importlib.import_module(f"{__name__}.watch.process").prepare()

@@ -170,7 +170,7 @@ class Run:
         self._stepper.report(loss=loss, samples=samples, epoch=epoch, **metrics)
 
     def alive(self) -> None:
-        """Report that this rank makes progress outside of a step, so that nobody takes it to hang.
+        """Report that this rank makes progress outside of a step, so that it does not count as a hang.
 
         Call it from time to time, on every rank, in an evaluation or other long work between two steps. A process that
         was told to stop waits for such work. Without this call it exits after 2 s plus three times the time of a step,

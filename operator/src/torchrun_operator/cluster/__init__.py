@@ -1,1 +1,1 @@
-"""The one way to the Kubernetes API: a port that says what the operator needs, and its adapter."""
+"""Access to the Kubernetes API: a port with what the operator needs, and its adapter."""

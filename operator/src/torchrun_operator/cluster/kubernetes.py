@@ -1,4 +1,4 @@
-"""The adapter from the port to a real API server. Reads of jobs, pods and Kubernetes nodes come from the watches."""
+"""The adapter of the port to an API server. Jobs, pods and Kubernetes nodes are read from the watches."""
 
 import asyncio
 from collections.abc import Callable, Collection, Sequence
@@ -22,7 +22,7 @@ from torchrun_operator.cluster.watch.pods import PodWatch
 from torchrun_operator.core.facts.machines import Machines
 
 _LOG_SECONDS = 3.0
-"""A log comes from the pod's Kubernetes node, which may not answer, and a pass waits for it."""
+"""The kubelet of the pod sends the log, and may not answer while a pass waits for it."""
 _PATHS = {
     "Service": "api/v1/namespaces/{namespace}/services",
     "ConfigMap": "api/v1/namespaces/{namespace}/configmaps",
@@ -36,12 +36,12 @@ _PATHS = {
 async def connect(
     observe: LatencyObserver, wake: Callable[[Key], None], namespaces: Sequence[str] = ()
 ) -> "KubernetesCluster":
-    """Connect with the service account of the pod this runs in, or else with the kubeconfig of the environment."""
+    """Connect with the service account of the operator's pod, or with the kubeconfig of the environment."""
     return KubernetesCluster(await client_of_environment(), observe, wake, namespaces)
 
 
 class KubernetesCluster:
-    """Implements cluster.port.Cluster. Its watches cover all namespaces if none are named."""
+    """Implements cluster.port.Cluster. Without namespaces, its watches cover all of them."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class KubernetesCluster:
         namespaces: Sequence[str] = (),
         login: Login = login,
     ) -> None:
-        """Calls `observe` after each request, and `wake` with each job that a change concerns, while a watch runs."""
+        """Calls `observe` after each request. While a watch runs, calls `wake` for each job that a change affects."""
         self._transport = Transport(api, observe)
         self._namespaces = tuple(namespaces)
         self.cache = JobCache()
@@ -60,7 +60,7 @@ class KubernetesCluster:
         self._machines = MachineWatch(self._transport, self._machine_changed)
         jobs = [JobWatch(name, self.cache, wake, login) for name in watched]
         self.watches: Sequence[Watch] = (*jobs, *self._pods.values(), self._machines)
-        """All of them must run for reads to be up to date."""
+        """Reads are up to date while all of them run."""
 
     def _machine_changed(self, name: str) -> None:
         for watch in self._pods.values():
@@ -79,27 +79,27 @@ class KubernetesCluster:
         return known
 
     async def list_jobs(self) -> Sequence[Key]:
-        """See Cluster.list_jobs. Each job is then read again by the next pass, whatever the watch has missed."""
+        """See Cluster.list_jobs. The next pass over each job reads it again, in case the watch has missed a change."""
         paths = [_jobs(namespace) for namespace in self._namespaces] or [f"apis/{GROUP}/{VERSION}/{PLURAL}"]
         requests = [self._transport.request("GET", "torchrunjobs", path) for path in paths]
         answers = await asyncio.gather(*requests, return_exceptions=True)
         lists = [answer for answer in answers if not isinstance(answer, BaseException)]
         for error in answers:
-            # What may not be read does not hide the rest; the watch of jobs reports it.
+            # A forbidden namespace does not hide the others. The watch of jobs reports it.
             if isinstance(error, BaseException) and not (lists and _is_forbidden(error)):
                 raise error
         self.cache.clear()
         return [(item["metadata"]["namespace"], item["metadata"]["name"]) for found in lists for item in found["items"]]
 
     async def list_pods(self, namespace: str, job: str) -> Sequence[Manifest]:
-        """See Cluster.list_pods. From the watch: perhaps a moment behind, never out of order."""
+        """See Cluster.list_pods. Reads from the watch, which may lag but keeps the order of changes."""
         return await self._pods_of(namespace).pods(namespace, job)
 
     def _pods_of(self, namespace: str) -> PodWatch:
         return self._pods.get("") or self._pods[namespace]
 
     async def list_machines(self, names: Collection[str]) -> Machines:
-        """See Cluster.list_machines. From the watch, as list_pods."""
+        """See Cluster.list_machines. Reads from the watch, as list_pods does."""
         return await self._machines.machines(names)
 
     async def read_log(self, namespace: str, pod: str, container: str, lines: int) -> str:
@@ -126,7 +126,7 @@ class KubernetesCluster:
         try:
             await self._transport.request("DELETE", "pods", path, body=body)
         except ConflictError:
-            return  # another pod has taken the name: that one is gone
+            return  # another pod has the name, so this one is gone
         except ClusterError as error:
             if error.status != 404:
                 raise
@@ -150,7 +150,7 @@ class KubernetesCluster:
                 "PATCH", "torchrunjobs/status", path, query=query, body=body, content_type=APPLY
             )
         except ClusterError:
-            self.cache.forget((namespace, name))  # changed, gone, or written although no answer came: read it again
+            self.cache.forget((namespace, name))  # changed, gone, or written without an answer: read it again
             raise
         self.cache.put((namespace, name), written)
 
@@ -162,10 +162,10 @@ class KubernetesCluster:
         )
 
     async def _create_or(self, manifest: Manifest, when_there: Callable[[Manifest], Any]) -> Manifest | None:
-        """Create the object, or else call `when_there`; return the created one.
+        """Create the object and return it. If it exists, call `when_there` and return None.
 
-        A create comes first: at a job's start, when there is most to do, it takes one request per object. A blind
-        server-side apply would take over an object of another owner that happens to have the name.
+        A create comes first: it takes one request per object at the start of a job, when most objects are created. A
+        server-side apply without it would take over an object of another owner with the same name.
         """
         collection, resource = _collection(manifest)
         query = {"fieldManager": FIELD_MANAGER}
@@ -176,16 +176,16 @@ class KubernetesCluster:
                 raise
         found = await self._transport.read(resource, f"{collection}/{quote(manifest['metadata']['name'])}")
         if found is None:
-            raise ConflictError(409, "Conflict", f"{_title(manifest)} has just been deleted")
+            raise ConflictError(409, "Conflict", f"{_title(manifest)} was just deleted")
         if _owner(found) != _owner(manifest):
-            raise NameTakenError(409, "NameTaken", f"{_title(manifest)} exists and is not this job's")
+            raise NameTakenError(409, "NameTaken", f"{_title(manifest)} exists and belongs to another owner")
         if found["metadata"].get("deletionTimestamp"):
             raise ConflictError(409, "Conflict", f"{_title(manifest)} is still being deleted")
         await when_there(manifest)
         return None
 
     async def _leave_as_it_is(self, manifest: Manifest) -> None:
-        """Nothing to do: a pod's spec cannot change."""
+        """Do nothing: the spec of a pod cannot change."""
 
     async def _patch(self, manifest: Manifest) -> None:
         collection, resource = _collection(manifest)

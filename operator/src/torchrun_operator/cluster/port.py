@@ -1,6 +1,6 @@
-"""What the operator needs of a Kubernetes cluster, and the errors that can occur.
+"""The interface of a Kubernetes cluster that the operator needs, and its errors.
 
-Objects are plain dicts as the API server writes them: typed models would drop the fields that they do not know.
+Objects are plain dicts as the API server writes them. Typed models would drop unknown fields.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -14,7 +14,7 @@ Key = tuple[str, str]
 
 
 class ClusterError(Exception):
-    """The API server could not be reached, or answered with an error that may pass: retry later."""
+    """The API server did not answer, or answered with an error that may pass. Retry later."""
 
     def __init__(self, status: int, reason: str, message: str) -> None:
         super().__init__(f"{status} {reason}: {message}" if status else f"{reason}: {message}")
@@ -24,38 +24,38 @@ class ClusterError(Exception):
 
 
 class ConflictError(ClusterError):
-    """The object has changed since it was read (409): read and decide again."""
+    """The object has changed since it was read (409). Read it and decide again."""
 
 
 class RefusedError(ClusterError):
-    """The API server does not accept this object (400, 403, 413, 422): somebody has to change something."""
+    """The API server does not accept this object (400, 403, 413, 422). A person must change something."""
 
 
 class NameTakenError(ClusterError):
-    """An object of that name exists and has another owner: it is never touched."""
+    """An object of that name exists and has another owner. The operator never changes it."""
 
 
 class Cluster(Protocol):
-    """Reads and writes of one reconciliation. Every method raises ClusterError or one of its kinds."""
+    """The reads and writes of a pass. Every method raises ClusterError or a subclass."""
 
     async def get_job(self, namespace: str, name: str) -> Manifest | None:
-        """Return the TorchrunJob, perhaps as of a moment ago, or None if there is none."""
+        """Return the TorchrunJob, or None if there is none. May lag."""
         ...
 
     async def list_jobs(self) -> Sequence[Key]:
-        """Return (namespace, name) of every watched TorchrunJob, without namespaces that may not be read."""
+        """Return (namespace, name) of every watched TorchrunJob. Skips forbidden namespaces."""
         ...
 
     async def list_pods(self, namespace: str, job: str) -> Sequence[Manifest]:
-        """Return the pods that carry the job's label, whoever owns them, perhaps as of a moment ago."""
+        """Return the pods with the job's label, of any owner. May lag."""
         ...
 
     async def list_machines(self, names: Collection[str]) -> Machines:
-        """Return what is known of the Kubernetes nodes of these names, perhaps as of a moment ago."""
+        """Return what is known of the Kubernetes nodes with these names. May lag."""
         ...
 
     async def read_log(self, namespace: str, pod: str, container: str, lines: int) -> str:
-        """Return the last lines of a container's log, each preceded by its time."""
+        """Return the last lines of a container's log. Each begins with its time."""
         ...
 
     async def create_pod(self, manifest: Manifest) -> None:
@@ -66,7 +66,7 @@ class Cluster(Protocol):
         ...
 
     async def delete_pod(self, namespace: str, name: str, uid: str, grace_seconds: int | None) -> None:
-        """Delete the pod with this uid, if it still exists, with its own grace period unless another is given."""
+        """Delete the pod with this uid, if it exists. ``grace_seconds`` None: its own grace period."""
         ...
 
     async def apply(self, manifest: Manifest) -> None:

@@ -16,13 +16,13 @@ from torchrun_operator.cluster.watch.base import SILENCE_SECONDS
 
 JSON = "application/json"
 APPLY = "application/apply-patch+yaml; charset=utf-8"
-"""With its parameter: without it, the client writes the body itself, as JSON that not every YAML reader accepts."""
+"""Without the parameter, the client encodes the body itself, as JSON that some YAML readers reject."""
 _NOT_PLAIN = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
-"""What YAML accepts in no text, or reads as the end of a line, unless it is escaped."""
+"""Characters that YAML rejects, or reads as a line break, unless they are escaped."""
 _HALVES = re.compile("[\ud800-\udfff]")
 _TIMEOUT_SECONDS = 30.0
 _CONNECTIONS = 24
-"""Each is a TLS handshake for both sides at every burst; more of them make nothing faster."""
+"""Each one costs a TLS handshake in a burst of requests. More connections are not faster."""
 _KINDS = {400: RefusedError, 403: RefusedError, 409: ConflictError, 413: RefusedError, 422: RefusedError}
 
 LatencyObserver = Callable[[str, str, int, float], None]
@@ -30,23 +30,23 @@ LatencyObserver = Callable[[str, str, int, float], None]
 
 
 async def client_of_environment() -> client.ApiClient:
-    """Return a client with the service account of this pod, or else with the kubeconfig of the environment."""
+    """Return a client with the service account of this pod, or with the kubeconfig of the environment."""
     configuration = client.Configuration()
     try:
         config.load_incluster_config(client_configuration=configuration)
     except config.ConfigException:
         await config.load_kube_config(client_configuration=configuration)
     configuration.connection_pool_maxsize = _CONNECTIONS
-    # No proxy belongs between a pod and its API server; and with trust_env each request would read ~/.netrc.
+    # A pod reaches its API server without a proxy. With trust_env, each request would read ~/.netrc.
     configuration.client_session_kwargs = {"trust_env": False}
     return client.ApiClient(configuration)
 
 
 class Transport:
-    """Sends requests. All methods raise ClusterError, or one of its kinds, for whatever goes wrong."""
+    """Sends requests. All methods raise ClusterError or a subclass for every failure."""
 
     def __init__(self, api: Any, observe: LatencyObserver) -> None:  # noqa: ANN401 - the client is untyped
-        """Reports each request but watches to `observe`."""
+        """Calls `observe` for each request except watches."""
         self._api = api
         self._observe = observe
 
@@ -94,7 +94,7 @@ class Transport:
         body: Manifest | None = None,
         content_type: str = JSON,
     ) -> dict[str, Any]:
-        """Return the object that the API server answers with. `resource` names the kind of request to the observer."""
+        """Return the object in the answer of the API server. `resource` is the kind of request for the observer."""
         return answer_of(*await self.exchange(verb, resource, path, query=query, body=body, content_type=content_type))
 
     async def exchange(
@@ -108,7 +108,7 @@ class Transport:
         content_type: str = JSON,
         seconds: float = _TIMEOUT_SECONDS,
     ) -> tuple[int, bytes]:
-        """Return status and body of the answer, whatever it is."""
+        """Return status and body of any answer."""
         headers = {"Accept": JSON, "Content-Type": content_type}
         await self._api.update_params_for_auth(headers, [], ["BearerToken"], path, verb, body)
         url = f"{self._api.configuration.host}/{path}" + (f"?{urlencode(query)}" if query else "")
@@ -125,22 +125,22 @@ class Transport:
 
 
 def _yaml_text(body: object) -> str:
-    """Write a JSON value so that a YAML reader accepts it too; halves of surrogate pairs become replacement characters.
+    """Encode a JSON value so that YAML readers accept it. Halves of surrogate pairs become replacement characters.
 
-    YAML rejects JSON's escape of a character beyond 16 bits, such as an emoji in a script's last words.
+    YAML rejects JSON's escape of a character beyond 16 bits, such as an emoji in an error message.
     """
     text = _HALVES.sub("\N{REPLACEMENT CHARACTER}", json.dumps(body, ensure_ascii=False))
     return _NOT_PLAIN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def answer_of(status: int, data: bytes) -> dict[str, Any]:
-    """Return the object in an answer's body. Raises ClusterError, or one of its kinds, if the answer is an error."""
+    """Return the object in the body of an answer. Raises ClusterError or a subclass if the answer is an error."""
     try:
         answer = json.loads(data)
     except ValueError:
         answer = None
     if not isinstance(answer, dict):
-        # From something in between, such as a proxy: whatever it says, it is not the requested object.
+        # The answer of something in between, such as a proxy. It is not the requested object.
         raise ClusterError(status, "NoObject", data[:500].decode(errors="replace"))
     if status < 300:
         return answer

@@ -1,1 +1,1 @@
-"""Decisions: pure functions of the job, its status, what was observed, and the time."""
+"""Decisions: pure functions of the job, its status, the observed cluster, and the time."""

@@ -30,21 +30,21 @@ from torchrun_operator.core.status.report import report
 
 @dataclass(frozen=True)
 class Decision:
-    """What one pass writes, does and tells."""
+    """The status, actions and events of one pass."""
 
     status: TorchrunJobStatus
     plan: Plan
     host: str | None = None
-    """The address of the rendezvous host to talk to; None: there is none."""
+    """The address of the rendezvous host to connect to. None: there is none."""
     events: tuple[Event, ...] = ()
     restarts: Mapping[str, int] = field(default_factory=dict)
     """New restarts by cause, for the metrics."""
     hung: bool = False
-    """One of them because the workers hung."""
+    """One of these restarts ended a hang."""
 
 
 def decide(facts: Facts) -> Decision:
-    """Return what to do about a valid job."""
+    """Return the decision for a valid job."""
     findings = find(facts)
     todo = plan(facts, findings)
     return Decision(

@@ -1,4 +1,4 @@
-"""The events that tell people what one pass found and did, and which conditions changed. Pure."""
+"""The events of one pass: what it found and did, and which conditions changed. Pure."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from torchrun_operator.core.findings.losses import Loss
 from torchrun_operator.core.policies.plan import Plan
 
 _MOST_SINGLE = 3
-"""More pods than this with the same fate share one event."""
+"""More pods than this with the same message share one event."""
 _MOST_NAMED = 5
 
 
 class EventReason(StrEnum):
-    """Reasons of events that no condition has."""
+    """Reasons of events that are not reasons of conditions."""
 
     NODE_LOST = "NodeLost"
     SPARE_LOST = "SpareLost"
@@ -35,7 +35,7 @@ class Event:
 
 
 def events(findings: Findings, plan: Plan) -> tuple[Event, ...]:
-    """Return the events of what this pass counts and of the pods that it removes because fewer nodes are wanted."""
+    """Return the events of what this pass counts, and of the surplus pods that it removes."""
     counts = findings.counts
     found = [*_losses(counts.losses), *_spares(counts.spares)]
     if counts.workers.count and counts.failure is not None:
@@ -68,12 +68,12 @@ def _losses(losses: Sequence[Loss]) -> Iterable[Event]:
 
 def _spares(losses: Sequence[Loss]) -> Iterable[Event]:
     for loss in losses:
-        message = f"Spare node {loss.index} (pod {loss.pod}) {loss.what}; training goes on"
+        message = f"Spare node {loss.index} (pod {loss.pod}) {loss.what}; training continues"
         yield Event(EventReason.SPARE_LOST, message, warning=True)
 
 
 def _alike(losses: Sequence[Loss]) -> list[list[Loss]]:
-    """Group losses that happened in the same way and for the same cause, in the order of their first one."""
+    """Group losses with the same description and cause, in the order of the first loss of each group."""
     groups: dict[tuple[str, str], list[Loss]] = {}
     for loss in losses:
         groups.setdefault((loss.what, loss.cause), []).append(loss)
@@ -88,15 +88,15 @@ def _named(names: Sequence[str]) -> str:
 _BAD_WHEN_TRUE = frozenset({ConditionType.FAILED, ConditionType.STRAGGLING})
 _BAD_WHEN_FALSE = frozenset({ConditionType.ACCEPTED})
 _SILENT_WHEN_FALSE = frozenset({ConditionType.SUSPENDED, ConditionType.RUNNING, ConditionType.SCHEDULED})
-"""A job starts with these being False, and other events already tell when they become False later."""
+"""A job starts with these being False. Other events report when they become False later."""
 _SILENT_AT_FIRST = frozenset({ConditionType.ACCEPTED, ConditionType.SCHEDULED})
-"""These are expected to be True from the start."""
+"""These are normally True from the start."""
 _TOLD_BY_EVENTS = frozenset({Reason.NODE_LOST, Reason.RESTARTING_WORKERS})
-"""Reasons for Resizing whose causes have events of their own: NodeLost, WorkersFailed, ProgressDeadlineExceeded."""
+"""Reasons of Resizing that have events of their own: NodeLost, WorkersFailed, ProgressDeadlineExceeded."""
 
 
 def transitions(old: TorchrunJobStatus, new: TorchrunJobStatus) -> tuple[Event, ...]:
-    """Return an event for each condition whose status changed, or that got worse in another way."""
+    """Return an event for each condition whose status changed, and for each bad one with a new reason or message."""
     found = []
     for condition in new.conditions:
         before = find_condition(old.conditions, ConditionType(condition.type))

@@ -1,4 +1,4 @@
-"""The running operator: it starts all parts, and stops when a signal comes or a part ends for good."""
+"""The running operator: it starts all parts, and stops after a signal or when a part ends for good."""
 
 import asyncio
 import signal
@@ -9,7 +9,7 @@ from torchrun_operator.settings import Settings
 
 
 async def run(settings: Settings) -> int:
-    """Run until SIGTERM or SIGINT. Returns the exit status: 0, or 1 if a part has ended by itself."""
+    """Run until SIGTERM or SIGINT. Return the exit status: 0, or 1 if a part has ended by itself."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

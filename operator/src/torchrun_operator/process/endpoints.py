@@ -21,7 +21,7 @@ def health_app(liveness: Liveness, readiness: Readiness, metrics: Metrics) -> we
         return _verdict(liveness.stuck())
 
     async def readyz(_: web.Request) -> web.Response:
-        return _verdict([f"{name}: still awaited" for name in readiness.awaited], readiness.notes())
+        return _verdict([f"{name}: pending" for name in readiness.awaited], readiness.notes())
 
     async def metrics_text(_: web.Request) -> web.Response:
         return web.Response(body=metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
@@ -33,9 +33,9 @@ def health_app(liveness: Liveness, readiness: Readiness, metrics: Metrics) -> we
 
 @asynccontextmanager
 async def serving(app: web.Application, host: str | None, port: int) -> AsyncIterator[int]:
-    """Serve `app` inside the block and give the port; OSError if it is taken.
+    """Serve `app` inside the block and yield the port. Raises OSError if the port is in use.
 
-    On every interface if `host` is None. Port 0 means a free one, which then differs between IPv4 and IPv6.
+    `host` None: all interfaces. Port 0: any free port, which differs between IPv4 and IPv6.
     """
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
@@ -60,7 +60,7 @@ async def _always_answer(
 
 
 def _verdict(wrong: list[str], notes: Sequence[str] = ()) -> web.Response:
-    """Answer 503 if anything is wrong; notes appear either way."""
+    """Answer 503 if there are problems. Notes appear in both cases."""
     lines = [*(_first(wrong) or ["ok"]), *_first(notes)]
     return web.Response(status=503 if wrong else 200, text="\n".join(lines) + "\n")
 

@@ -1,4 +1,4 @@
-"""Supervision: every part must run, and where one ends for good, all end."""
+"""Supervision: if a part ends for good, the operator ends."""
 
 import asyncio
 import logging
@@ -20,14 +20,14 @@ _LOOP_STALL_SECONDS = 30.0
 _FIRST_PAUSE_SECONDS = 1.0
 _MOST_PAUSE_SECONDS = 30.0
 _STABLE_SECONDS = 60.0
-"""A watch that ran for this long has recovered: the next pause is the first again."""
+"""A watch that ran for this long has recovered, and the next pause is short again."""
 _STARTS = 5
-"""A watch that gives no heartbeat in this many starts cannot be brought back."""
+"""The operator gives up on a watch without a heartbeat in this many starts."""
 _CANCEL_SECONDS = 15.0
 
 
 async def beat(liveness: Liveness) -> None:
-    """Show that the event loop turns: a blocked one answers no probe, a starved one is late here."""
+    """Give the heartbeat of the event loop. A blocked loop answers no probe; in a busy one, the heartbeat is late."""
     liveness.expect("event loop", _LOOP_STALL_SECONDS)
     while True:
         liveness.beat("event loop")
@@ -35,9 +35,9 @@ async def beat(liveness: Liveness) -> None:
 
 
 async def keep(watch: Watch) -> None:
-    """Run a watch forever: start it again when it ends or gives no heartbeat.
+    """Run a watch forever. Start it again when it ends or gives no heartbeat.
 
-    Raises WatchHungError where it cannot be brought back.
+    Raises WatchHungError if restarts do not help.
     """
     loop = asyncio.get_running_loop()
     pause, fruitless = _FIRST_PAUSE_SECONDS, 0
@@ -55,7 +55,7 @@ async def keep(watch: Watch) -> None:
 
 
 async def _run_once(watch: Watch) -> str:
-    """Run the watch until it ends or gives no heartbeat; return what happened. Raises WatchHungError."""
+    """Run the watch until it ends or gives no heartbeat. Return the reason. Raises WatchHungError."""
     loop = asyncio.get_running_loop()
     started = loop.time()
     run = asyncio.create_task(watch.run(), name=watch.name)
@@ -96,16 +96,16 @@ def _error_of(task: asyncio.Task[Any]) -> BaseException | None:
 
 
 async def supervise(stop: asyncio.Event, queue: WorkQueue[Key], workers: Sequence[Task], others: Sequence[Task]) -> int:
-    """Wait for `stop`, or for a part that ends by itself; then let the passes under way end.
+    """Wait for `stop` or for the end of a part. Then let the running passes end.
 
-    Returns the exit status: 0, or 1 if a part has ended by itself.
+    Return the exit status: 0, or 1 if a part has ended by itself.
     """
     stopping = asyncio.create_task(stop.wait(), name="signal")
     done, _ = await asyncio.wait([stopping, *workers, *others], return_when=asyncio.FIRST_COMPLETED)
     failed = [task for task in done if task is not stopping]
     for task in failed:
         logger.error("%s has ended: the operator stops", task.get_name(), exc_info=_error_of(task))
-    logger.info("stopping: passes under way have %.0f s to end", _STOP_SECONDS)
+    logger.info("stopping: running passes have %.0f s to end", _STOP_SECONDS)
     queue.close()
     await asyncio.wait(workers, timeout=_STOP_SECONDS)
     ending = [task for task in [*workers, *others, stopping] if not task.done()]

@@ -1,4 +1,4 @@
-"""Wiring: which part gets which, and what runs."""
+"""Wiring: creates the parts, connects them, and starts their tasks."""
 
 import asyncio
 import time
@@ -27,7 +27,7 @@ from torchrun_operator.telemetry.health import Liveness, Readiness
 from torchrun_operator.telemetry.metrics import Metrics
 
 _EVENTS_SECONDS = 2.0
-"""How long an operator that stops still records events."""
+"""Maximum time to record events when the operator stops."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Operator:
         ]
 
     def others(self) -> list[Task]:
-        """Start everything else that runs until the operator stops."""
+        """Start all other tasks that run until the operator stops."""
         return [
             asyncio.create_task(resync(self.queue, self.cluster, self.readiness, self.settings), name="resync"),
             asyncio.create_task(beat(self.liveness), name="heartbeat"),
@@ -62,7 +62,7 @@ class Operator:
 
 @asynccontextmanager
 async def operator(settings: Settings) -> AsyncIterator[Operator]:
-    """Wire the operator and serve its endpoints inside the block; nothing runs yet."""
+    """Create the operator and serve its endpoints inside the block. No task runs yet."""
     metrics, liveness = Metrics(version("torchrun-operator")), Liveness()
     queue: WorkQueue[Key] = WorkQueue(time.monotonic, settings.min_reconcile_interval)
     metrics.watch_queue(lambda: queue.depth, lambda: queue.oldest_wait_seconds)
@@ -72,7 +72,7 @@ async def operator(settings: Settings) -> AsyncIterator[Operator]:
         ["jobs listed"], others=lambda: awaited(cluster.watches), notes=lambda: unreadable(cluster.watches)
     )
     async with (
-        # A long poll is open for each job: no bound on connections but the jobs.
+        # Each job has an open long poll, so the number of connections has no limit.
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, socket_factory=open_socket)) as session,
         serving(health_app(liveness, readiness, metrics), settings.http_host, settings.http_port),
     ):
@@ -96,7 +96,7 @@ async def operator(settings: Settings) -> AsyncIterator[Operator]:
 
 
 def report_watches(cluster: KubernetesCluster, liveness: Liveness, metrics: Metrics) -> None:
-    """Have /healthz and /metrics show the state of each watch."""
+    """Show the state of each watch in /healthz and /metrics."""
     for watch in cluster.watches:
         liveness.follow(watch.name, HEARTBEAT_SECONDS, lambda watch=watch: watch.silent_seconds)  # type: ignore[misc]
         metrics.follow_watch(

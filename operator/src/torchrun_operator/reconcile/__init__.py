@@ -1,1 +1,1 @@
-"""One pass over a job: read, find, plan, write, act, tell; and the queue that gives the passes their turns."""
+"""Passes over jobs (read, find, plan, write, act, tell), and the queue of jobs that wait for a pass."""

@@ -1,4 +1,4 @@
-"""Carries out a plan: tells the rendezvous host its target, deletes pods, then creates what is missing."""
+"""Carries out a plan: sends the target to the rendezvous host, deletes pods, then creates missing objects."""
 
 import asyncio
 import hashlib
@@ -27,7 +27,7 @@ _CONCURRENT_WRITES = 20
 
 
 class Actor:
-    """Carries out plans. Each action may fail without holding up the others."""
+    """Carries out plans. An action that fails does not stop the others."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Actor:
         self._writes = asyncio.Semaphore(_CONCURRENT_WRITES)
 
     async def act(self, key: Key, job: api.TorchrunJob, decision: Decision, memory: Memory) -> float | None:
-        """Carry out the plan; return in how many seconds to try again what was refused. Raises ClusterError."""
+        """Carry out the plan. Return the seconds until refused actions are due again. Raises ClusterError."""
         self._links.ensure(key, job.metadata.uid, decision.host)
         if decision.plan.target is not None:
             self._links.tell(key, decision.plan.target)
@@ -73,7 +73,7 @@ class Actor:
             await self._create_missing(job, plan, memory)
         except (RefusedError, NameTakenError) as error:
             refused = error
-            logger.warning("the cluster refuses what the job needs: %s", error.message)
+            logger.warning("the API server refused an object of the job: %s", error.message)
         before = job.status.refusal is not None if last is None else bool(last.refusal)
         times = (last.times if last is not None else 0) + 1 if refused is not None else 0
         memory.attempt = attempt = Attempt(
@@ -84,11 +84,11 @@ class Actor:
             times=times,
         )
         if (refused is not None) != before:
-            return 0.0  # the status has to say so
+            return 0.0  # the status must report it
         return attempt.retry_seconds(generation, attempt.at)
 
     async def _create_missing(self, job: api.TorchrunJob, plan: Plan, memory: Memory) -> None:
-        """Create what is missing side by side, first what pods mount."""
+        """Create missing objects concurrently, those that pods mount first."""
         due = [*(prerequisites(job, self._programs, self._operator_namespace) if plan.apply_objects else ())]
         due += services(job) if plan.apply_services else ()
         pods = [node_pod(job, index) for index in plan.create_nodes]
@@ -104,11 +104,11 @@ class Actor:
         try:
             await self._cluster.create_pod(pod)
         except NameTakenError as error:
-            # The name of one node: no reason to end the others, as the name of a service would be.
+            # A node's name is taken. The other nodes continue, unlike with the name of a service.
             raise RefusedError(error.status, error.reason, error.message) from error
 
     async def _apply(self, manifest: Manifest, memory: Memory) -> None:
-        """Apply an object if it differs from what was applied last, and now and then regardless."""
+        """Apply an object if it differs from what was applied last, or if that was long ago."""
         name, now = (manifest["kind"], manifest["metadata"]["name"]), self._clock()
         digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
         last = memory.applied.get(name)
@@ -118,7 +118,7 @@ class Actor:
         memory.applied[name] = digest, now
 
     async def _together(self, requests: Sequence[Coroutine[Any, Any, None]]) -> None:
-        """Await all, then raise what went wrong: a passing error before a refusal, because it is tried again."""
+        """Await all, then raise one error: one that can be retried rather than a refusal."""
 
         async def limited(request: Coroutine[Any, Any, None]) -> None:
             async with self._writes:

@@ -1,4 +1,4 @@
-"""Turns of the queue become passes over jobs. Every job gets a turn now and then, even if nothing changes."""
+"""Makes a pass for each turn of the queue. Every job gets a turn at the resync interval, even if nothing changes."""
 
 import asyncio
 import logging
@@ -30,7 +30,7 @@ class Reconciles(Protocol):
 async def work(
     queue: WorkQueue[Key], reconciler: Reconciles, metrics: Metrics, liveness: Liveness, settings: Settings
 ) -> None:
-    """Take turns until the queue is closed. A failed pass is logged and counted; it does not end the worker."""
+    """Make passes until the queue is closed. A pass that fails is logged and counted; the worker continues."""
     while True:
         try:
             key = await queue.get()
@@ -45,15 +45,15 @@ async def _turn(queue: WorkQueue[Key], key: Key, reconciler: Reconciles, metrics
     try:
         outcome = await reconciler.reconcile(key)
     except ConflictError:
-        result = "conflict"  # somebody else wrote the job; the event that wakes it is on its way
+        result = "conflict"  # another client wrote the job; the watch will report it
         queue.done(key, after=settings.min_reconcile_interval)
     except ClusterError as error:
         metrics.error(error.reason)
-        logger.warning("the pass failed, retrying in %.1f s: %s", queue.failed(key), error)
+        logger.warning("the pass failed; the next attempt is in %.1f s: %s", queue.failed(key), error)
     except Exception as error:
         metrics.error(type(error).__name__)
         delay = queue.failed(key)
-        logger.exception("the pass failed, retrying in %.1f s", delay)
+        logger.exception("the pass failed; the next attempt is in %.1f s", delay)
     else:
         result = "ok"
         if outcome.gone:
@@ -67,7 +67,7 @@ async def _turn(queue: WorkQueue[Key], key: Key, reconciler: Reconciles, metrics
 
 
 async def resync(queue: WorkQueue[Key], cluster: Cluster, readiness: Readiness, settings: Settings) -> None:
-    """List all jobs at the start and every resync_seconds, in case a watch missed an event. Runs forever."""
+    """List and wake all jobs at the start and every resync_seconds, in case a watch missed an event. Runs forever."""
     while True:
         try:
             for key in await cluster.list_jobs():

@@ -1,4 +1,4 @@
-"""What is remembered of a job between passes. It saves requests; a new operator finds out all of it again."""
+"""What the operator remembers of a job between passes. It saves requests; a new operator learns it again."""
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -14,16 +14,16 @@ class Attempt:
     generation: int
     """Of the job's spec."""
     refusal: str = ""
-    """Empty: it took everything."""
+    """Empty: it accepted everything."""
     name_taken: bool = False
     times: int = 0
-    """How many attempts in a row were refused."""
+    """Number of refused attempts in a row."""
 
     def retry_seconds(self, generation: int, now: datetime) -> float | None:
-        """Return how long not to try again; None: try now.
+        """Return how long to wait before the next attempt. None: no wait.
 
-        What is refused may soon pass (the objects of a deleted job of that name) or last (a quota). A changed spec is
-        tried at once.
+        A refusal may be short (objects of a deleted job with that name) or long (a quota). A changed spec is tried at
+        once.
         """
         if not self.refusal or self.generation != generation:
             return None
@@ -40,5 +40,5 @@ class Memory:
     applied: dict[tuple[str, str], tuple[str, datetime]] = field(default_factory=dict)
     """The digest of what was applied last, and when, by kind and name."""
     attempt: Attempt | None = None
-    """None: this operator has not tried anything yet, and the status says what an earlier one was refused."""
+    """None: this operator has not tried yet. The status has the refusal of an earlier operator."""
     status_written_at: datetime | None = None

@@ -1,5 +1,7 @@
-"""The wake-up queue: each key is in it at most once, is worked on by one worker at a time, is spaced from its own last
-turn, and waits longer after each failure.
+"""The queue of jobs to reconcile.
+
+It holds each key at most once and gives it to one worker at a time. It keeps a minimum time between two turns of a key,
+and a longer one after each failure.
 """
 
 import asyncio
@@ -16,13 +18,13 @@ _BACKOFF_MOST_SECONDS = 60.0
 
 
 class QueueClosed(Exception):  # noqa: N818 - no error: the end
-    """No turn is given any more."""
+    """The queue is closed and gives no more turns."""
 
 
 @dataclass
 class _Key:
     due: float | None = None
-    """When its next turn may begin; None: it is not waiting."""
+    """When its next turn is due. None: it does not wait for one."""
     running: bool = False
     not_before: float = 0.0
     credit: float = 0.0
@@ -32,11 +34,11 @@ class _Key:
 
 @dataclass
 class WorkQueue(Generic[K]):
-    """Keys in, turns out.
+    """A queue that merges wake-ups of a key into turns.
 
-    A key that has been quiet gets `burst` turns spacing_seconds apart, which is what a sudden loss needs; then one
-    every sustained_seconds. What wakes it in between is merged into one turn, so that the thousand pod events of a
-    start cost a few reconciliations.
+    A key without recent turns gets `burst` turns at intervals of spacing_seconds, so that the operator reacts to a loss
+    at once. It then gets one turn every sustained_seconds. All wake-ups in between share one turn: the thousand pod
+    events of a start cost a few reconciles.
     """
 
     clock: Callable[[], float]
@@ -50,7 +52,7 @@ class WorkQueue(Generic[K]):
     _closed: bool = False
 
     def add(self, key: K, after: float = 0.0) -> None:
-        """Ask for a turn in `after` seconds or earlier; an earlier one that waits already stands."""
+        """Ask for a turn in `after` seconds. A turn that is due earlier remains."""
         now = self.clock()
         state = self._keys.setdefault(key, _Key())
         due = max(now + after, state.not_before)
@@ -61,7 +63,7 @@ class WorkQueue(Generic[K]):
             self._push(key, due)
 
     async def get(self) -> K:
-        """Wait for the next turn; its worker must call done(), failed() or forget() in the end.
+        """Wait for the next turn. The worker must end it with done(), failed() or forget().
 
         Raises QueueClosed.
         """
@@ -81,34 +83,34 @@ class WorkQueue(Generic[K]):
                 await asyncio.wait_for(self._wake.wait(), timeout)
             except TimeoutError:
                 continue
-        self._wake.set()  # the next waiter has to see it too
+        self._wake.set()  # so that the next waiter ends as well
         raise QueueClosed
 
     def close(self) -> None:
-        """Give no more turns; those that wait for one learn it at once."""
+        """Give no more turns. Waiting calls of get() raise QueueClosed at once."""
         self._closed = True
         self._wake.set()
 
     def done(self, key: K, after: float | None = None, rest: float = 0.0) -> None:
-        """End a turn well; with `after`, ask for the next one in that many seconds; none begins within `rest`."""
+        """End a turn that succeeded. Ask for the next one in `after` seconds; none begins within `rest` seconds."""
         state = self._keys[key]
         state.failures = 0
         state.not_before = max(state.not_before, self.clock() + rest)
         self._end(key, after)
 
     def failed(self, key: K) -> float:
-        """End a turn badly: the next one comes by itself, later after each failure. Return that delay in seconds."""
+        """End a turn that failed. Return the seconds until the next one, which grow with each failure."""
         state = self._keys[key]
         delay = float(min(_BACKOFF_MOST_SECONDS, _BACKOFF_FIRST_SECONDS * 2**state.failures))
         state.failures = min(state.failures + 1, 32)
-        # What wakes the key meanwhile must not shorten the wait: a broken job would be retried at every event.
+        # A wake-up must not shorten the wait: each event would retry a broken job.
         state.not_before = self.clock() + delay
         state.due = None
         self._end(key, delay)
         return delay
 
     def forget(self, key: K) -> None:
-        """End the turn of a key that is no longer there."""
+        """End the turn of a job that no longer exists."""
         state = self._keys[key]
         if state.due is None:
             del self._keys[key]
@@ -117,13 +119,13 @@ class WorkQueue(Generic[K]):
 
     @property
     def depth(self) -> int:
-        """How many keys are due and have not got their turn."""
+        """Number of keys that are due and wait for their turn."""
         now = self.clock()
         return sum(1 for state in self._keys.values() if state.due is not None and state.due <= now)
 
     @property
     def oldest_wait_seconds(self) -> float:
-        """How long the key that is overdue the longest has been waiting; 0 where none is."""
+        """How long the key that waits longest has been due. 0: none is due."""
         now = self.clock()
         return max(
             (now - state.due for state in self._keys.values() if state.due is not None and state.due <= now),
@@ -131,7 +133,7 @@ class WorkQueue(Generic[K]):
         )
 
     def _spend(self, state: _Key, now: float) -> float:
-        """Take a turn from the key's credit, which fills up with time; return the seconds until it may have another."""
+        """Take one turn from the key's credit, which grows with time. Return the seconds until its next turn."""
         earned = self.burst if state.credit_at is None else (now - state.credit_at) / self.sustained_seconds
         state.credit, state.credit_at = min(self.burst, state.credit + earned) - 1, now
         return self.spacing_seconds if state.credit >= 1 else (1 - state.credit) * self.sustained_seconds

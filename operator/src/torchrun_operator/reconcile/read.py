@@ -1,4 +1,4 @@
-"""Reads the facts of a job: what the watches, the rendezvous link and the logs of failed pods say."""
+"""Reads the facts of a job: from the watches, the rendezvous link and the logs of failed pods."""
 
 import asyncio
 import logging
@@ -20,7 +20,7 @@ from torchrun_operator.rendezvous.links import Links
 logger = logging.getLogger(__name__)
 
 _LOG_LINES = 1000
-"""How many of the last lines of a log are searched for what a worker said when it failed, seconds ago."""
+"""Number of lines at the end of a log to search for the error of a worker that failed seconds ago."""
 
 
 class Reader:
@@ -41,13 +41,13 @@ class Reader:
         machines = await self._cluster.list_machines(names(pods))
         digest = self._links.token_digest(job.metadata.uid)
         facts = gather(job, self._clock(), pods, state, token_digest=digest, machines=machines)
-        if memory.attempt is not None:  # newer than what the status says
+        if memory.attempt is not None:  # newer than the status
             facts = replace(facts, refusal=memory.attempt.refusal, name_taken=memory.attempt.name_taken)
         wanted = logs_to_read(facts)
         return replace(facts, said=await self._said(key, job, wanted)) if wanted else facts
 
     async def _said(self, key: Key, job: api.TorchrunJob, pods: Sequence[str]) -> dict[str, Words]:
-        """Return what the failed workers said, by pod. A log that cannot be read is left out: nothing depends on it."""
+        """Return what the failed workers logged, by pod. Skips a log that cannot be read: nothing depends on it."""
         logs = await asyncio.gather(
             *[self._cluster.read_log(key[0], pod, TRAINER_CONTAINER, _LOG_LINES) for pod in pods],
             return_exceptions=True,
@@ -60,7 +60,7 @@ class Reader:
             if words is not None:
                 said[pod] = words
             if isinstance(log, ClusterError):
-                logger.warning("the log of pod %s cannot be read: %s", pod, log)
+                logger.warning("cannot read the log of pod %s: %s", pod, log)
             elif isinstance(log, BaseException):
                 raise log
         return said

@@ -1,4 +1,4 @@
-"""One pass over one job: read, find, plan, write, act, tell. A pass that dies at any point is repaired by the next."""
+"""One pass over one job: read, find, plan, write, act, tell. If a pass ends early, the next one repairs the rest."""
 
 import logging
 from collections.abc import Callable
@@ -29,16 +29,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the queue should do with the key."""
+    """The result of a pass, for the queue."""
 
     gone: bool = False
     look_again_seconds: float | None = None
     rest_seconds: float = 0.0
-    """Nothing that happens sooner is worth another pass."""
+    """The next pass begins no sooner, whatever happens."""
 
 
 class Reconciler:
-    """Brings jobs to what their specs ask for. Different keys may be reconciled at the same time, one key never is."""
+    """Makes passes over jobs. Different jobs may have passes at the same time, one job has one pass at a time."""
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class Reconciler:
     def _memory(self, key: Key, raw: Manifest) -> Memory:
         memory = self._memories.get(key)
         if memory is None or memory.uid != raw["metadata"]["uid"]:
-            self._forget(key)  # also the link to the host of an earlier job of that name, if its end was not seen
+            self._forget(key)  # also if it is the link of an earlier job of that name
             memory = self._memories[key] = Memory(uid=raw["metadata"]["uid"])
         return memory
 
@@ -105,7 +105,7 @@ class Reconciler:
         self._metrics.rendezvous_link(name_of(key), None)
 
     async def _refuse(self, key: Key, raw: Manifest, message: str) -> Outcome:
-        """Say what is wrong and touch nothing else: what runs goes on, and a corrected spec is taken up at once."""
+        """Write the problem into the status and change nothing else: pods continue. A corrected spec wakes the job."""
         old = api.status_of(dict(raw))
         generation = raw["metadata"].get("generation", 0)
         new = unaccepted(old, generation, Reason.INVALID_SPEC, message, self._clock())
@@ -117,7 +117,7 @@ class Reconciler:
         return Outcome()
 
     def _tell(self, key: Key, raw: Manifest, job: api.TorchrunJob, decision: Decision, written: Written) -> None:
-        """Count and report what this pass has put on record."""
+        """Count and report what this pass has written."""
         name, status = name_of(key), decision.status
         self._metrics.job_state(name, status.state)
         self._metrics.straggling(name, status.straggler is not None)
@@ -131,7 +131,7 @@ class Reconciler:
 
 
 def _valid(raw: Manifest) -> api.TorchrunJob | str:
-    """Return the job, or what is wrong with it. A job that has ended is not checked against later rules."""
+    """Return the job, or its problem. A job that has ended is not checked: newer rules do not apply to it."""
     try:
         job = api.job_of(dict(raw))
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""Records events in the background: no action of any job waits for them, and nothing depends on them."""
+"""Records events in the background. No action waits for them, and nothing depends on them."""
 
 import asyncio
 import logging
@@ -17,11 +17,11 @@ logger = logging.getLogger(__name__)
 _MOST_WAITING = 1000
 """With more than this the API server is in trouble; the oldest events are dropped."""
 _MESSAGE_CHARACTERS = 1024
-"""The API server takes no longer message in an event."""
+"""The maximum length of a message that the API server accepts."""
 
 
 class EventRecorder:
-    """Records events one after the other."""
+    """Records events one at a time."""
 
     def __init__(self, cluster: Cluster, clock: Callable[[], datetime]) -> None:
         """Clock tells the time in UTC."""
@@ -31,7 +31,7 @@ class EventRecorder:
         self._task: asyncio.Task[None] | None = None
 
     def tell(self, raw: Manifest, events: Sequence[Event]) -> None:
-        """Log events about a job, and have them recorded soon. Returns at once."""
+        """Log events about a job, and queue them for recording. Returns at once."""
         for event in events:
             logger.log(logging.WARNING if event.warning else logging.INFO, "%s: %s", event.reason, event.message)
             self._waiting.append(_manifest(raw, event, self._clock()))
@@ -39,18 +39,18 @@ class EventRecorder:
             self._task = asyncio.get_running_loop().create_task(self._record(), name="event recorder")
 
     async def idle(self) -> None:
-        """Wait until no event waits to be recorded."""
+        """Wait until all events are recorded."""
         if self._task is not None:
             await asyncio.wait([self._task])
 
     async def aclose(self, seconds: float) -> None:
-        """Record what waits, for this long at most; drop the rest."""
+        """Record the waiting events for at most this long, and drop the rest."""
         if self._task is not None:
             await asyncio.wait([self._task], timeout=seconds)
         self.close()
 
     def close(self) -> None:
-        """Drop what waits to be recorded."""
+        """Drop the waiting events."""
         self._waiting.clear()
         if self._task is not None:
             self._task.cancel()
@@ -61,7 +61,7 @@ class EventRecorder:
             try:
                 await self._cluster.create_event(event)
             except ClusterError as error:
-                logger.warning("the event %s could not be recorded: %s", event["reason"], error)
+                logger.warning("cannot record the event %s: %s", event["reason"], error)
 
 
 def _manifest(raw: Manifest, event: Event, now: datetime) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Writes the status: at once if anything counts on it, and now and then if it only tells how far the job has come."""
+"""Writes the status: at once if a client acts on the change, and at intervals if only the progress changes."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,18 +17,18 @@ _UNSTARTED = frozenset({Phase.PENDING, Phase.STARTING})
 
 @dataclass(frozen=True)
 class Written:
-    """What became of the status."""
+    """The result of a write of the status."""
 
     changed: bool = False
-    """It was written, and differs from the one before."""
+    """The status changed and was written."""
     waits_seconds: float | None = None
-    """It differs, and is due in so many seconds; None: nothing waits to be written."""
+    """Seconds until a changed status is due. None: no change waits."""
     rest_seconds: float = 0.0
-    """No pass is worth it before that."""
+    """The next pass begins no sooner, in seconds."""
 
 
 class StatusWriter:
-    """Writes statuses where they differ from those on record."""
+    """Writes statuses that have changed."""
 
     def __init__(self, cluster: Cluster, clock: Callable[[], datetime], progress_interval: float) -> None:
         """Write statuses that report nothing but progress every ``progress_interval`` seconds."""
@@ -37,12 +37,12 @@ class StatusWriter:
         self._progress_interval = progress_interval
 
     async def write(self, key: Key, raw: Manifest, decision: Decision, memory: Memory) -> Written:
-        """Write the status if it is due. Raises ClusterError; ConflictError where the job has changed meanwhile."""
+        """Write the status if it is due. Raises ClusterError, and ConflictError if the job has changed."""
         new, before, now = decision.status.wire(), raw.get("status") or {}, self._clock()
         if new == before:
             return Written()
         if not before and _records_nothing(new) and decision.plan.create_nodes:
-            # The pods' own creation wipes nothing out, and the next status says what became of them.
+            # Creating pods deletes no information. The next status reports them.
             return Written(waits_seconds=_FIRST_STATUS_SECONDS, rest_seconds=_FIRST_STATUS_SECONDS)
         last = memory.status_written_at
         if last is not None and _substance(new) == _substance(before):
@@ -66,10 +66,10 @@ def _only_progress(new: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
 
 
 def _substance(status: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what must be written at once: what other clients act on, and what counts losses.
+    """Return the part of the status that must be written at once: what other clients act on, and counts of losses.
 
-    The rest may wait a little: how far pods have come and the wording of messages. A start would otherwise write the
-    status a dozen times.
+    The rest may wait: the progress of pods, and the wording of messages. Otherwise a start would write the status a
+    dozen times.
     """
     nodes = [
         (node["index"], node.get("rank"), node.get("uid") if node.get("phase") not in _UNSTARTED else None)

@@ -1,4 +1,4 @@
-"""The operator's side of the rendezvous hosts: one connection per job. What a host answers is never trusted."""
+"""The operator's client of the rendezvous hosts: one connection per job. It does not trust the answers."""
 
 import asyncio
 import hashlib
@@ -17,46 +17,46 @@ CONNECT_SECONDS = 2.0
 ANSWER_SECONDS = 10.0
 BACKOFF_SECONDS = (0.2, 5.0)
 _DEAD_PEER = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 11_000}
-"""The kernel notices within 11 s that a host is gone without closing the connection, although a poll waits longer."""
+"""The kernel detects within 11 s that a rendezvous host is gone without closing the connection. A poll waits longer."""
 MAX_DOCUMENT_BYTES = 16 << 20
 
 _log = logging.getLogger(__name__)
 
 
 class RendezvousError(Exception):
-    """The host answered with something other than a state document."""
+    """The rendezvous host did not answer with a state document."""
 
 
 class UnauthorizedError(RendezvousError):
-    """The host refuses the token: it was started with another key."""
+    """The rendezvous host rejects the token: its pod was created with another key."""
 
 
 def token_for(key: bytes, job_uid: str) -> str:
-    """Return the token of a job's rendezvous host. Only the operator's key can make it."""
+    """Return the token of a job's rendezvous host. It derives from the operator's key and the job's uid."""
     return hmac.new(key, job_uid.encode(), hashlib.sha256).hexdigest()
 
 
 def token_digest(token: str) -> str:
-    """Return the digest that the host checks the token with."""
+    """Return the digest with which the rendezvous host checks the token."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 
 def open_socket(address: aiohttp.AddrInfoType) -> socket.socket:
-    """Return a socket for a connection to a host, as aiohttp's connectors take it."""
+    """Return a socket for a connection to a rendezvous host, for aiohttp's connectors."""
     family, kind, protocol, _, _ = address
     made = socket.socket(family, kind, protocol)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in _DEAD_PEER.items():
-        if hasattr(socket, name):  # not on every system that an operator is tried out on
+        if hasattr(socket, name):  # some development systems lack it
             made.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
     return made
 
 
 class RendezvousLink:
-    """A connection to one host, kept by a background task that sends the wanted target and receives the state.
+    """The connection to one rendezvous host. A background task keeps it, sends the target and receives the state.
 
-    Make it inside a running event loop. `on_change` is called in that loop whenever `latest`, `connected` or
-    `unauthorized` has changed; it must not block.
+    Create it inside a running event loop. It calls `on_change` in that loop whenever `latest`, `connected` or
+    `unauthorized` changes. `on_change` must not block.
     """
 
     def __init__(
@@ -75,13 +75,13 @@ class RendezvousLink:
         self._task = asyncio.get_running_loop().create_task(self._run(), name=f"rendezvous {self.base_url}")
 
     def set_target(self, target: Target) -> None:
-        """Send the host a target: now, or when it is back, and each time it restarts. Returns at once."""
+        """Send the target to the rendezvous host: once it is connected, and after each restart. Returns at once."""
         if target != self._wanted:
             self._wanted = target
             self._push.set()
 
     async def aclose(self) -> None:
-        """End the connection; the host keeps the last target."""
+        """Close the connection. The rendezvous host keeps the last target."""
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
         self.connected = False
@@ -106,11 +106,11 @@ class RendezvousLink:
 
     async def _converse(self) -> None:
         """Exchange documents until something fails."""
-        # Version 0 is before every document's: the host answers at once, which shows whether it has restarted.
+        # Every document is newer than version 0, so the host answers at once, which shows whether it has restarted.
         self._accept(await self._get(after=0, seconds=0.0))
         self._push.set()
-        # Not a TaskGroup: one that fails leaves its task marked as being cancelled, and then, up to Python 3.11.2,
-        # asyncio.timeout (aiohttp connects with it) raises CancelledError, which would end this link for good.
+        # Not a TaskGroup: a failure in one leaves the task marked as cancelled. Up to Python 3.11.2, asyncio.timeout,
+        # which aiohttp uses to connect, then raises CancelledError, which would end this link for good.
         tasks = [asyncio.create_task(self._poll_forever()), asyncio.create_task(self._push_forever())]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -149,7 +149,7 @@ class RendezvousLink:
         seconds: float,
         document: Mapping[str, object] | None = None,
     ) -> RendezvousState:
-        """Return the state that the host answers. Raises RendezvousError, aiohttp's and OS errors."""
+        """Return the state in the answer. Raises RendezvousError, aiohttp's and OS errors."""
         async with self._session.request(
             method,
             self.base_url + path,
@@ -160,7 +160,7 @@ class RendezvousLink:
             timeout=aiohttp.ClientTimeout(total=seconds, sock_connect=CONNECT_SECONDS),
         ) as response:
             if response.status == 401:
-                raise UnauthorizedError("the host refuses the token")
+                raise UnauthorizedError("the rendezvous host rejects the token")
             body = bytearray()
             async for chunk in response.content.iter_chunked(65536):
                 body += chunk
@@ -176,7 +176,7 @@ class RendezvousLink:
     def _accept(self, state: RendezvousState) -> None:
         known = self.latest
         if known is not None and known.instance == state.instance and state.version < known.version:
-            return  # the answers of a poll and a push crossed
+            return  # the answers to a poll and a push arrived out of order
         if known is None or known.instance != state.instance:
             self._push.set()
         self.latest = state

@@ -1,4 +1,4 @@
-"""One connection to each job's rendezvous host: the reconciler reads states from them and sends them targets."""
+"""The connections to the jobs' rendezvous hosts: the reconciler reads states and sends targets through them."""
 
 import asyncio
 from collections.abc import Callable
@@ -20,18 +20,18 @@ def name_of(key: Key) -> str:
 
 
 class Links(Protocol):
-    """What the reconciler needs of the rendezvous hosts. Nothing here waits for the network."""
+    """The interface of the rendezvous hosts that the reconciler needs. No method waits for the network."""
 
     def ensure(self, key: Key, uid: str, address: str | None) -> None:
-        """Connect to the host at that address, of the job with that uid; None: connect to no host."""
+        """Connect to the rendezvous host at that address, of the job with that uid. None: close the connection."""
         ...
 
     def state(self, key: Key) -> RendezvousState | None:
-        """Return the host's last state, or None while it does not answer."""
+        """Return the last state of the rendezvous host, or None while it does not answer."""
         ...
 
     def tell(self, key: Key, target: Target) -> None:
-        """Send the host this target, soon and again after it restarts."""
+        """Send the target to the rendezvous host, now and after each restart."""
         ...
 
     def drop(self, key: Key) -> None:
@@ -49,7 +49,7 @@ class _Link:
     address: str
     connection: client.RendezvousLink
     rounds: int | None = None
-    """The newest complete round already counted."""
+    """The newest complete round that is counted."""
 
 
 class RendezvousLinks:
@@ -58,7 +58,7 @@ class RendezvousLinks:
     def __init__(
         self, session: aiohttp.ClientSession, key: bytes, wake: Callable[[Key], None], metrics: Metrics
     ) -> None:
-        """Make tokens from the operator's key; call `wake` whenever a host's state changes."""
+        """`key` is the operator's key for tokens. Calls `wake` whenever the state of a rendezvous host changes."""
         self._session = session
         self._key = key
         self._wake = wake
@@ -111,7 +111,7 @@ class RendezvousLinks:
         return client.token_digest(client.token_for(self._key, uid))
 
     async def aclose(self) -> None:
-        """End every connection; the hosts keep their targets."""
+        """Close every connection. The rendezvous hosts keep their targets."""
         for key in list(self._links):
             self.drop(key)
         await asyncio.gather(*self._closing, return_exceptions=True)

@@ -1,1 +1,1 @@
-"""What the operator says about itself: metrics and log lines."""
+"""Telemetry: metrics, log lines and health."""

@@ -1,4 +1,4 @@
-"""Health: what must keep happening, and what the operator still waits for."""
+"""Health: the heartbeats that the liveness probe checks, and what the readiness probe waits for."""
 
 import itertools
 import time
@@ -22,9 +22,9 @@ class _Heartbeat:
 
 
 class Liveness:
-    """What must keep happening. Nothing here waits or raises, so the event loop can call it from anywhere.
+    """What must keep happening. No method waits or raises, so any code of the event loop can call them.
 
-    An event loop that hangs cannot answer at all, which fails the probe as well.
+    An event loop that hangs does not answer the probe, which fails the probe as well.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -35,21 +35,21 @@ class Liveness:
         self._turns = itertools.count()
 
     def expect(self, name: str, within_seconds: float) -> None:
-        """From now on `beat(name)` must come at least this often."""
+        """Require a call of `beat(name)` at least this often from now on."""
         self._beats[name] = _Deadline(name, within_seconds, self._clock())
 
     def beat(self, name: str) -> None:
-        """Record a heartbeat; one that nothing expects is ignored."""
+        """Record a heartbeat. Ignores a name that expect() does not know."""
         if (heartbeat := self._beats.get(name)) is not None:
             heartbeat.last = self._clock()
 
     def follow(self, name: str, within_seconds: float, silent_seconds: Callable[[], float]) -> None:
-        """From now on `silent_seconds()`, the time since the last heartbeat, must not exceed this."""
+        """Require from now on that `silent_seconds()`, the time since the last heartbeat, is at most this."""
         self._followed.append(_Heartbeat(name, within_seconds, silent_seconds))
 
     @contextmanager
     def working(self, name: str, within_seconds: float) -> Iterator[None]:
-        """Expect the work inside to end in this time; any number of pieces of work may have the same name."""
+        """Require the block to end within this time. Several blocks may have the same name."""
         turn = next(self._turns)
         self._working[turn] = _Deadline(name, within_seconds, self._clock())
         try:
@@ -58,7 +58,7 @@ class Liveness:
             del self._working[turn]
 
     def stuck(self) -> list[str]:
-        """Return what is wrong, one line each; empty if all is well."""
+        """Return one line for each problem."""
         now = self._clock()
         beats = [(beat.name, beat.within_seconds, now - beat.last) for beat in self._beats.values()]
         beats += [(beat.name, beat.within_seconds, beat.silent_seconds()) for beat in self._followed]
@@ -68,7 +68,7 @@ class Liveness:
             if silent > within
         ]
         lines += [
-            f"{work.name}: at work for {now - work.last:.0f} s, expected to take {work.within_seconds:g} s at most"
+            f"{work.name}: runs for {now - work.last:.0f} s, must end within {work.within_seconds:g} s"
             for work in self._working.values()
             if now - work.last > work.within_seconds
         ]
@@ -80,7 +80,7 @@ def _nothing() -> list[str]:
 
 
 class Readiness:
-    """What the operator still waits for before it is of use; ready when nothing is left."""
+    """What the operator waits for before it is ready."""
 
     def __init__(
         self,
@@ -88,17 +88,17 @@ class Readiness:
         others: Callable[[], list[str]] = _nothing,
         notes: Callable[[], list[str]] = _nothing,
     ) -> None:
-        """`awaited` are names that `reached()` strikes off, `others()` more of them, asked for each time."""
+        """`reached()` removes a name from `awaited`. Each check of readiness calls `others()` for further names."""
         self._awaited = dict.fromkeys(awaited)
         self._others = others
         self.notes = notes
-        """Lines worth knowing that do not keep the operator from being ready."""
+        """Further lines for /readyz. They do not affect readiness."""
 
     @property
     def awaited(self) -> tuple[str, ...]:
-        """The names still awaited, in the order they were given."""
+        """What the operator still waits for, in the given order."""
         return (*self._awaited, *self._others())
 
     def reached(self, name: str) -> None:
-        """Strike a name off; one that is not awaited is ignored."""
+        """Remove a name from those that the operator waits for. Ignores other names."""
         self._awaited.pop(name, None)

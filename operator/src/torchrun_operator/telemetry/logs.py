@@ -1,4 +1,4 @@
-"""Log lines: one JSON object each, carrying the job that the code was working on."""
+"""Log lines: one JSON object each, with the job that the code works on."""
 
 import json
 import logging
@@ -11,7 +11,7 @@ from typing import Literal, TextIO
 
 _job: ContextVar[dict[str, str] | None] = ContextVar("job", default=None)
 
-# What every record has, and what kopf adds for its own handlers; anything else was given as `extra`.
+# The attributes of every record, and those that kopf adds for its own handlers. All others come from `extra`.
 _PLAIN = frozenset(vars(logging.LogRecord("", 0, "", 0, "", (), None))) | {"message", "asctime", "taskName"}
 _KOPF = frozenset({"k8s_ref", "k8s_skip", "settings"})
 _MAX_TEXT = 32_768
@@ -19,7 +19,7 @@ _MAX_TEXT = 32_768
 
 @contextmanager
 def job_context(namespace: str, name: str, uid: str = "") -> Iterator[None]:
-    """Put the job's key into every line that is logged inside, by tasks started inside too."""
+    """Add the job's key to every line that the block logs, or tasks that the block starts."""
     token = _job.set(_key(namespace, name, uid))
     try:
         yield
@@ -34,17 +34,17 @@ def configure_logging(level: str, style: Literal["json", "text"], stream: TextIO
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    # kopf logs each event that it passes on.
+    # kopf logs each event that it forwards.
     chatty = logging.NOTSET if root.level <= logging.DEBUG else max(root.level, logging.WARNING)
     for name in ("kopf.objects", "aiohttp.access", "asyncio"):
         logging.getLogger(name).setLevel(chatty)
 
 
 class JsonFormatter(logging.Formatter):
-    """Formats a record as one line of JSON; a value that JSON cannot hold is written as its text."""
+    """Formats a record as one line of JSON. A value that JSON does not support becomes text."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line, without its end."""
+        """Return the line, without a line feed."""
         line: dict[str, object] = {
             "time": _time(record),
             "level": record.levelname,
@@ -54,7 +54,7 @@ class JsonFormatter(logging.Formatter):
         line |= _references(record)
         if error := _exception(self, record):
             line["exception"] = error
-        # The formatter's own fields win: an extra cannot forge the level or the job.
+        # The formatter's own fields win: an extra cannot replace the level or the job.
         line |= {name: value for name, value in _extras(record).items() if name not in line}
         return json.dumps(line, default=_text, ensure_ascii=False, skipkeys=True)
 
@@ -63,7 +63,7 @@ class TextFormatter(logging.Formatter):
     """Formats a record as a line for people: time, level, logger, [job], message, extras; then the exception."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line, without its end."""
+        """Return the line, without a line feed."""
         prefix = ""
         for ref in _references(record).values():
             prefix = f"[{'/'.join(ref[part] for part in ('kind', 'namespace', 'name') if part in ref)}] "
@@ -85,7 +85,7 @@ def _time(record: logging.LogRecord) -> str:
 def _message(record: logging.LogRecord) -> str:
     try:
         return _cut(record.getMessage())
-    except Exception:  # a wrong format string must not lose the line, nor end the caller
+    except Exception:  # a wrong format string must neither lose the line nor end the caller
         return _cut(f"{record.msg} {record.args}")
 
 
@@ -121,7 +121,7 @@ def _exception(formatter: logging.Formatter, record: logging.LogRecord) -> str:
 def _text(value: object) -> str:
     try:
         return _cut(str(value))
-    except Exception:  # somebody's __str__; the line is worth more than this value
+    except Exception:  # a faulty __str__ must not lose the line
         return f"<{type(value).__name__}>"
 
 

@@ -1,4 +1,4 @@
-"""The operator's Prometheus metrics: one registry, and a method for each thing worth counting."""
+"""The operator's Prometheus metrics: one registry, and a method for each event to count."""
 
 import platform
 from collections.abc import Callable
@@ -25,48 +25,48 @@ class Metrics:
     """All metrics, in a registry of their own. Labels come from small sets: no series per job or pod."""
 
     def __init__(self, version: str) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, that nobody asks for
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the number of series
         self.registry: Final = CollectorRegistry()
         self._job_states: dict[str, str] = {}
         self._links: dict[str, str] = {}
         self._reconciles = Counter(
             "torchrun_operator_reconciles",
-            "Reconciles, by result.",
+            "Reconciles by result.",
             ["result"],
             registry=self.registry,
         )
         self._reconcile_seconds = Histogram(
             "torchrun_operator_reconcile_duration_seconds",
-            "How long reconciles took, waiting for the API server included.",
+            "Duration of reconciles, including waits for the API server.",
             buckets=_RECONCILE_SECONDS,
             registry=self.registry,
         )
         self._errors = Counter(
             "torchrun_operator_errors",
-            "Errors, by kind (conflict, api, rendezvous, internal...).",
+            "Errors by kind.",
             ["kind"],
             registry=self.registry,
         )
         self._queue_depth = Gauge(
             "torchrun_operator_queue_depth",
-            "Jobs that wait to be reconciled and are due.",
+            "Due jobs that wait for a reconcile.",
             registry=self.registry,
         )
         self._queue_age = Gauge(
             "torchrun_operator_queue_oldest_seconds",
-            "How long the job that waits longest has been due; 0 if none waits.",
+            "Longest time that a job has been due; 0 if none is.",
             registry=self.registry,
         )
         self._api_seconds = Histogram(
             "torchrun_operator_api_request_duration_seconds",
-            "Requests to the API server, by verb, resource and HTTP status (0: no answer).",
+            "Duration of requests to the API server; status 0 means no answer.",
             ["verb", "resource", "status"],
             buckets=_API_SECONDS,
             registry=self.registry,
         )
         self._watch_up = Gauge(
             "torchrun_operator_watch_up",
-            "1 if the API server answered the watch's last request, else 0; namespace is empty for all namespaces.",
+            "1 if the API server answered the watch's last request, else 0; the namespace is empty for all namespaces.",
             ["watch", "namespace"],
             registry=self.registry,
         )
@@ -79,23 +79,23 @@ class Metrics:
         self._create_job_metrics()
         Gauge(
             "torchrun_operator_build_info",
-            "Always 1; the labels say what runs.",
+            "Always 1; the labels are the versions of the operator and of Python.",
             ["version", "python"],
             registry=self.registry,
         ).labels(version, platform.python_version()).set(1)
         ProcessCollector(registry=self.registry)
 
     def _create_job_metrics(self) -> None:
-        self._jobs = Gauge("torchrun_operator_jobs", "Jobs, by state.", ["state"], registry=self.registry)
+        self._jobs = Gauge("torchrun_operator_jobs", "Jobs by state.", ["state"], registry=self.registry)
         self._restarts = Counter(
             "torchrun_operator_job_restarts",
-            "Restarts of jobs' workers, by cause.",
+            "Restarts of workers by cause.",
             ["cause"],
             registry=self.registry,
         )
         self._hangs = Counter(
             "torchrun_operator_job_hangs",
-            "Restarts of jobs' workers that made no progress for too long (cause: code).",
+            "Restarts with the cause code that ended a hang.",
             registry=self.registry,
         )
         self._straggling = Gauge(
@@ -106,23 +106,26 @@ class Metrics:
         self._stragglers: set[str] = set()
         self._straggling.set_function(lambda: len(self._stragglers))
         self._pods_created = Counter(
-            "torchrun_operator_pods_created", "Pods created, by role.", ["role"], registry=self.registry
+            "torchrun_operator_pods_created", "Created pods by role.", ["role"], registry=self.registry
         )
         self._pods_deleted = Counter(
-            "torchrun_operator_pods_deleted", "Pods deleted, by role.", ["role"], registry=self.registry
+            "torchrun_operator_pods_deleted",
+            "Pods that the operator deleted, by role.",
+            ["role"],
+            registry=self.registry,
         )
         self._rendezvous_links = Gauge(
             "torchrun_operator_rendezvous_links",
-            "Rendezvous hosts that the operator talks to, by whether they answer (up) or not (down).",
+            "Connections to rendezvous hosts: up if the host answers, down if not.",
             ["state"],
             registry=self.registry,
         )
         self._rounds = Counter(
             "torchrun_operator_rendezvous_rounds",
-            "Rendezvous rounds that were completed, over all jobs.",
+            "Completed rounds of all jobs.",
             registry=self.registry,
         )
-        # A series that appears only with its first increment hides that increment from rate().
+        # rate() does not see the first increment of a series that appears with it.
         for state in JobState:
             self._jobs.labels(state)
         for cause in Restarts.model_fields:
@@ -139,36 +142,36 @@ class Metrics:
         self._reconcile_seconds.observe(seconds)
 
     def error(self, kind: str) -> None:
-        """Count an error; `kind` is a word from a small set, never a message."""
+        """Count an error. `kind` is a word from a small set, never a message."""
         self._errors.labels(kind).inc()
 
     def watch_queue(self, depth: Callable[[], int], oldest_seconds: Callable[[], float]) -> None:
-        """Ask these two, which must be quick, whenever metrics are read."""
+        """Register two functions that each read of the metrics calls. They must be fast."""
         self._queue_depth.set_function(depth)
         self._queue_age.set_function(oldest_seconds)
 
     def follow_watch(self, kind: str, namespace: str, up: Callable[[], bool], forbidden: Callable[[], bool]) -> None:
-        """Call these two, which must be quick, whenever metrics are read; `kind` is jobs, pods or nodes."""
+        """Register two fast functions that each read of the metrics calls. `kind` is jobs, pods or nodes."""
         self._watch_up.labels(kind, namespace).set_function(lambda: float(up()))
         self._watch_forbidden.labels(kind, namespace).set_function(lambda: float(forbidden()))
 
     def api_request(self, verb: str, resource: str, status: int, seconds: float) -> None:
-        """Count a request to the API server: `resource` is a plural, with its subresource; `status` 0 is no answer."""
+        """Count a request to the API server. `resource` is a plural with its subresource; `status` 0 is no answer."""
         self._api_seconds.labels(verb, resource, str(status)).observe(seconds)
 
     def job_state(self, key: str, state: JobState | None) -> None:
-        """Note the state a job is in now, or None when it is gone; `key` names the job, such as namespace/name."""
+        """Record the state of a job; None: it is gone. `key` names the job, such as namespace/name."""
         _move(self._job_states, self._jobs, key, state)
         if state is None:
             self.rendezvous_link(key, None)
             self.straggling(key, False)
 
     def straggling(self, key: str, yes: bool) -> None:
-        """Note whether one of the job's workers keeps the others waiting."""
+        """Record whether one of the job's workers keeps the others waiting."""
         (self._stragglers.add if yes else self._stragglers.discard)(key)
 
     def hung(self) -> None:
-        """Count a restart of workers that made no progress."""
+        """Count a restart that ended a hang."""
         self._hangs.inc()
 
     def restarts(self, cause: str, count: int = 1) -> None:
@@ -176,28 +179,28 @@ class Metrics:
         self._restarts.labels(cause).inc(count)
 
     def pods_created(self, role: str, count: int = 1) -> None:
-        """Add pods that were created; `role` is node or rendezvous."""
+        """Add pods that the operator created; `role` is node or rendezvous."""
         self._pods_created.labels(role).inc(count)
 
     def pods_deleted(self, role: str, count: int = 1) -> None:
-        """Add pods whose deletion was asked for; `role` is node or rendezvous."""
+        """Add pods that the operator deleted; `role` is node or rendezvous."""
         self._pods_deleted.labels(role).inc(count)
 
     def rendezvous_link(self, key: str, up: bool | None) -> None:
-        """Note whether a job's rendezvous host answers; None: there is none to talk to any more."""
+        """Record whether a job's rendezvous host answers; None: there is no connection."""
         _move(self._links, self._rendezvous_links, key, None if up is None else "up" if up else "down")
 
     def rounds_completed(self, count: int = 1) -> None:
-        """Add rendezvous rounds that were completed."""
+        """Add completed rounds."""
         self._rounds.inc(count)
 
     def text(self) -> bytes:
-        """Return everything in Prometheus' text format."""
+        """Return all metrics in the text format of Prometheus."""
         return generate_latest(self.registry)
 
 
 def _move(places: dict[str, str], gauge: Gauge, key: str, place: str | None) -> None:
-    """Take `key` out of the series it is counted in and count it in `place`'s, if any."""
+    """Remove `key` from the series that counts it, and count it in the series of `place`, if any."""
     before = places.pop(key, None)
     if before is not None:
         gauge.labels(before).dec()

@@ -66,13 +66,13 @@ def test_failing_workers_surplus_nodes_and_the_end(job: Job, host: Host) -> None
     assert isinstance(last, dict)
     assert (last["round"], last["addresses"]) == (0, [address(1)])
 
-    # Scaled down as the operator does it: the node is named, and its pod gets SIGTERM.
+    # The operator scales down in this way: the target names the node, and its pod gets SIGTERM.
     host.want(2, 2, (address(2),))
     job.agents[2].send_signal(signal.SIGTERM)
     job.formed(0, 1)
     assert job.agents.pop(2).wait(180) != 0
 
-    # An agent that is not wanted waits. Members are not disturbed, neither now nor once the round has settled.
+    # An unwanted agent waits. It does not disturb the members, neither now nor once the round has settled.
     completed = host.events("round-completed")
     host.want(2, 2)
     job.start(2)
@@ -90,7 +90,7 @@ def test_failing_workers_surplus_nodes_and_the_end(job: Job, host: Host) -> None
     wait_for(lambda: host.state()["closed"], "the agents' success closes the rendezvous")
 
 
-def test_rank_0_dies_before_it_says_where_it_is(job: Job, host: Host) -> None:
+def test_rank_0_ends_before_it_publishes_its_address(job: Job, host: Host) -> None:
     host.want(4, 4)
     job.start(0, 1, 2)
     everybody = [address(i) for i in range(3)]
@@ -116,7 +116,7 @@ def test_closing_sends_the_agents_home(job: Job, host: Host) -> None:
     assert host.state()["closed"] is True
 
 
-# Training with the library; rank 1 hangs once, in the middle of a step.
+# Training with the library. Rank 1 hangs once, in the middle of a step.
 HANGS = """
 import os, sys, time
 import torch, torch.distributed as dist
@@ -152,7 +152,7 @@ DEADLINE = 10.0
 
 
 def _allow(host: Host, size: int, *leavers: str, end_round: tuple[str, int] | None = None) -> None:
-    """Put a target as the operator does: how long a pause may be, and which round has to end."""
+    """Send a target as the operator does: the deadline, and the round that must end."""
     wanted = {"generation": 1, "size": size, "min": size, "lastCallSeconds": 1.0, "leavers": leavers}
     ended = {"instance": end_round[0], "round": end_round[1]} if end_round is not None else None
     host.authorized("PUT", "/v1/target", {**wanted, "progressDeadlineSeconds": DEADLINE, "endRound": ended})
@@ -168,7 +168,7 @@ def test_a_worker_that_hangs_is_noticed_reported_and_restarted(job: Job, host: H
     hung = time.time()
     overdue = wait_for(lambda: host.state()["pace"]["overdue"], "the round is overdue", 60)
 
-    # The stacks are there already, before anybody acts; the one of the culprit says where it is.
+    # The stacks are logged before any action. The stack of the hanging worker shows where it hangs.
     logs = [(job.directory / f"agent-{index}.log").read_text() for index in (0, 1)]
     assert ["[rank 0] no step for " in logs[0], "[rank 1] no step for " in logs[1]] == [True, True]
     assert [sum("in hangs_here" in line for line in log.splitlines()) for log in logs] == [0, 1]
@@ -210,7 +210,7 @@ def test_a_spare_waits_unseen_and_takes_the_place_of_a_lost_node(job: Job, host:
     host.want(2, 2)
     job.start(1, 2)
     job.formed(1, 2)
-    job.start(0)  # it comes while the members look at the new round, and its address is the lowest
+    job.start(0)  # it arrives while the members read the new round, and it has the lowest address
     wait_for(lambda: host.state()["waiting"] == [address(0)], "the spare waits")
     settled = len(host.events("round-completed"))
     wait_for(lambda: len(host.events("round-settled")) == settled, "the round has settled")
@@ -235,7 +235,7 @@ def test_a_spare_waits_unseen_and_takes_the_place_of_a_lost_node(job: Job, host:
     assert job.end() == {0: 0, 2: 0}
 
 
-# Each life of the worker notes whether it had torch from the beginning.
+# Each start of the worker records whether torch was loaded from the beginning.
 NOTES = """
 import os, sys, time
 

@@ -1,4 +1,4 @@
-"""The host with real agents while the operator is away, and while things stall or are cut off."""
+"""The rendezvous host with real agents while the operator is down, and while processes stall or are cut off."""
 
 import logging
 import signal
@@ -15,7 +15,7 @@ from rendezvous_host import Host, Operator, running_host, wait_for
 _log = logging.getLogger(__name__)
 pytestmark = [pytest.mark.torch, pytest.mark.slow, pytest.mark.timeout(900)]
 LAST_CALL = 15.0
-"""As jobs have it by default."""
+"""The default of jobs."""
 
 
 @pytest.fixture
@@ -36,14 +36,17 @@ def _alone(host: Host) -> None:
 
 
 def _formed_at(host: Host, number: int) -> float:
-    """Return the seconds since the epoch at which a round was completed. Asking the host would be an operator's."""
+    """Return when a round was completed, in seconds since 1970.
+
+    The time comes from the log: a request to the host would count as one of the operator.
+    """
     found = wait_for(
         lambda: [e for e in host.events("round-completed") if e["round"] == number], f"round {number} is complete"
     )
     return datetime.fromisoformat(found[0]["time"]).timestamp()
 
 
-def test_a_killed_node_is_left_behind_and_one_that_comes_back_is_taken_in(job: Job, host: Host) -> None:
+def test_a_killed_node_is_evicted_and_a_returning_one_joins(job: Job, host: Host) -> None:
     with Operator(host):
         _train(job, 0, 1, 2)
     _alone(host)
@@ -62,7 +65,7 @@ def test_a_killed_node_is_left_behind_and_one_that_comes_back_is_taken_in(job: J
     assert host.metrics()["rounds_alone_total"] == 4
     assert host.state()["roundsEnded"] == {"requested": 4, "unrequested": 0}
 
-    # The operator comes back and wants what it wanted before: nothing changes.
+    # The operator returns with the same target: nothing changes.
     completed = host.events("round-completed")
     with Operator(host):
         host.want(3, 2, last_call=LAST_CALL)
@@ -72,7 +75,7 @@ def test_a_killed_node_is_left_behind_and_one_that_comes_back_is_taken_in(job: J
     assert job.end() == {0: 0, 1: 0, 2: 0}
 
 
-def test_the_operator_dies_just_before_a_node(job: Job, host: Host) -> None:
+def test_the_operator_ends_just_before_a_node(job: Job, host: Host) -> None:
     with Operator(host):
         _train(job, 0, 1, 2)
     moment = job.kill(1)
@@ -93,7 +96,7 @@ def test_too_few_survivors_wait_until_another_comes(job: Job, host: Host) -> Non
     job.step_after(began, 2)
 
 
-def test_a_lost_node_is_left_behind_and_taken_in_when_it_is_back(job: Job, host: Host) -> None:
+def test_a_lost_node_is_evicted_and_joins_when_it_is_back(job: Job, host: Host) -> None:
     _train(job, 0, 1, 2)
     _alone(host)
     moment = job.freeze(1)
@@ -133,7 +136,7 @@ def test_a_host_that_is_cut_off_from_all_nodes_expires_none(job: Job, host: Host
     assert len(host.events("round-completed")) == 1
 
 
-def test_the_host_dies_and_the_job_forms_a_new_round(tmp_path: Path) -> None:
+def test_the_host_ends_and_the_job_forms_a_new_round(tmp_path: Path) -> None:
     with running_host(tmp_path) as first:
         job = Job(first, tmp_path, ALL_REDUCE)
         try:

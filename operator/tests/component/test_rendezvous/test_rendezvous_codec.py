@@ -1,4 +1,4 @@
-"""Torch's own pickled state, read and written."""
+"""Reading and writing the pickled state of torch."""
 
 import base64
 import os
@@ -69,7 +69,7 @@ class Malicious:
 
 
 class Anything:
-    """Pickles as what it is given."""
+    """Pickles as the given value."""
 
     def __init__(self, *reduced: object) -> None:
         self.reduced = reduced
@@ -85,7 +85,7 @@ def _codec() -> Codec:
 
 
 def _state(**attributes: Any) -> bytes:
-    """Return a good state of one node, with other attributes as given; None: without it."""
+    """Return a valid state of one node with the given attributes; None: without that attribute."""
     from torch.distributed.elastic.rendezvous.dynamic_rendezvous import _NodeDesc, _RendezvousState
 
     state, node = _RendezvousState(), _NodeDesc("10.0.0.1", 1, 0)
@@ -147,7 +147,7 @@ NO_VIEWS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("raw", NOT_STATES.values(), ids=NOT_STATES.keys())
-def test_what_is_no_state_is_refused(raw: bytes) -> None:
+def test_an_invalid_state_is_rejected(raw: bytes) -> None:
     with pytest.raises(StateError):
         _codec().decode(raw)
 
@@ -164,7 +164,7 @@ def test_a_pickle_cannot_change_the_classes_it_is_given() -> None:
 
     names = [name.encode() for name in (_NodeDesc.__module__, _NodeDesc.__qualname__)]
     load = [pickle.SHORT_BINUNICODE + bytes([len(name)]) + name for name in names]
-    # Unpickling sets attributes of whatever it has made, of a class too: here, no node could be hashed any more.
+    # Unpickling sets attributes of any object that it has created, also of a class. Here, nodes would lose their hash.
     pollution = [*load, pickle.STACK_GLOBAL, pickle.NONE, pickle.EMPTY_DICT]
     key = pickle.SHORT_BINUNICODE + b"\x08__hash__"
     pollution += [key, pickle.NONE, pickle.SETITEM, pickle.TUPLE2, pickle.BUILD]

@@ -120,7 +120,7 @@ def test_slow_and_greedy_clients_do_not_stop_the_others(shared: Host) -> None:
     finally:
         for connection in slow:
             connection.close()
-    # Above the bound of one client connections are closed at once; below it they are served again.
+    # The host closes connections of a client above its limit at once, and serves it again below the limit.
     many = [raw(shared, half) for _ in range(40)]
     try:
         many[-1].settimeout(10)
@@ -188,7 +188,7 @@ def test_sigterm_ends_it_at_once_even_while_torch_is_loaded(tmp_path: Path) -> N
                 status = young.request("GET", "/healthz")[0]
             except OSError:
                 continue
-        # HTTP answers before the store is up, so a target can already be put.
+        # HTTP answers before the store is up, so the operator can already send a target.
         assert status in {200, 503}
         assert young.authorized("PUT", "/v1/target", TARGET)["target"] == TARGET
         assert young.stop() == 0

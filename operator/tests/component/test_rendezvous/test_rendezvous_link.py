@@ -119,8 +119,8 @@ async def test_the_link_trusts_no_host(answer: str) -> None:
 
 
 async def test_a_link_that_has_failed_can_time_out() -> None:
-    """A conversation that ends must not leave its task half cancelled: up to Python 3.11.2, asyncio.timeout, which
-    aiohttp uses for connecting, then raises CancelledError in place of TimeoutError, and the link is gone for good.
+    """A conversation that ends must not leave its task half cancelled. Otherwise, up to Python 3.11.2, asyncio.timeout,
+    which aiohttp uses to connect, raises CancelledError instead of TimeoutError, and the link ends for good.
     """
     counts: list[int] = []
 

@@ -1,4 +1,4 @@
-"""What the host does about states in the store that no agent could have written."""
+"""The host repairs states in the store that no agent writes."""
 
 import base64
 import os
@@ -14,7 +14,7 @@ from rendezvous_host import Host, running_host, wait_for
 
 
 def _hostile() -> dict[str, Callable[[Any, str], object]]:
-    """What a pod of the job could do to the state in the store, by name."""
+    """What a pod of the job can do to the state in the store, by name."""
     code = base64.b64encode(b"cos\nsystem\n(S'touch executed'\ntR.").decode()
     modern = base64.b64encode(pickle.dumps(Executes())).decode()
     return {
@@ -75,7 +75,7 @@ def test_a_rendezvous_that_an_agent_closed_when_it_failed_is_open_again(host: Ho
 def test_a_state_that_takes_for_ever_to_read_ends_the_process(tmp_path: Path) -> None:
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-    # A tuple of the one before twice, sixty times: its hash, which a set asks for, takes years.
+    # A tuple with the previous tuple twice, sixty times. A set computes its hash, which takes years.
     tower = pickle.EMPTY_TUPLE + (pickle.DUP + pickle.TUPLE2) * 60
     bomb = pickle.PROTO + b"\x04" + pickle.EMPTY_SET + pickle.MARK + tower + pickle.ADDITEMS + pickle.STOP
     impatient = "from torchrun_rendezvous import __main__, driver\ndriver.FATAL_SECONDS = 2.0\n__main__.main()\n"

@@ -1,6 +1,6 @@
-"""The host and its agents with every supported torch: one life of a job, with each of the changes that it meets.
+"""The rendezvous host and its agents with every supported torch: one job, with each kind of change.
 
-TORCH_PYTHONS names the Pythons that have one, separated by colons; unset: this one, which has the newest.
+TORCH_PYTHONS lists the Pythons with these versions, separated by colons. Unset: this Python, with the newest torch.
 """
 
 import logging
@@ -21,7 +21,7 @@ PYTHONS = os.environ.get("TORCH_PYTHONS", sys.executable).split(os.pathsep)
 
 
 def _changes(job: Job) -> None:
-    """Lose a node, replace it, add one, and take one away."""
+    """Lose a node, replace it, add a node, and remove a node."""
     host = job.host
     host.want(2, 2)
     began = time.time()
@@ -39,7 +39,7 @@ def _changes(job: Job) -> None:
     job.start(3)
     _log.info("new node to next step: %.1f s", job.step_after(began, 3))
 
-    # The leaver's agent ends by itself, and before torch 2.8 closes the rendezvous for all when it does.
+    # The leaver's agent ends by itself. Before torch 2.8, it then closes the rendezvous for all.
     moment = time.time()
     host.want(2, 2, (address(0), address(3)))
     job.agents[3].send_signal(signal.SIGTERM)
@@ -53,7 +53,7 @@ def _changes(job: Job) -> None:
 
 
 def _restart_of_the_host(job: Job, successor: Host) -> None:
-    """All agents end; their pods are replaced, as the operator does it."""
+    """All agents end, and their pods are replaced as by the operator."""
     assert {index: agent.wait(60) for index, agent in job.agents.items()} == {1: 1, 2: 1}
     began = time.time()
     job.host = successor

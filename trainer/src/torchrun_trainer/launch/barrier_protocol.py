@@ -55,7 +55,7 @@ def listed(kind: str, ranks: list[int]) -> str:
 
 
 async def _send(writer: asyncio.StreamWriter, **message: object) -> None:
-    """Send a message; whoever reads from a connection notices that it is gone."""
+    """Send a message. The reader of a connection notices if it is gone."""
     with contextlib.suppress(OSError):
         writer.write(json.dumps(message).encode() + b"\n")
         await writer.drain()

@@ -20,7 +20,7 @@ VARIABLE = "TORCHELASTIC_ERROR_FILE"
 _ECHOES = re.compile(
     r"DistNetworkError\b|closed by peer|reset by peer|remote process exited|Broken pipe|Connection refused"
 )
-"""Errors of a rank whose peer is gone: they follow from the failure of another rank."""
+"""Errors of a rank that has lost another one: they follow from the failure of that rank."""
 
 
 def record_errors() -> None:

@@ -138,7 +138,7 @@ class Owner:
             )
 
     def release(self) -> None:
-        """Release the place, so that nobody has to find out whether this process is alive."""
+        """Release the place, so that no other process must check whether this one is alive."""
         if not self._thread:
             return
         self._released.set()

@@ -73,7 +73,7 @@ class Reporter:
     def due(self) -> bool:
         """Return whether it is time for a report. Only rank 0 decides.
 
-        Reports come often enough that nobody takes the silence for a hang.
+        Reports are frequent enough that the silence does not count as a hang.
         """
         interval = min(self._report_seconds, self.deadline / 10) if self.deadline else self._report_seconds
         return self._ranks.rank == 0 and time.monotonic() - self._reported >= interval

@@ -5,7 +5,7 @@ from torchrun_trainer.watch.termination import die_at_exit
 
 
 def prepare() -> None:
-    """Have this process record its uncaught errors for torchrun, and die of a deferred SIGTERM at its end.
+    """Let this process record its uncaught errors for torchrun, and end by a deferred SIGTERM.
 
     Taking a public name from ``torchrun_trainer`` calls this, so that failures before the first ``Run`` count too.
     Repeated calls change nothing. Needs the standard library only.

@@ -1,7 +1,7 @@
 """Termination: turns SIGTERM into "stop at the end of this step", and ends the process if that step does not end.
 
 torchrun's agent sends SIGTERM to its workers whenever the membership changes, waits 30 s and kills them. A worker that
-can finish its step does so and leaves nothing behind. A worker that waits in a collective for a peer that is gone never
+can finish its step does so and leaves nothing behind. A worker that waits in a collective for a lost rank never
 finishes, and Python runs signal handlers only between its own instructions. So a thread also receives the signal, and
 ends the process if the step takes too long.
 
@@ -93,7 +93,7 @@ class Termination:
         self._began = now
 
     def alive(self) -> None:
-        """Note that the step makes progress and waits for no peer."""
+        """Record that the step makes progress and waits for no other rank."""
         self._began = time.monotonic()
 
     @contextmanager

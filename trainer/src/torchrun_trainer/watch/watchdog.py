@@ -1,4 +1,4 @@
-"""Watchdog: writes where a rank stands when it has made no step for long, before anybody restarts it.
+"""Watchdog: logs the stack of a rank that has made no step for long, before the operator restarts it.
 
 The collector of progress sets the deadline, and ends the round once it has passed. The watchdog acts after three
 quarters of it, so that the stacks are in the log by then.

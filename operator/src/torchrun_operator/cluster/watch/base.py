@@ -1,4 +1,4 @@
-"""What every watch offers to the rest of the operator, whatever reads the API server behind it."""
+"""The interface of all watches. Each one reads the API server in its own way."""
 
 import asyncio
 import logging
@@ -14,24 +14,24 @@ Kind = Literal["jobs", "pods", "nodes"]
 
 FORBIDDEN: Final = 403
 RENEW_SECONDS: Final = 10
-"""The API server ends each stream after this time: the next request shows that a quiet watch works."""
+"""The API server ends each stream after this time. The next request shows that a quiet watch works."""
 SILENCE_SECONDS: Final = 13.0
-"""A stream that brings nothing for longer, not even its end, is dead."""
+"""A stream without data or end for longer is lost."""
 HEARTBEAT_SECONDS: Final = 45.0
-"""Longest time between two heartbeats: a silent stream, a pause and a request that gets no answer."""
+"""Maximum time between two heartbeats: a silent stream, a pause and a request without an answer."""
 _SYNC_SECONDS = 30.0
-"""A pass waits this long for the first list; it must end before the pass counts as stuck."""
+"""Maximum wait of a pass for the first list, shorter than the time after which a pass counts as stuck."""
 
 
 class WatchHungError(Exception):
-    """The watch does not respond and cannot be stopped: only a new process helps."""
+    """The watch does not respond and cannot be stopped. Only a restart of the process helps."""
 
 
 class Watch(ABC):
-    """Follows one kind of objects in one namespace or in all, and wakes the jobs that a change concerns.
+    """Follows one kind of object in one namespace or in all, and wakes the jobs that a change affects.
 
-    All state belongs to the event loop in which `run()` runs. `run()` retries what the API server refuses or fails to
-    answer; it ends only by cancellation or by an error that it does not expect, and may then be run again.
+    All state belongs to the event loop that runs `run()`. `run()` retries requests that fail. It ends only when it is
+    cancelled or when an unexpected error occurs. It may then run again.
     """
 
     def __init__(self, kind: Kind, namespace: str = "") -> None:
@@ -40,21 +40,21 @@ class Watch(ABC):
         self.namespace: Final = namespace
         self.name: Final = f"watch of {kind}" + (f" in namespace {namespace}" if namespace else "")
         self.synced = False
-        """All objects have been read once."""
+        """The first list has succeeded."""
         self.up = False
-        """The API server answered the last request: changes arrive."""
+        """The API server answered the last request, so changes arrive."""
         self.forbidden: ClusterError | None = None
-        """Why the objects may not be read; None: they may."""
+        """Why the operator may not read the objects. None: it may."""
         self.last_heartbeat = asyncio.get_running_loop().time()
         """In seconds of the event loop's clock."""
         self.failing = False
         """The last request failed."""
         self._settled = asyncio.Event()
-        """Set once the objects have been listed, or while they may not be read."""
+        """Set once the objects are listed, or while they are forbidden."""
 
     @abstractmethod
     async def run(self) -> None:
-        """Follow the objects until cancelled. Raises WatchHungError where it can neither go on nor stop."""
+        """Follow the objects until cancelled. Raises WatchHungError if the watch can neither continue nor stop."""
 
     def ended(self) -> None:
         """Record that `run()` has ended."""
@@ -62,15 +62,15 @@ class Watch(ABC):
 
     @property
     def silent_seconds(self) -> float:
-        """How long ago the last heartbeat was."""
+        """Seconds since the last heartbeat."""
         return asyncio.get_running_loop().time() - self.last_heartbeat
 
     def beat(self) -> None:
-        """Record a heartbeat: the watch received something, or a request ended, with whatever result."""
+        """Record a heartbeat: the watch received data, or a request ended with any result."""
         self.last_heartbeat = asyncio.get_running_loop().time()
 
     async def wait_synced(self) -> None:
-        """Wait for the first list. Raises ClusterError where the objects may not be read or the list takes too long."""
+        """Wait for the first list. Raises ClusterError if the objects are forbidden or the list takes too long."""
         try:
             async with asyncio.timeout(_SYNC_SECONDS):
                 await self._settled.wait()
@@ -80,24 +80,24 @@ class Watch(ABC):
             raise ClusterError(FORBIDDEN, "Forbidden", f"{self.name}: {self.forbidden.message}")
 
     def connected(self) -> None:
-        """Record that the API server answered; log it if it did not before."""
+        """Record that the API server answered. Log it if the previous request failed."""
         self.beat()
         if self.failing:
             logger.info("%s: works again", self.name)
         self.up, self.failing, self.forbidden = True, False, None
 
     def listed(self) -> None:
-        """Record that all objects have been read."""
+        """Record that all objects are listed."""
         self.connected()
         self.synced = True
         self._settled.set()
 
     def failed(self, error: ClusterError) -> None:
-        """Record a request that failed; log the first of a row."""
+        """Record a request that failed. Log the first of several in a row."""
         self.beat()
         is_forbidden = error.status == FORBIDDEN
         if not self.failing or is_forbidden != (self.forbidden is not None):
-            logger.warning("%s: the API server cannot be read, retrying: %s", self.name, error)
+            logger.warning("%s: cannot read from the API server, retrying: %s", self.name, error)
         self.up, self.failing = False, True
         self.forbidden = error if is_forbidden else None
         if is_forbidden:
@@ -107,9 +107,9 @@ class Watch(ABC):
 
 
 def awaited(watches: Iterable[Watch]) -> list[str]:
-    """Return the names of the watches that the operator must wait for before it is of use.
+    """Return the names of the watches that the operator waits for before it is ready.
 
-    A forbidden namespace is not waited for, unless it is the only one: an operator that can read nothing is not ready.
+    It does not wait for a forbidden namespace, unless all are: an operator that can read nothing is not ready.
     """
     watches = list(watches)
     readable = {watch.kind for watch in watches if watch.synced and watch.forbidden is None}
@@ -122,7 +122,7 @@ def awaited(watches: Iterable[Watch]) -> list[str]:
 
 
 def unreadable(watches: Iterable[Watch]) -> list[str]:
-    """Return a line for each watch whose objects may not be read."""
+    """Return a line for each watch whose objects are forbidden."""
     return [
         f"{watch.name}: forbidden, retried: {watch.forbidden.message}"
         for watch in watches

@@ -1,7 +1,7 @@
-"""What is known of jobs without a request: what the watch reported, and what the last write returned.
+"""The known jobs: as the watch reported them, and as the last write returned them.
 
-It may be a moment behind. That is safe: a status is written only over the version that it was decided on. The API
-server rejects the write of a pass that saw an old version, and that version is then forgotten.
+The cache may lag. That is safe: the API server rejects the status of a pass that saw an old version, and the cache then
+forgets that version.
 """
 
 from torchrun_operator.cluster.port import Key, Manifest
@@ -14,11 +14,11 @@ class JobCache:
         self._jobs: dict[Key, Manifest] = {}
 
     def get(self, key: Key) -> Manifest | None:
-        """Return the job, or None if nothing is known of it. The job may exist all the same."""
+        """Return the job, or None if the cache does not know it. It may exist nevertheless."""
         return self._jobs.get(key)
 
     def put(self, key: Key, job: Manifest) -> None:
-        """Keep this version unless a newer one is known: events and answers overtake each other."""
+        """Keep this version unless a newer one is known. Events and answers may arrive out of order."""
         known = self._jobs.get(key)
         if known is None or _version(job) >= _version(known):
             self._jobs[key] = job
@@ -31,18 +31,18 @@ class JobCache:
             self.put(key, job)
 
     def forget(self, key: Key) -> None:
-        """Drop what is known of the job."""
+        """Forget the job."""
         self._jobs.pop(key, None)
 
     def clear(self) -> None:
-        """Drop what is known of all jobs. The next read of each then finds what a watch has missed."""
+        """Forget all jobs, so that the next read of each job asks the API server."""
         self._jobs.clear()
 
 
 def _version(job: Manifest) -> int:
     """Return the resource version as a number.
 
-    Those of one resource grow: etcd never gave others, and from 1.35 on
-    https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions promises it.
+    The versions of one resource grow. etcd assigns them so, and from Kubernetes 1.35 on
+    https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions guarantees it.
     """
     return int(job["metadata"]["resourceVersion"])

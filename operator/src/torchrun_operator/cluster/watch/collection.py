@@ -1,9 +1,9 @@
-"""A watch of our own: one LIST, then a WATCH from its resource version on. What it last saw is read at no cost.
+"""A watch without kopf: one LIST, then a WATCH from its resource version on. Reads cost no request.
 
-Nothing is missed: where the API server no longer has the events since the last one seen, everything is listed again.
+It misses nothing: if the API server no longer has the events since the last one, the watch lists everything again.
 
-kopf could watch pods too, but it copies, compares and schedules each event for handlers that need none of it: with 450
-starting pods that took three quarters of the operator's processor time.
+kopf could watch pods too, but it copies, compares and schedules each event for handlers that do not need it. With 450
+starting pods, that took three quarters of the operator's CPU time.
 """
 
 import asyncio
@@ -36,18 +36,18 @@ class Api(Protocol):
 
 
 class CollectionWatch(Watch):
-    """Follows one collection and keeps what subclasses take from it."""
+    """Follows one collection. Subclasses keep what they need of it."""
 
     forbidden_retry_seconds = 15.0
 
     def __init__(self, kind: Kind, namespace: str, api: Api, path: str, query: Mapping[str, str]) -> None:
-        """Path is the collection's; the query narrows it."""
+        """`path` is the path of the collection; `query` selects objects of it."""
         super().__init__(kind, namespace)
         self._api = api
         self._path = path
         self._query = dict(query)
         self._version = 0
-        """The resource version up to which everything has been seen."""
+        """The watch has seen everything up to this resource version."""
 
     async def run(self) -> None:
         """See Watch.run."""
@@ -63,11 +63,11 @@ class CollectionWatch(Watch):
                     continue
                 self.failed(error)
                 if error.status == FORBIDDEN:
-                    version = None  # what changes meanwhile is not seen
+                    version = None  # the watch misses changes until the next list
                 await self._pause(self.forbidden_retry_seconds if error.status == FORBIDDEN else _RETRY_SECONDS)
 
     async def _pause(self, seconds: float) -> None:
-        """Sleep, with heartbeats: a long pause is no hang."""
+        """Sleep, with heartbeats: a long pause is not a hang."""
         end = asyncio.get_running_loop().time() + seconds
         while (left := end - asyncio.get_running_loop().time()) > 0:
             await asyncio.sleep(min(left, RENEW_SECONDS))
@@ -85,7 +85,7 @@ class CollectionWatch(Watch):
         return version
 
     async def _follow(self, version: str) -> str:
-        """Follow until the stream ends; return the resource version to continue from."""
+        """Follow until the stream ends. Return the resource version to continue from."""
         query = {
             **self._query,
             "watch": "true",
@@ -120,7 +120,7 @@ class CollectionWatch(Watch):
 
 
 def _event(line: bytes) -> tuple[str, Mapping[str, Any]]:
-    """Return an event's type and object. Raises ClusterError for anything else, such as a line that breaks off."""
+    """Return the type and object of an event. Raises ClusterError for anything else, such as a truncated line."""
     try:
         event = json.loads(line)
         return event["type"], event["object"]

@@ -1,7 +1,7 @@
-"""The watch of jobs in one namespace or in all, by kopf. Nothing else knows kopf.
+"""The watch of jobs in one namespace or in all, by kopf. Only this module uses kopf.
 
-kopf runs in a thread and an event loop of its own: in ours it would take over the signals, and when it stops it cancels
-every task that it does not know, passes included.
+kopf runs in its own thread and event loop. In the operator's loop it would handle the signals, and would cancel all
+tasks when it stops, including passes.
 """
 
 import asyncio
@@ -25,8 +25,8 @@ _RETRY_SECONDS = 1.0
 _FORBIDDEN_RETRY_SECONDS = 15.0
 _TICK_SECONDS = 1.0
 _HUNG_TICKS = 15
-"""kopf's event loop hangs if ours ticks so often without a tick of the other. A count, not a time: a process that was
-frozen as a whole does not hang.
+"""kopf's event loop hangs if the operator's loop ticks this often without a tick of kopf's. A count, not a time: if the
+whole process was frozen, kopf does not hang.
 """
 _STOP_SECONDS = 10.0
 _DISCOVERY_SECONDS = 10.0
@@ -35,26 +35,26 @@ Login = Callable[..., kopf.ConnectionInfo | None]
 
 
 def login(**arguments: Any) -> kopf.ConnectionInfo | None:  # noqa: ANN401 - kopf's own
-    """Return the credentials of the pod's service account, or else those of the kubeconfig."""
+    """Return the credentials of the pod's service account, or those of the kubeconfig."""
     return kopf.login_with_service_account(**arguments) or kopf.login_with_kubeconfig(**arguments)
 
 
 class JobWatch(Watch):
-    """Keeps the cache of jobs up to date."""
+    """Updates the cache of jobs."""
 
     def __init__(self, namespace: str, cache: JobCache, wake: Callable[[Key], None], login: Login = login) -> None:
-        """Calls `wake` with each job that changes, once the cache has its newest version."""
+        """Calls `wake` for each job that changes, after the update of the cache."""
         super().__init__("jobs", namespace)
         self._cache = cache
         self._wake = wake
         self._login = login
         self._missed = 0
-        """Ticks of this event loop since the last one of kopf's."""
+        """Ticks of this event loop since the last tick of kopf's."""
         self._asked = False
-        """kopf has asked for jobs in this run."""
+        """kopf has requested jobs in this run."""
 
     async def run(self) -> None:
-        """Run kopf until cancelled. Raises what ended kopf, or WatchHungError where its thread does not respond."""
+        """Run kopf until cancelled. Raises the error that ended kopf, or WatchHungError if its thread hangs."""
         loop = asyncio.get_running_loop()
         started = loop.time()
         self._missed, self._asked = 0, False
@@ -73,21 +73,21 @@ class JobWatch(Watch):
         self._missed += 1
         if self._missed > _HUNG_TICKS:
             raise WatchHungError(f"{self.name}: the thread has not responded for {_HUNG_TICKS * _TICK_SECONDS:.0f} s")
-        # kopf looks only once which resources there are, and waits forever where it does not find its own.
+        # kopf lists the resources only once, and waits forever if it does not find its own.
         if not self._asked and not self.failing and now - max(started, self.last_heartbeat) > _DISCOVERY_SECONDS:
             raise ClusterError(404, "NotFound", f"the API server does not know {PLURAL}: is the CRD installed?")
 
     def tick(self) -> None:
-        """Record that kopf's event loop turns."""
+        """Record that kopf's event loop runs."""
         self._missed = 0
 
     def changed(self, key: Key, job: Manifest | None) -> None:
-        """Take over the newest version of a job, None if it was deleted, and wake it."""
+        """Store the newest version of a job (None: it was deleted), and wake it."""
         self._cache.update(key, job)
         self._wake(key)
 
     def answered(self, url: URL, status: int, reason: str) -> None:
-        """Record the answer to a request of kopf's, status 0 for none."""
+        """Record the answer to a request of kopf. Status 0: no answer."""
         self._asked = self._asked or url.path.endswith(f"/{PLURAL}")
         if status >= 400 or status == 0:
             self.failed(ClusterError(status, reason, f"cannot list {PLURAL} in {self.namespace or 'all namespaces'}"))
@@ -98,7 +98,7 @@ class JobWatch(Watch):
 
 
 class _KopfThread:
-    """One run of kopf. Everything but `_main` and what it calls belongs to the event loop of the watch."""
+    """One run of kopf. `_main` and what it calls run in kopf's thread, all else in the event loop of the watch."""
 
     def __init__(self, watch: JobWatch, login: Login) -> None:
         self._watch = watch
@@ -109,7 +109,7 @@ class _KopfThread:
         self._stopped = False
         self.ended: asyncio.Future[None] = self._home.create_future()
         self._session: aiohttp.ClientSession | None = None
-        # A daemon, so that one that hangs does not keep the process from ending.
+        # A daemon thread, so that the process can end if the thread hangs.
         self._thread = threading.Thread(target=self._main, name=watch.name, daemon=True)
 
     def start(self) -> None:
@@ -117,7 +117,7 @@ class _KopfThread:
         self._thread.start()
 
     async def stop(self) -> None:
-        """Stop kopf and wait for it. Raises WatchHungError where it does not stop."""
+        """Stop kopf and wait for it. Raises WatchHungError if it does not stop."""
         with contextlib.suppress(RuntimeError):  # it has ended
             self._loop.call_soon_threadsafe(self._stop)
         await asyncio.wait([self.ended], timeout=_STOP_SECONDS)
@@ -128,8 +128,8 @@ class _KopfThread:
     def _stop(self) -> None:
         """Cancel kopf, within its loop.
 
-        kopf's stop flag would not do: if kopf ends by itself, it waits 5 s for its own task that awaits the flag, and
-        forever if the flag is a threading.Event: its executor cannot end that wait.
+        kopf's stop flag does not work here. If kopf ends by itself, it waits 5 s for its own task that awaits the flag.
+        If the flag is a threading.Event, it waits forever, because its executor cannot end that wait.
         """
         self._stopped = True
         if self._operation is not None:
@@ -147,7 +147,7 @@ class _KopfThread:
     def _end(self, error: BaseException | None) -> None:
         if isinstance(error, Exception):
             self.ended.set_exception(error)
-            self.ended.exception()  # if nobody waits for it any more, that is no error
+            self.ended.exception()  # marks the exception as retrieved, so that asyncio does not log it
         else:
             self.ended.set_result(None)
 
@@ -179,17 +179,17 @@ class _KopfThread:
             self._home.call_soon_threadsafe(call, *arguments)
 
     def _registry(self) -> kopf.OperatorRegistry:
-        """Return handlers that pass on each event of a job.
+        """Return handlers that forward each event of a job.
 
-        `on.event` alone: it never patches the object, adds no finalizer (a job stays deletable while the operator is
-        away) and is never retried, which suits a handler that cannot fail.
+        Only `on.event`: it never patches the object and adds no finalizer, so a job can be deleted while the operator
+        is down. It has no retries, and the handler cannot fail.
         """
         handlers = kopf.OperatorRegistry()
 
         @kopf.on.login(registry=handlers, errors=kopf.ErrorsMode.PERMANENT)
         async def login(**arguments: Any) -> kopf.AiohttpSession | None:  # noqa: ANN401 - kopf's own
             if self._session is not None:
-                await asyncio.sleep(_RETRY_SECONDS)  # kopf asks again as soon as its credentials are rejected
+                await asyncio.sleep(_RETRY_SECONDS)  # kopf logs in again as soon as its credentials are rejected
             info = self._login(**arguments)
             if info is None:
                 return None
@@ -204,7 +204,7 @@ class _KopfThread:
         return handlers
 
     def _open(self, info: kopf.ConnectionInfo) -> aiohttp.ClientSession:
-        """Return the session that kopf would open, and have it report each answer. kopf closes it at the next login."""
+        """Return a session like kopf's own that also reports each answer. kopf closes it at the next login."""
         trace = aiohttp.TraceConfig()
         trace.on_request_end.append(self._request_ended)
         trace.on_request_exception.append(self._request_failed)
@@ -223,15 +223,15 @@ class _KopfThread:
     async def _request_failed(
         self, _session: aiohttp.ClientSession, _: SimpleNamespace, failed: aiohttp.TraceRequestExceptionParams
     ) -> None:
-        # kopf cancels its own requests too, when a stream brings nothing in time.
+        # kopf also cancels its own requests, when a stream is silent for too long.
         if not self._stopped:
             self._tell(self._watch.answered, failed.url, 0, type(failed.exception).__name__)
 
 
 class _Delays:
-    """Delays between kopf's attempts at one request, without end: where they end, kopf's watch ends for good.
+    """Delays between kopf's attempts at one request, without end. If they end, kopf's watch ends for good.
 
-    Has no length on purpose: kopf counts the attempts of what has one.
+    It has no length, because kopf would limit the number of attempts to it.
     """
 
     def __init__(self, watch: Watch) -> None:
@@ -243,7 +243,7 @@ class _Delays:
 
 
 def _settings(delays: _Delays) -> kopf.OperatorSettings:
-    """Return kopf's settings for watching only."""
+    """Return settings with which kopf only watches."""
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
     settings.scanning.disabled = True
@@ -254,8 +254,8 @@ def _settings(delays: _Delays) -> kopf.OperatorSettings:
     settings.watching.server_timeout = RENEW_SECONDS
     settings.watching.inactivity_timeout = SILENCE_SECONDS
     logging.getLogger("kopf.objects").setLevel(logging.WARNING)
-    # It logs each login, and warns that it leaves the signals alone, which is why it runs in a thread.
+    # kopf logs each login, and warns that it does not handle signals, because it runs in a thread.
     logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)
-    # It logs each attempt at a request. The watch logs the first of a row.
+    # kopf logs each attempt at a request. The watch logs the first of several in a row.
     logging.getLogger("kopf._cogs.clients.watching").setLevel(logging.CRITICAL)
     return settings

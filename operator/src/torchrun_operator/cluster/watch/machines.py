@@ -11,24 +11,24 @@ _REMEMBERED = 10_000
 
 
 class MachineWatch(CollectionWatch):
-    """Keeps of each Kubernetes node what says whether its pods can be counted on.
+    """Keeps the conditions and taints of Kubernetes nodes that show whether their pods are alive.
 
-    The operator works without the right to read Kubernetes nodes: it then learns that one is dead only when Kubernetes
-    deletes its pods.
+    The operator also works without the right to read Kubernetes nodes. It then detects the loss of one only when
+    Kubernetes deletes its pods.
     """
 
     forbidden_retry_seconds = 300.0
 
     def __init__(self, api: Api, changed: Callable[[str], None]) -> None:
-        """Calls `changed` with the name of each Kubernetes node of which something kept has changed."""
+        """Calls `changed` with the name of each Kubernetes node whose kept fields have changed."""
         super().__init__("nodes", "", api, "api/v1/nodes", {})
         self._changed = changed
         self._machines: dict[str, Manifest] = {}
         self._removed: dict[str, None] = {}
-        """Names that were there once. A name never seen may belong to a new Kubernetes node."""
+        """Names of all Kubernetes nodes seen so far. An unknown name may belong to a new one."""
 
     async def machines(self, names: Collection[str]) -> Machines:
-        """Return what is known of these names, as last seen; nothing if it may not be read. Raises ClusterError."""
+        """Return what is known of these Kubernetes nodes; nothing while they are forbidden. Raises ClusterError."""
         try:
             await self.wait_synced()
         except ClusterError:
@@ -39,7 +39,7 @@ class MachineWatch(CollectionWatch):
         return Machines(known, any(_ready(machine) for machine in self._machines.values()))
 
     def failed(self, error: ClusterError) -> None:
-        """See Watch.failed. What was known before the right was withdrawn is not kept: it is no longer true."""
+        """See Watch.failed. If the operator has lost the right to read, forget everything: it is out of date."""
         super().failed(error)
         if self.forbidden is not None:
             self._replace(())
@@ -76,7 +76,7 @@ class MachineWatch(CollectionWatch):
 
 
 def _kept(machine: Mapping[str, Any]) -> Manifest:
-    """Keep taints and the Ready condition without its times, so that a kubelet's heartbeat is no change."""
+    """Keep taints and the Ready condition without its times, so that a heartbeat of the kubelet is not a change."""
     conditions = (machine.get("status") or {}).get("conditions") or ()
     ready = [
         {"type": "Ready", "status": c.get("status"), "reason": c.get("reason")}

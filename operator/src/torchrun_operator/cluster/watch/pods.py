@@ -10,24 +10,24 @@ from torchrun_operator.cluster.watch.collection import Api, CollectionWatch
 
 
 class PodWatch(CollectionWatch):
-    """Keeps the pods that carry a job's label."""
+    """Keeps the pods with the label of a job."""
 
     def __init__(self, namespace: str, api: Api, wake: Callable[[Key], None]) -> None:
-        """Calls `wake` with the job of each pod that changes."""
+        """Calls `wake` for the job of each pod that changes."""
         path = f"api/v1/namespaces/{quote(namespace)}/pods" if namespace else "api/v1/pods"
         super().__init__("pods", namespace, api, path, {"labelSelector": LABEL_JOB_NAME})
         self._wake = wake
         self._pods: dict[Key, dict[str, Manifest]] = {}
 
     async def pods(self, namespace: str, job: str) -> Sequence[Manifest]:
-        """Return the job's pods as last seen. Waits for the first list; raises ClusterError as wait_synced() does."""
+        """Return the newest known pods of the job. Waits for the first list. Raises ClusterError, see wait_synced()."""
         await self.wait_synced()
         return list(self._pods.get((namespace, job), {}).values())
 
     def created(self, pod: Manifest) -> None:
-        """Show a pod that was just created before the watch reports it, unless the watch has seen something newer.
+        """Show a created pod before the watch reports it, unless the watch has seen newer changes.
 
-        A watch that lags would otherwise show the previous pod of that name.
+        Otherwise a watch that lags would show the previous pod of that name.
         """
         if int(pod["metadata"]["resourceVersion"]) > self._version:
             self._keep(pod)
@@ -66,7 +66,7 @@ def _key(pod: Mapping[str, Any]) -> Key:
 
 
 def _trimmed(pod: Mapping[str, Any]) -> Manifest:
-    """Keep what decisions look at: with thousands of pods, the rest is most of the memory."""
+    """Keep what decisions need. With thousands of pods, the rest would take most of the memory."""
     metadata = {name: value for name, value in pod["metadata"].items() if name != "managedFields"}
     spec = {"nodeName": pod["spec"]["nodeName"]} if pod["spec"].get("nodeName") else {}
     return {"metadata": metadata, "spec": spec, "status": pod.get("status") or {}}

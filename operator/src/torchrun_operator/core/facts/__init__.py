@@ -1,1 +1,1 @@
-"""Facts: what the API server, the rendezvous host and the logs say about a job, as frozen values. Pure."""
+"""Facts: the state of a job from the API server, the rendezvous host and the logs, as frozen values. Pure."""

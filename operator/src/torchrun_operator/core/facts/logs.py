@@ -1,6 +1,6 @@
-"""Which logs a pass reads: those of pods that failed and that no status has recorded as failed yet.
+"""Which logs a pass reads: those of failed pods that the status does not record as failed yet.
 
-This is a superset of what the findings need: whether a failure counts, and as what, is decided later from the facts.
+The findings need fewer logs: they decide later which failures count, and with which cause.
 """
 
 from datetime import timedelta
@@ -10,13 +10,13 @@ from torchrun_operator.core.facts.model import LIVE, Facts, Phase
 SETTLE = timedelta(seconds=3)
 """How long a failure of workers waits for news of a lost node that would explain it."""
 KILLED = frozenset({128 + 9, 128 + 15})
-"""Exit codes of SIGKILL and SIGTERM: something outside ended the container, so its log says nothing about it."""
+"""Exit codes of SIGKILL and SIGTERM: a signal from outside ended the container, so the log does not show the reason."""
 _MOST_LOGS = 8
-"""The node that is seen to leave first is not always the one that failed first, so more than one log is read."""
+"""The first node that leaves is not always the first that failed, so a pass reads more than one log."""
 
 
 def logs_to_read(facts: Facts) -> tuple[str, ...]:
-    """Return the names of the pods whose logs may describe new failures, the most telling ones first."""
+    """Return the names of the pods whose logs may describe new failures, the most useful ones first."""
     return tuple(dict.fromkeys([*_of_workers(facts), *_of_pods(facts)]))[:_MOST_LOGS]
 
 
@@ -34,7 +34,7 @@ def _of_pods(facts: Facts) -> list[str]:
 
 
 def _of_workers(facts: Facts) -> list[str]:
-    """Return the members of a round that ended because workers failed, once that failure is about to be counted."""
+    """Return the members of a round that ended because workers failed, once this pass may count that failure."""
     rendezvous, recorded = facts.rendezvous, facts.job.status.rendezvous
     if rendezvous is None or rendezvous.last_unrequested is None:
         return []

@@ -1,37 +1,37 @@
-"""What the API server says about the Kubernetes nodes of the job's pods: which are given up, and why."""
+"""The Kubernetes nodes of the job's pods: which ones are lost, and why."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 _POWERED_OFF = frozenset({"node.kubernetes.io/out-of-service", "node.cloudprovider.kubernetes.io/shutdown"})
-"""Taints that a person or the cloud sets only when nothing runs on the Kubernetes node any more."""
+"""Taints that a person or the cloud provider sets only when nothing runs on the Kubernetes node."""
 
 
 class Machines(NamedTuple):
     """What is known of Kubernetes nodes."""
 
     known: Mapping[str, Mapping[str, Any] | None] = {}
-    """By name. None: removed from the cluster. A name is missing if nothing is known of it, or it may not be read."""
+    """By name. None: removed from the cluster. A Kubernetes node that is unknown or forbidden is missing."""
     any_ready: bool = False
     """At least one Kubernetes node of the whole cluster is ready."""
 
 
 @dataclass(frozen=True)
 class Trouble:
-    """Why the pods of a Kubernetes node are given up."""
+    """Why the pods of a Kubernetes node are lost."""
 
     what: str
     """What happened to it, for people."""
     certain: bool = False
-    """Nothing runs there any more, even if the rendezvous host still hears it."""
+    """Nothing runs there, even if the rendezvous host still receives heartbeats."""
 
 
 def trouble(name: str, machine: Mapping[str, Any] | None) -> Trouble | None:
-    """Return what is wrong with a Kubernetes node, if that ends its pods. None: it was removed from the cluster.
+    """Return the trouble of a Kubernetes node, if it ends its pods. ``node`` None: it was removed from the cluster.
 
-    A Ready condition that is False does not end pods: the kubelet is alive and reports what becomes of them. Cordons
-    and other taints do not either: the pods that they concern are evicted, and the eviction is seen.
+    A Ready condition that is False does not end pods: the kubelet is alive and reports their state. Cordons and other
+    taints do not either: Kubernetes evicts the pods that they affect, and the pods show the eviction.
     """
     if machine is None:
         return Trouble(f"Kubernetes node {name} was removed from the cluster")
@@ -47,8 +47,8 @@ def trouble(name: str, machine: Mapping[str, Any] | None) -> Trouble | None:
 def troubles(machines: Machines) -> dict[str, Trouble]:
     """Return the Kubernetes nodes in trouble, by name.
 
-    Nothing is concluded while no Kubernetes node of the cluster is ready: then the API server is cut off from all of
-    them, rather than all dead at once; and a new pod could run nowhere.
+    Returns none while no Kubernetes node of the cluster is ready. It is more likely that the API server cannot reach
+    them than that all failed at once, and no new pod could run.
     """
     if not machines.any_ready:
         return {}

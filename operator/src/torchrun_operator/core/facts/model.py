@@ -1,4 +1,4 @@
-"""The facts that one pass decides from. Everything that a decision depends on is here, the time included."""
+"""The facts of one pass: everything that its decision depends on, including the time."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,9 +27,9 @@ class Phase(StrEnum):
 
 
 LIVE = frozenset({Phase.PENDING, Phase.STARTING, Phase.RUNNING})
-"""A node in one of these phases trains, or may yet come to train."""
+"""A node in one of these phases trains, or may train later."""
 GONE = frozenset({Phase.LOST, Phase.TERMINATING, Phase.FAILED})
-"""A node in one of these phases does not come back."""
+"""A node in one of these phases does not return."""
 
 
 class Cause(StrEnum):
@@ -69,20 +69,20 @@ class NodePod:
     started_at: datetime | None = None
     """When the kubelet accepted the pod."""
     disruption: str = ""
-    """Why Kubernetes ended it on purpose, as one word: preemption, eviction, taint. Empty: it did not."""
+    """Why Kubernetes disrupts the pod, as one word: preemption, eviction, taint. Empty: it does not."""
     trouble: str = ""
     """What happened to its Kubernetes node, if the pod is lost."""
     exit: Exit | None = None
     scheduled: bool = False
     lingers: bool = False
-    """The trainer container has ended, other containers still run."""
+    """The trainer container has ended, and other containers still run."""
     waiting_reason: str = ""
     """Why the pod or one of its containers waits."""
     waiting_message: str = ""
 
     @property
     def live(self) -> bool:
-        """Whether it trains or may yet come to train."""
+        """Whether it trains or may train later."""
         return self.phase in LIVE
 
 
@@ -113,14 +113,14 @@ class Facts:
     """The pods of the job's nodes, by index."""
     rendezvous_pod: RendezvousPod | None = None
     rendezvous: RendezvousState | None = None
-    """What the rendezvous host last reported; None: it has not answered (yet)."""
+    """The last state document of the rendezvous host. None: it does not answer."""
     token_digest: str = ""
     """The digest that the rendezvous pod should have."""
     refusal: str = ""
-    """What the API server said when it last refused one of the job's objects; empty: it refuses none."""
+    """The message with which the API server last refused an object of the job. Empty: it refuses none."""
     name_taken: bool = False
-    """It refused because an object of that name belongs to another owner."""
+    """The refusal is about an object with that name and another owner."""
     foreign: tuple[str, ...] = ()
-    """Names of pods that carry the job's label and belong to another owner."""
+    """Names of pods with the job's label and another owner."""
     said: Mapping[str, Words] = field(default_factory=dict)
-    """What failed workers wrote last, by pod, for the pods whose logs were read."""
+    """The errors of failed workers, by pod, for the pods whose logs were read."""

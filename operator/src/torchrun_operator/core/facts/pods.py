@@ -1,4 +1,4 @@
-"""Reads what the API server says about pods."""
+"""Reads pods as the API server reports them."""
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
@@ -18,7 +18,7 @@ from torchrun_operator.core.facts.model import Exit, Facts, NodePod, Phase, Rend
 from torchrun_rendezvous.protocol import RendezvousState
 
 _MESSAGE_CHARACTERS = 4096
-"""What a kubelet keeps of a termination message."""
+"""Maximum size of a termination message that a kubelet keeps."""
 
 
 def gather(
@@ -30,9 +30,9 @@ def gather(
     token_digest: str = "",
     machines: Machines | None = None,
 ) -> Facts:
-    """Sort the pods that carry the job's label into its nodes, its rendezvous pod, and pods of another owner.
+    """Sort the pods with the job's label into nodes, the rendezvous pod, and pods of another owner.
 
-    A pod whose Kubernetes node is missing from ``machines`` counts as well.
+    This includes pods whose Kubernetes node is missing from ``machines``.
     """
     trouble = troubles(machines or Machines())
     nodes: list[NodePod] = []
@@ -62,7 +62,7 @@ def gather(
 
 
 def hears(rendezvous: RendezvousState, address: str | None) -> bool:
-    """Tell whether the rendezvous host has lately heard the agent at that address, as far as the host can tell."""
+    """Whether the rendezvous host reports recent heartbeats of the agent at that address."""
     if rendezvous.silent is None or address in rendezvous.silent:
         return False
     return address in rendezvous.waiting or any(address == member.address for member in rendezvous.members)
@@ -74,7 +74,7 @@ def _owned(pod: Mapping[str, Any], job_uid: str) -> bool:
 
 
 def _lost(pod: Mapping[str, Any], trouble: Mapping[str, Trouble], *, heard: bool) -> str:
-    """Return why the pod is lost with its Kubernetes node. A pod that the rendezvous host hears is not lost."""
+    """Return why the pod is lost with its Kubernetes node. A pod whose heartbeats arrive is not lost."""
     found = trouble.get(pod["spec"].get("nodeName") or "")
     return found.what if found is not None and (found.certain or not heard) else ""
 
@@ -134,7 +134,7 @@ def _node_phase(pod: Mapping[str, Any], status: Mapping[str, Any], lost: str) ->
 
 
 def _others_run(status: Mapping[str, Any]) -> bool:
-    """Tell whether other containers still run. The phase of a pod stays Running for a moment after the last one."""
+    """Whether other containers still run. The phase of a pod stays Running for a moment after the last one ends."""
     others = (c for c in status.get("containerStatuses") or () if c.get("name") != TRAINER_CONTAINER)
     return status.get("phase") == Phase.RUNNING and any(
         (c.get("state") or {}).get("running") is not None for c in others
@@ -153,7 +153,7 @@ def _phase(pod: Mapping[str, Any]) -> Phase:
     if phase == Phase.SUCCEEDED:
         return Phase.SUCCEEDED
     if pod["metadata"].get("deletionTimestamp"):
-        return Phase.TERMINATING  # also when it has failed: SIGTERM makes torchrun exit 1
+        return Phase.TERMINATING  # also if it failed: torchrun exits with 1 after SIGTERM
     if phase == Phase.FAILED:
         return Phase.FAILED
     if phase == Phase.RUNNING:
@@ -177,7 +177,7 @@ def _exit(status: Mapping[str, Any]) -> Exit | None:
             finished_at=_time(ended.get("finishedAt")),
         )
     if status.get("phase") == Phase.FAILED:
-        # Evicted before it ran, or another container failed: only the pod's own message is left.
+        # The pod was evicted before it ran, or another container failed. Only the pod itself has a message.
         return Exit(
             -1, str(status.get("reason") or "Failed"), str(status.get("message") or "")[:_MESSAGE_CHARACTERS], None
         )

@@ -1,7 +1,7 @@
-"""What a failed worker left behind: torchrun's error file in the termination message, or the end of its pod's log.
+"""The error of a failed worker: from torchrun's error file in the termination message, or from the end of the log.
 
-torchrun writes an error file only for functions under its `record` decorator, and it reaches the termination message
-only when the agent itself ends. Python and torchrun's agent print every failure, so the log has the rest. Pure.
+torchrun writes an error file only for functions with its `record` decorator, and copies it to the termination message
+only when the agent itself ends. Python and torchrun's agent print every failure, so the log has the others. Pure.
 """
 
 import json
@@ -13,19 +13,19 @@ from datetime import datetime, timedelta
 _MESSAGE_CHARACTERS = 500
 _TRACEBACK_CHARACTERS = 2000
 _BURST = timedelta(seconds=5)
-"""Errors of one pod this close together belong to one failure; the first of them is the reason for the others."""
+"""Errors of one pod within this time belong to one failure. The first one caused the others."""
 _LINE = re.compile(r"(\S+Z) (.*)")
 _TEE = re.compile(r"\[(?!rank\d)[A-Za-z_]+\d+\]:")
-"""In front of each line where torchrun's --tee is used."""
+"""The prefix of each line with torchrun's --tee."""
 _RANK = re.compile(r"\[rank(\d+)\]: ?")
-"""In front of a traceback once the process group has been initialized."""
+"""The prefix of a traceback after init_process_group."""
 _EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(: .*)?$")
 _CUT_FILE = re.compile(r'\\n([^"\\]+)(?:\\n)?",\s*"timestamp"')
-"""The end of an error file that lost its beginning: a kubelet keeps 4096 bytes of it."""
+"""The end of an error file without its beginning: a kubelet keeps 4096 bytes."""
 _ECHOING_CODES = (1, -15)
-"""How workers end whose peers have failed: by an exception of their own, or by their agent's SIGTERM."""
+"""How workers end after others failed: with an exception of their own, or by the SIGTERM of their agent."""
 _ENDED = re.compile(r"failed \(exitcode: (-?\d+)\) local_rank: (\d+)")
-"""What torchrun's agent says of each worker that failed (torch.distributed.elastic.multiprocessing.api)."""
+"""The line of torchrun's agent for each worker that failed (torch.distributed.elastic.multiprocessing.api)."""
 PEER_GONE = (
     r"DistNetworkError\b",
     "closed by peer",
@@ -34,7 +34,7 @@ PEER_GONE = (
     "Broken pipe",
     "Connection refused",
 )
-"""Errors of a worker whose peer is gone. The trainer library, which cannot import this, has the same patterns."""
+"""Errors of a worker that has lost another one. The trainer library cannot import this and has the same patterns."""
 _AGENT_ERRORS = (r"(RendezvousClosed|RendezvousConnection|ChildFailed)Error\b", r"SignalException\b")
 _ECHOES = re.compile("|".join((*_AGENT_ERRORS, *PEER_GONE)))
 """Errors that follow from another failure."""
@@ -42,12 +42,12 @@ _ECHOES = re.compile("|".join((*_AGENT_ERRORS, *PEER_GONE)))
 
 @dataclass(frozen=True)
 class Words:
-    """A worker's failure in its own words."""
+    """The error of a worker."""
 
     message: str = ""
-    """The exception, in one line."""
+    """The exception in one line."""
     traceback: str = ""
-    """The beginning and the end of it."""
+    """The beginning and the end of the traceback."""
     rank: int | None = None
     local_rank: int | None = None
     exit_code: int | None = None
@@ -56,7 +56,7 @@ class Words:
 
 
 def of_termination(message: str) -> Words:
-    """Read a termination message: torchrun's error file, or whatever the container or Kubernetes wrote there."""
+    """Read a termination message: torchrun's error file, or other text of the container or of Kubernetes."""
     try:
         content = json.loads(message)["message"]
         if isinstance(content, str):
@@ -71,7 +71,7 @@ def of_termination(message: str) -> Words:
 
 
 def of_log(text: str, *, after: datetime | None = None, until: datetime | None = None) -> Words | None:
-    """Return the first error of the newest failure in a log whose lines begin with their times, within these bounds."""
+    """Return the first error of the newest failure in a log whose lines begin with their times, within these times."""
     lines = _lines(text, after, until)
     errors = sorted(_errors(lines), key=lambda found: found.time)  # type: ignore[arg-type, return-value]
     newest = errors[-1].time if errors else None
@@ -87,7 +87,7 @@ def of_log(text: str, *, after: datetime | None = None, until: datetime | None =
 
 
 def earliest(found: Iterable[tuple[str, Words]]) -> tuple[str, Words] | None:
-    """Return whose words come first, by the clocks of their machines; what others brought about comes last."""
+    """Return the earliest error, by the clocks of the Kubernetes nodes. Echoes come last."""
 
     def order(item: tuple[str, Words]) -> tuple[int, float]:
         words = item[1]
@@ -114,7 +114,7 @@ def _lines(text: str, after: datetime | None, until: datetime | None) -> list[tu
 
 
 def _errors(lines: Iterable[tuple[datetime, str]]) -> Iterable[Words]:
-    """Find the tracebacks. Lines of several workers may be mixed, but those of one rank carry its number."""
+    """Find the tracebacks. Lines of several workers may be mixed, but each line of a rank has its number."""
     open_: dict[str, tuple[datetime, list[str]]] = {}
     for time, line in lines:
         match = _RANK.match(line)
@@ -149,7 +149,7 @@ def _short(text: str) -> str:
 
 
 def _clipped(text: str) -> str:
-    """Keep the beginning, which says where it came from, and the end, which says what it was."""
+    """Keep the beginning, which shows the origin, and the end, which shows the exception."""
     text = text.strip()
     if len(text) <= _TRACEBACK_CHARACTERS:
         return text

@@ -1,4 +1,4 @@
-"""Whose fault it is that a node failed: the code's, the infrastructure's, or a preemption."""
+"""Why a node failed: code, infrastructure or preemption."""
 
 import signal
 from collections.abc import Iterable
@@ -13,17 +13,17 @@ from torchrun_rendezvous.protocol import RendezvousState
 _MACHINE_REASONS = frozenset(
     {"NodeLost", "NodeShutdown", "Terminated", "Shutdown", "NodeAffinity", "UnexpectedAdmissionError", "Unknown"}
 )
-"""containerd says Unknown of a container that it finds dead after its Kubernetes node has started again."""
+"""The reason Unknown: containerd found the container ended after a restart of its Kubernetes node."""
 _MACHINE_DISRUPTIONS = frozenset({"DeletionByPodGC"})
-"""Reasons of the condition DisruptionTarget that speak of a Kubernetes node that is gone."""
+"""Reasons of the condition DisruptionTarget that mean that the Kubernetes node is gone."""
 _STORE_BLIP = timedelta(seconds=90)
-"""Agents end within a second or two of the store's death if its connections are closed. If the pod of the store is cut
-off, they first wait for an answer (read_timeout, 60 s by default) and then for their workers.
+"""After the store ends, agents end within a second or two if its connections are closed. If the pod of the store is
+cut off, they first wait for an answer (read_timeout, 60 s by default) and then for their workers.
 """
 
 
 def cause_of_disruption(pod: NodePod) -> Cause:
-    """Return why Kubernetes ends the pod."""
+    """Return the cause of Kubernetes' disruption of the pod."""
     machine = not pod.disruption or pod.disruption in _MACHINE_DISRUPTIONS
     return Cause.INFRASTRUCTURE if machine else Cause.PREEMPTION
 
@@ -31,7 +31,7 @@ def cause_of_disruption(pod: NodePod) -> Cause:
 def cause_of_failure(
     node: NodeStatus, pod: NodePod, rendezvous: RendezvousState | None, recorded: RendezvousStatus
 ) -> Cause:
-    """Return why a failed pod failed. ``node`` and ``recorded`` are what the status recorded before."""
+    """Return the cause of a pod's failure. ``node`` and ``recorded`` are from the status of the previous pass."""
     if pod.disruption:
         return cause_of_disruption(pod)
     ended = pod.exit
@@ -51,14 +51,14 @@ def failed_by_code(
     rendezvous: RendezvousState | None,
     rendezvous_status: RendezvousStatus,
 ) -> bool:
-    """Tell whether the code made a failed pod fail, whether its loss is counted now or was counted before."""
+    """Whether the code made this pod fail. The loss may be counted now or before."""
     unknown = NodeStatus(index=pod.index, pod=pod.name, uid=pod.uid)
     node = next((node for node in recorded if node.uid == pod.uid), unknown)
     return cause_of_failure(node, pod, rendezvous, rendezvous_status) is Cause.CODE
 
 
 def _store_lost(pod: NodePod, ended: Exit, rendezvous: RendezvousState | None, recorded: RendezvousStatus) -> bool:
-    """Tell whether the agent ended because the store ended, or never came up: agents then exit with code 1."""
+    """Whether the agent ended because the store ended or never started: agents then exit with code 1."""
     if ended.code != 1:
         return False
     if rendezvous is None or (recorded.instance and rendezvous.instance != recorded.instance):

@@ -13,13 +13,13 @@ class Completion:
     """How close the job is to its end."""
 
     finishing: bool = False
-    """A member has succeeded, or its agent says so in the rendezvous."""
+    """A member has succeeded, or its agent reports so in the rendezvous."""
     complete: bool = False
     """Every member has succeeded."""
     broken: bool = False
-    """A member was lost after others had succeeded: nobody is left to train with it."""
+    """A member was lost after others had succeeded: no node can train with its replacement."""
     rendezvous_spent: bool = False
-    """The rendezvous is closed or about to be, and nobody who closed it is left: the next start needs a new one."""
+    """The rendezvous is closed or about to be, and the nodes that closed it are gone: a start needs a new one."""
 
 
 def completion(facts: Facts, wanted: int) -> Completion:
@@ -39,7 +39,7 @@ def completion(facts: Facts, wanted: int) -> Completion:
 
 
 def _members(facts: Facts, wanted: int) -> list[NodePod | None]:
-    """Return the pod of each member; None where it is gone. Without recorded ranks every started node is a member."""
+    """Return the pod of each member; None: it is gone. Without recorded ranks every started node is a member."""
     pods = {node.uid: node for node in facts.nodes}
     recorded = [node for node in facts.job.status.nodes if node.rank is not None]
     if recorded:

@@ -1,4 +1,4 @@
-"""What one pass counts: new losses, failures of workers, hangs and resizes, and the restarts they add up to."""
+"""The counts of one pass: new losses, failures of workers, hangs and resizes, and the sum of restarts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,20 +18,20 @@ from torchrun_operator.core.findings.workers import NO_FAILURES, WorkerFailures,
 
 @dataclass(frozen=True)
 class Counts:
-    """The restarts after this pass, and what is new in them."""
+    """The restarts including this pass, and the new ones."""
 
     restarts: Restarts
     bookkeeping: RendezvousStatus
-    """What the status records as counted."""
+    """The restarts that the status records."""
     losses: tuple[Loss, ...] = ()
     spares: tuple[Loss, ...] = ()
-    """Spares that were lost, which count nothing."""
+    """Lost spares, which do not count."""
     workers: WorkerFailures = NO_FAILURES
     hang: Hang | None = None
     fresh: Mapping[str, int] = field(default_factory=dict)
     """New restarts, by cause."""
     failure: Failure | None = None
-    """The newest failure, if it is counted here."""
+    """The newest failure, if this pass counts it."""
     hung_round: int | None = None
     """The last round that was found to hang in the present host process."""
     exhausted: bool = False
@@ -40,7 +40,7 @@ class Counts:
     """The job is active and has not failed."""
 
     def by_code(self, node: NodePod, facts: Facts) -> bool:
-        """Tell whether the code made this failed pod fail, whether that is counted now or was before."""
+        """Whether the code made this pod fail. This pass or an earlier one counts it."""
         return failed_by_code(node, facts.job.status.nodes, facts.rendezvous, self.bookkeeping)
 
 
@@ -98,7 +98,7 @@ def _fresh(losses: tuple[Loss, ...], code: int, resize: bool) -> dict[str, int]:
 
 
 def _bookkeeping(facts: Facts, workers: WorkerFailures, hung: int | None) -> RendezvousStatus:
-    """Return what is counted of the present host process; a host that does not answer changes nothing."""
+    """Return the counts of the current host process. If the host does not answer, nothing changes."""
     rendezvous, recorded = facts.rendezvous, facts.job.status.rendezvous
     if rendezvous is None:
         return recorded

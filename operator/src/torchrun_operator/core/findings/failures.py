@@ -1,4 +1,4 @@
-"""The newest failure, with what a person would otherwise look for: which rank, how it ended, what it said."""
+"""The newest failure, with its rank, exit code and error message."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -13,7 +13,7 @@ from torchrun_operator.core.findings.workers import FailureReason, WorkerFailure
 
 
 def newest(facts: Facts, losses: Sequence[Loss], workers: WorkerFailures, hang: Hang | None) -> Failure | None:
-    """Return the failure to record, if this pass counts one; a failure of the code before all others."""
+    """Return the failure to record, if this pass counts one. A failure of the code has priority."""
     if workers.count:
         return _of_workers(facts, workers)
     if hang is not None:
@@ -35,7 +35,7 @@ def describe_failure(failure: Failure) -> str:
 
 
 def _how(failure: Failure) -> str:
-    """Return how it ended, if its message does not say it."""
+    """Return how it ended, if the message does not contain it."""
     words = [
         word
         for word in (failure.signal, failure.reason)
@@ -100,7 +100,7 @@ def _of_loss(facts: Facts, loss: Loss) -> Failure:
 
 
 def _rank(job: TorchrunJob, node: NodeStatus | None, words: Words) -> int | None:
-    """Return the global rank of the worker: the one it wrote, or the one that follows from its local rank."""
+    """Return the rank of the worker: from its log, or computed from its local rank."""
     if words.rank is not None:
         return words.rank
     per_node = job.spec.nproc_per_node

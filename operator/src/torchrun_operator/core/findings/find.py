@@ -1,4 +1,4 @@
-"""From facts to findings: each value is computed here, once, and whatever follows uses that value."""
+"""From facts to findings: each value is computed here once, and all later steps use it."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -18,7 +18,7 @@ from torchrun_operator.core.findings.wanted import Wanted, wanted
 
 
 class Stage(StrEnum):
-    """What the job is asked to do."""
+    """What the spec asks the job to do."""
 
     ACTIVE = "Active"
     SUSPENDED = "Suspended"
@@ -44,7 +44,7 @@ class Findings:
 
 
 def find(facts: Facts) -> Findings:
-    """Return what the facts mean for the job. Each module is entered once, and sees only what was found before."""
+    """Return what the facts mean for the job. Each module is entered once, and uses only earlier findings."""
     job, stage = facts.job, _stage(facts)
     active = stage is Stage.ACTIVE
     goal = wanted(job.spec, suspended=stage is Stage.SUSPENDED)

@@ -1,8 +1,8 @@
-"""Hangs: a round whose workers report no further step has to end.
+"""Hangs: a round whose workers report no further step must end.
 
-Only the rendezvous host measures time, with one clock and only while it lives. What is decided here is how long it
-waits, and what follows. A round is identified by its number and the host process that counts it, so a hang is counted
-once and ends one round, whatever restarts in between.
+Only the rendezvous host measures time, with one clock and while it runs. This module decides how long it waits, and
+what follows. A round is identified by its number and the host process that counts it. So a hang counts once and ends
+one round, even if the operator restarts in between.
 """
 
 from collections.abc import Collection
@@ -18,14 +18,14 @@ LEAST_SECONDS = 300
 """Half of NCCL's own timeout, so that the stacks are written before NCCL ends the workers."""
 LEAST_START_SECONDS = 600
 GENEROSITY = 3
-"""A pause of up to this many times the longest one so far is no hang. A pause that was cut short counts too, so a
-phase that was taken for a hang gets three times as long in the next round.
+"""A pause of up to this many times the longest one so far is not a hang. A pause that a restart ended counts too, so a
+phase that looked like a hang gets three times as long in the next round.
 """
 
 
 @dataclass(frozen=True)
 class Deadlines:
-    """How many seconds a round may take from one reported step to the next, and to report two; None: forever."""
+    """Maximum seconds of a round from one reported step to the next, and until the second one. None: no limit."""
 
     step: float | None = None
     start: float | None = None
@@ -33,7 +33,7 @@ class Deadlines:
 
 @dataclass(frozen=True)
 class Hang:
-    """A round that has made no progress for too long, not counted yet."""
+    """A round without progress for too long, not counted yet."""
 
     round: int
     step: int | None
@@ -42,20 +42,20 @@ class Hang:
 
     def __str__(self) -> str:
         """Describe what happened, for people."""
-        after = f"after step {self.step}" if self.step is not None else "and the round began then"
-        return f"no step since {rfc3339(self.since)}, {after}; {self.seconds:g} s are allowed"
+        after = f"after step {self.step}" if self.step is not None else "when the round began"
+        return f"no step since {rfc3339(self.since)}, {after}; the deadline is {self.seconds:g} s"
 
     @property
     def told(self) -> str:
-        """The same, and where to look further."""
-        return f"{self}; their stacks are in the pods' logs"
+        """The description, and where to find more."""
+        return f"{self}; see the stacks in the logs of the pods"
 
 
 def deadlines(progress_deadline_seconds: int | None, pace: Pace) -> Deadlines:
     """Return how long to wait.
 
-    A script that has not done two steps in any round may not report at all, so its start has no limit. The start of
-    a round imports, compiles and reads snapshots. It has a limit of its own, of at least 600 s.
+    A script that has not reported two steps in any round may not report at all, so its start has no limit. At the start
+    of a round, the script imports, compiles and reads snapshots: the start has its own limit of at least 600 s.
     """
     if progress_deadline_seconds == 0:
         return Deadlines()
@@ -76,8 +76,8 @@ def new_hang(
 ) -> Hang | None:
     """Return the hang of the running round, unless it was counted before or the round ends because a member leaves.
 
-    ``hung`` is the last round that was found to hang. The host may have been given another deadline before: its
-    report counts if it has waited long enough for this one.
+    ``hung`` is the last round that was found to hang. The host may have an older deadline: its report counts if it has
+    waited long enough for the current one.
     """
     if rendezvous is None or not rendezvous.complete or rendezvous.closed or rendezvous.finished:
         return None

@@ -1,6 +1,6 @@
-"""Losses: nodes that were live in the last status and are not live any more.
+"""Losses: nodes that were live in the last status and no longer are.
 
-The status that counts a loss also records the node as dead, so a loss is counted once, whatever crashes in between.
+The status that counts a loss also records the node as lost, so a loss counts once, even if the operator restarts.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,7 +18,7 @@ SAME_CAUSE = timedelta(seconds=10)
 
 @dataclass(frozen=True)
 class Loss:
-    """A node that was live and is not live any more."""
+    """A node that was live and no longer is."""
 
     index: int
     pod: str
@@ -31,7 +31,7 @@ class Loss:
     machine: str | None = None
     created_at: datetime | None = None
     spare: bool = False
-    """Nobody trained on it, so nothing restarts and nothing is counted."""
+    """It was not a member, so no worker restarts and nothing counts."""
 
 
 def new_losses(
@@ -62,7 +62,7 @@ def new_losses(
 
 
 def _was_spare(node: NodeStatus, rendezvous: RendezvousState | None) -> bool:
-    """Tell whether nobody trained on the node. While a round forms the node may be joining it, and is no spare."""
+    """Whether the node is no member. While a round forms, the node may join it, so it is not a spare."""
     if not node.spare:
         return False
     if rendezvous is None or rendezvous.closed:
@@ -91,14 +91,14 @@ def _loss(node: NodeStatus, pods: Mapping[str, NodePod], facts: Facts, recorded:
         return loss(cause_of_failure(node, pod, facts.rendezvous, recorded), describe(pod.exit))
     host = facts.rendezvous_pod
     if pod.phase is Phase.RUNNING and host is not None and host.phase is Phase.LOST:
-        return loss(Cause.INFRASTRUCTURE, f"has lost the rendezvous host: {host.trouble}")
+        return loss(Cause.INFRASTRUCTURE, f"lost the rendezvous host: {host.trouble}")
     return None
 
 
 def code_failures(losses: Iterable[Loss], last: Failure | None) -> int:
-    """Return how many failures of the code these losses are: one, however many nodes it ended.
+    """Return the failures of the code in these losses: at most one, even if several nodes failed.
 
-    None if the failure counted last was the same one. A pod that was created after that has failed again.
+    Zero if it is the failure that was counted last. A pod created after that one has failed again.
     """
     return int(any(loss.cause is Cause.CODE and not _same(loss, last) for loss in losses))
 

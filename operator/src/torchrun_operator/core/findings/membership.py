@@ -8,14 +8,14 @@ from torchrun_operator.core.facts.model import Facts, NodePod, Phase
 from torchrun_operator.core.findings.wanted import Wanted
 
 _FORMER_LEAVERS = 100
-"""How many addresses without pods are kept out at least. With more than that, and more than there are nodes, the list
-starts afresh, so that it does not grow for as long as the job lives.
+"""How many addresses without pods are kept out at least. With more addresses than this and than nodes, the list is
+cleared, so that it does not grow without limit.
 """
 
 
 @dataclass(frozen=True)
 class Members:
-    """Who is in the round, who must leave it, and who waits beside it."""
+    """Who is in the round, who must leave it, and who waits as a spare."""
 
     training: tuple[NodePod, ...]
     """The nodes that train now."""
@@ -24,13 +24,13 @@ class Members:
     full: bool
     """A complete round has all wanted nodes: the nodes outside it are spares."""
     idle: tuple[NodePod, ...]
-    """The recorded spares that have not taken part since."""
+    """The recorded spares that have not become members since."""
     surplus: frozenset[str]
     """Live nodes beyond those that should exist, by uid."""
     leavers: tuple[str, ...]
     """Addresses that must not be members of a round."""
     resized: bool
-    """Another number of nodes is wanted than before."""
+    """The number of wanted nodes has changed."""
 
 
 def members(facts: Facts, wanted: Wanted) -> Members:
@@ -47,15 +47,15 @@ def members(facts: Facts, wanted: Wanted) -> Members:
 
 
 def leavers(facts: Facts, wanted: int, spares: int = 0) -> tuple[str, ...]:
-    """Return the addresses that must not be members: those of dead, terminating and surplus pods, and of former pods.
+    """Return the addresses that must not be members: those of failed, lost, terminating, surplus and former pods.
 
-    In a job with spares the rendezvous host chooses who trains. Members beyond the wanted number have to leave the
-    round; they come back as spares once they are not named here any more.
+    In a job with spares, the rendezvous host chooses the members. Surplus members must leave the round. They return as
+    spares once they are no longer in this list.
 
-    An address without a pod may belong to a new pod that the API server has not reported yet. As long as a pod that
-    may be running has no address, new unknown addresses are left alone. An address that was kept out before stays out:
-    the agent of a Kubernetes node that was cut off comes back long after its pod was replaced. A new pod that gets
-    such an address joins as soon as the API server reports it.
+    An address without a pod may belong to a new pod that the API server has not reported yet. While a pod that may run
+    has no address, new unknown addresses are not in the list. An address that was kept out before stays out: the agent
+    of a Kubernetes node that was cut off may return long after its pod was replaced. A new pod with such an address
+    joins as soon as the API server reports it.
     """
     staying = {node.address for node in facts.nodes if _stays(node, wanted + spares) and node.address}
     going = {node.address for node in facts.nodes if not _stays(node, wanted + spares) and node.address}
@@ -72,7 +72,7 @@ def leavers(facts: Facts, wanted: int, spares: int = 0) -> tuple[str, ...]:
 
 
 def _unplaced(node: NodePod) -> bool:
-    """Tell whether the scheduler said that the pod does not fit anywhere. Without its word the pod may be further."""
+    """Whether the scheduler reports that the pod fits nowhere. Otherwise the pod may already be scheduled."""
     return not node.scheduled and bool(node.waiting_reason)
 
 
@@ -86,7 +86,7 @@ def _too_many(facts: Facts, staying: set[str], wanted: int) -> set[str]:
 
 
 def _stays(node: NodePod, node_pods: int) -> bool:
-    # A node that has succeeded has left by itself. Evicting it would restart those that are about to succeed.
+    # A node that has succeeded leaves by itself. To evict it would restart those that are about to succeed.
     return node.phase is Phase.SUCCEEDED or (node.live and node.index < node_pods)
 
 
@@ -101,7 +101,7 @@ def training(facts: Facts, node_pods: int) -> tuple[NodePod, ...]:
 
 
 def is_full(facts: Facts, wanted: int) -> bool:
-    """Tell whether a complete round has all wanted nodes: those outside it are then spares."""
+    """Whether a complete round has all wanted nodes, so that the others are spares."""
     rendezvous = facts.rendezvous
     return rendezvous is not None and rendezvous.complete and len(rendezvous.members) >= wanted
 
@@ -113,13 +113,13 @@ def ranks(facts: Facts) -> dict[str, int]:
 
 
 def resized(job: TorchrunJob, wanted: int) -> bool:
-    """Tell whether a job that has trained should now have another number of nodes than its status was written for."""
+    """Whether a job that has trained now wants another number of nodes than its status."""
     trained = any(node.rank is not None for node in job.status.nodes)
     return trained and job.status.membership.desired_nodes not in (0, wanted)
 
 
 def idle(facts: Facts) -> tuple[NodePod, ...]:
-    """Return the nodes that the status records as spares and that have not taken part since."""
+    """Return the nodes that the status records as spares and that have not become members since."""
     recorded = {node.uid for node in facts.job.status.nodes if node.spare}
     members = {member.address for member in facts.rendezvous.members} if facts.rendezvous is not None else set()
     return tuple(node for node in facts.nodes if node.uid in recorded and node.address not in members)

@@ -1,4 +1,4 @@
-"""How the job's pods and the operator reach each other: the rendezvous host, and the names of services."""
+"""The addresses of the job: the rendezvous host, and the names of services."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -12,12 +12,12 @@ _AGENT_START = timedelta(seconds=3)
 
 @dataclass(frozen=True)
 class Reach:
-    """What can be reached, and from when on."""
+    """What can be reached, and from which time."""
 
     host: str | None
     """The address of the rendezvous host, if the operator may talk to it."""
     services_due: datetime | None
-    """From when on the job's services should exist; None: no pod could look them up yet."""
+    """When the job's services should exist. None: no pod needs them yet."""
 
 
 def reach(facts: Facts) -> Reach:
@@ -26,10 +26,10 @@ def reach(facts: Facts) -> Reach:
 
 
 def services_due(facts: Facts) -> datetime | None:
-    """Return from when on the job's services should exist; None: there is no pod yet that could look them up.
+    """Return when the job's services should exist. None: no pod needs them yet.
 
-    Kubernetes writes the endpoints of a service again whenever one of its pods gets an address. If the service is made
-    when all pods have one, that happens once. A pod that starts slowly (a large image) delays the services by seconds.
+    Kubernetes writes the endpoints of a service whenever one of its pods gets an address. If the service is created
+    after all pods have addresses, that happens once. A pod that starts slowly delays the services by seconds.
     """
     pods: list[NodePod | RendezvousPod] = [*facts.nodes]
     if facts.rendezvous_pod is not None:

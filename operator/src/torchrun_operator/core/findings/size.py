@@ -1,4 +1,4 @@
-"""How many nodes the next round should wait for."""
+"""The size of the next round, and the nodes that it does not wait for."""
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -13,28 +13,28 @@ FATAL_WAITS = frozenset(
      "SignatureValidationFailed", "CreateContainerConfigError", "CreateContainerError", "RunContainerError",
      "CrashLoopBackOff"}
 )  # fmt: skip
-"""Reasons for which a container waits and that seldom pass unless a person acts."""
+"""Reasons of a waiting container that rarely pass without a person."""
 _PATIENCE = {Phase.PENDING: timedelta(seconds=3), Phase.STARTING: timedelta(seconds=15)}
-"""A pod that can be scheduled is scheduled sooner; a pod whose image is already on its Kubernetes node runs sooner."""
+"""A pod that fits is scheduled sooner. A pod whose image is on its Kubernetes node runs sooner."""
 _SHORT_LIFE = timedelta(seconds=5)
 
 
 @dataclass(frozen=True)
 class Size:
-    """How many nodes the next round should have, and why not more."""
+    """The size of the next round, and why it is not larger."""
 
     round: int
     """Nodes of the next round."""
     absent: Mapping[int, str]
-    """The nodes that nobody waits for, by index, and why."""
+    """The nodes that the round does not wait for, by index, and why."""
     held: Mapping[int, datetime]
-    """Failed nodes that may not be replaced yet, by index, and when they may."""
+    """Failed nodes that are replaced later, by index, and when."""
     later: tuple[datetime, ...]
-    """Times at which this changes although nothing happens."""
+    """Times at which the size changes without an event."""
 
 
 def size(facts: Facts, wanted: Wanted, counts: Counts) -> Size:
-    """Return the size of the next round. Only an active job that goes on holds failed nodes back."""
+    """Return the size of the next round. Only an active job delays the replacement of failed nodes."""
     absent = absences(facts)
     by_code = {node.uid: counts.by_code(node, facts) for node in facts.nodes if node.phase is Phase.FAILED}
     held_back = held(facts.nodes, counts.restarts.code, by_code, facts.now) if counts.going_on else {}
@@ -43,38 +43,38 @@ def size(facts: Facts, wanted: Wanted, counts: Counts) -> Size:
 
 
 def round_size(wanted: Wanted, late: Collection[int]) -> int:
-    """Return how many nodes the next round should have.
+    """Return the number of nodes of the next round.
 
-    These are the wanted nodes, less the late ones (indices) that no spare replaces. A node that starts is worth the
-    wait: the others restart their workers meanwhile, which takes as long. A node that cannot be scheduled, cannot pull
-    its image, is silent, or is held back after a failure is late; it joins a later round.
+    These are the wanted nodes, less the late ones (indices) that no spare replaces. The round waits for a node that
+    starts: the others restart their workers meanwhile, which takes as long. A node that is not scheduled, cannot pull
+    its image, is silent, or is not replaced yet after a failure is late. It joins a later round.
     """
     there = wanted.pods - sum(1 for index in set(late) if index < wanted.pods)
     return max(wanted.minimum, min(wanted.nodes, there))
 
 
 def absence(facts: Facts, node: NodePod) -> str:
-    """Return why nobody waits for the node, for people; empty: it is there or on its way."""
+    """Return why the round does not wait for the node, for people. Empty: it waits, or the node is there."""
     rendezvous = facts.rendezvous
     if node.waiting_reason in FATAL_WAITS:
         return f"{node.waiting_reason}: {node.waiting_message}"
     if rendezvous is not None and node.address in (rendezvous.silent or ()):
-        return "gives no sign of life"
+        return "is silent"
     ends = _patience_ends(facts, node)
     if ends is None or facts.now < ends:
         return ""
     if node.phase is Phase.PENDING:
-        return node.waiting_message or "waits to be scheduled"
+        return node.waiting_message or "is not scheduled yet"
     return f"is starting on {node.machine}"
 
 
 def absences(facts: Facts) -> dict[int, str]:
-    """Return the nodes that nobody waits for, by index, and why."""
+    """Return the nodes that the round does not wait for, by index, and why."""
     return {node.index: why for node in facts.nodes if (why := absence(facts, node))}
 
 
 def _patience_ends(facts: Facts, node: NodePod) -> datetime | None:
-    """Return until when to wait for a node that does not run yet. The first round waits for all scheduled nodes."""
+    """Return until when the round waits for a starting node. The first round waits for all scheduled nodes."""
     patience = _PATIENCE.get(node.phase)
     trained = facts.rendezvous is not None and facts.rendezvous.completed_at is not None
     if patience is None or node.created_at is None or (node.phase is Phase.STARTING and not trained):
@@ -83,7 +83,7 @@ def _patience_ends(facts: Facts, node: NodePod) -> datetime | None:
 
 
 def patience_ends(facts: Facts, node_pods: int) -> list[datetime]:
-    """Return the times after which nobody waits any longer for nodes that do not run yet."""
+    """Return the times after which the round no longer waits for nodes that do not run yet."""
     ends = [_patience_ends(facts, node) for node in facts.nodes if node.index < node_pods]
     return [end for end in ends if end is not None and end > facts.now]
 
@@ -91,9 +91,9 @@ def patience_ends(facts: Facts, node_pods: int) -> list[datetime]:
 def held(
     nodes: Iterable[NodePod], code_restarts: int, by_code: Mapping[str, bool], now: datetime
 ) -> dict[int, datetime]:
-    """Return the failed nodes that may not be replaced yet, by index, and when they may.
+    """Return the failed nodes that are replaced later, by index, and when.
 
-    ``by_code`` says for each failed pod (uid) whether the code made it fail.
+    ``by_code``: for each failed pod (uid), whether the code made it fail.
     """
     times = {
         node.index: replace_at(node, code_restarts, failed_by_code=by_code.get(node.uid, False))
@@ -104,10 +104,10 @@ def held(
 
 
 def replace_at(node: NodePod, code_restarts: int, *, failed_by_code: bool) -> datetime | None:
-    """Return when a failed node may be replaced; None: now.
+    """Return when to replace a failed node. None: now.
 
-    A node that keeps failing because of the code waits 1, 2, 4… and at most 60 s. A node that fails at once is
-    replaced 5 s after it was created at the earliest, so that a pod that cannot live does not flood the cluster.
+    A node whose code fails repeatedly waits 1, 2, 4… and at most 60 s. A node that fails at once is replaced at the
+    earliest 5 s after its creation, so that a pod that cannot run does not flood the cluster.
     """
     ended = node.exit.finished_at if node.exit is not None else None
     candidates = []

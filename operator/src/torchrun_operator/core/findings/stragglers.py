@@ -1,4 +1,4 @@
-"""Stragglers: the worker that all others wait for at every step. The workers themselves find it."""
+"""Stragglers: the worker that all others wait for at every step. The workers detect it."""
 
 from torchrun_operator.api.v1alpha1 import Straggler
 from torchrun_operator.core.facts.model import Facts
@@ -6,7 +6,7 @@ from torchrun_rendezvous.protocol import RendezvousState
 
 
 def straggler(facts: Facts) -> Straggler | None:
-    """Return the straggler that the workers of the running round report; while nothing is known, the recorded one."""
+    """Return the straggler that the workers of the current round report; without a state document, the recorded one."""
     rendezvous = facts.rendezvous
     if rendezvous is None:
         return facts.job.status.straggler
@@ -25,6 +25,6 @@ def straggler(facts: Facts) -> Straggler | None:
 
 
 def _of_the_round(rendezvous: RendezvousState) -> bool:
-    """Tell whether the newest progress belongs to the running round: ranks mean something else in another one."""
+    """Whether the newest progress belongs to the current round. Ranks differ between rounds."""
     progress, formed = rendezvous.progress, rendezvous.completed_at
     return rendezvous.complete and progress is not None and (formed is None or formed <= progress.time)

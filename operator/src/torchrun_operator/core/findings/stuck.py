@@ -1,4 +1,4 @@
-"""Stuck nodes: they run, but cannot come to the round that forms, or has formed without them."""
+"""Stuck nodes: they run, but cannot join the round that forms or has formed without them."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ from torchrun_operator.core.findings.losses import Loss
 
 
 class StuckReason(StrEnum):
-    """Why a running node cannot come to the next round; the value is the message for people."""
+    """Why a running node cannot join the next round; the value is the message for people."""
 
-    MISSING = "did not come to the next round: its agent hangs, or its Kubernetes node does"
-    ORPHANED = "its agent waits for a store that has gone"
+    MISSING = "did not join the next round: its agent or its Kubernetes node hangs"
+    ORPHANED = "waits for a rendezvous store that is gone"
 
 
 _ORPHANED_AFTER = timedelta(seconds=5)
@@ -22,19 +22,19 @@ _ORPHANED_AFTER = timedelta(seconds=5)
 
 @dataclass(frozen=True)
 class Stuck:
-    """The running nodes that cannot come to the next round."""
+    """The running nodes that cannot join the next round."""
 
     why: Mapping[str, StuckReason]
     """By uid."""
     later: tuple[datetime, ...] = ()
-    """When nodes are given up that may still come."""
+    """When the operator gives up on nodes that may still join."""
 
 
 def stuck(facts: Facts) -> Stuck:
     """Return the nodes that are stuck.
 
-    torchrun gives workers 30 s to stop before it kills them. A node that is not back after a minute has an agent or a
-    Kubernetes node that hangs.
+    torchrun gives workers 30 s to stop before it kills them. If a node has not joined after a minute, its agent or its
+    Kubernetes node hangs.
     """
     if facts.rendezvous is None:
         return Stuck({})
@@ -47,7 +47,7 @@ def stuck(facts: Facts) -> Stuck:
 
 
 def stuck_losses(facts: Facts, why: Mapping[str, str], known: Iterable[Loss], node_pods: int) -> tuple[Loss, ...]:
-    """Return the stuck nodes that are not counted as lost yet; ``known`` are the losses found otherwise."""
+    """Return the stuck nodes that are not counted as lost yet. ``known`` are the other losses."""
     counted = {node.uid for node in facts.job.status.nodes if node.phase == Phase.TERMINATING}
     lost = {loss.pod for loss in known}
     counted |= {node.uid for node in facts.nodes if node.name in lost}
@@ -59,10 +59,10 @@ def stuck_losses(facts: Facts, why: Mapping[str, str], known: Iterable[Loss], no
 
 
 def _orphaned(facts: Facts) -> tuple[datetime | None, frozenset[str]]:
-    """Return the uids of the nodes that know an earlier store than the present one, and when they are given up.
+    """Return the uids of the nodes that use an earlier store than the current one, and when to give up on them.
 
-    A Kubernetes node that loses power and is back before anybody notices closes no connection. The agents of other
-    nodes then wait a minute for an answer, and hang when they try to tell the store that they leave.
+    A Kubernetes node that loses power closes no connection. If it is back quickly, the agents of other nodes wait a
+    minute for an answer, and hang when they try to write to the store that they leave.
     """
     rendezvous, recorded = facts.rendezvous, facts.job.status.rendezvous
     if rendezvous is None or rendezvous.complete or rendezvous.round > 0:

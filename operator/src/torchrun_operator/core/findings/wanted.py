@@ -1,4 +1,4 @@
-"""How many nodes the job should have now."""
+"""The number of nodes that the job should have now."""
 
 from dataclasses import dataclass
 
@@ -12,9 +12,9 @@ class Wanted:
     nodes: int
     """Nodes that train together."""
     spares: int
-    """Nodes beyond those. No index belongs to a spare: the round decides who is one."""
+    """Further nodes. Each index can be the spare: the round decides which nodes are spares."""
     minimum: int
-    """The fewest nodes that can train."""
+    """The minimum number of nodes that can train."""
 
     @property
     def pods(self) -> int:
@@ -23,7 +23,7 @@ class Wanted:
 
 
 def wanted(spec: TorchrunJobSpec, *, suspended: bool = False) -> Wanted:
-    """Return how many nodes the job should have. Free capacity and quotas will be further inputs."""
+    """Return how many nodes the job should have."""
     if suspended:
         return Wanted(0, 0, spec.min_nodes)
     nodes = spec.max_nodes if spec.replicas is None else spec.replicas

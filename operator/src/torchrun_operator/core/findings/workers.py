@@ -1,4 +1,4 @@
-"""Failures of workers whose agents live on and restart them in place: the rendezvous host counts these rounds."""
+"""Failures of workers whose agents continue and restart them in place. The rendezvous host counts these rounds."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -26,9 +26,9 @@ class WorkerFailures:
     """Rounds that a member left because its workers failed, since the status was written."""
 
     count: int
-    """How many were the code's fault."""
+    """Number of failures of the code."""
     handled: int
-    """The value of the host's counter up to which failures are dealt with."""
+    """The value of the host's counter up to which failures are handled."""
     undecided_until: datetime | None = None
     by: tuple[str, ...] = ()
     """Addresses of the members that left first."""
@@ -45,11 +45,11 @@ def new_worker_failures(
     lost_now: bool,
     last_loss: datetime | None,
 ) -> WorkerFailures:
-    """Tell failures of the workers themselves from those that a lost node explains.
+    """Return the failures of workers that no lost node explains.
 
-    When a node dies, the collectives of the survivors fail and their agents leave the round within a second, often
-    before Kubernetes reports the dead pod. So a failure waits SETTLE for such news. A loss that is only seen now may
-    have happened at any time since the last pass, which may be long ago if the operator was away.
+    When a node is lost, the collectives of the others fail and their agents leave the round within a second, often
+    before Kubernetes reports the failed pod. So a failure waits SETTLE for a report of a loss. A loss in this pass may
+    have happened at any time since the last pass, which may be long ago if the operator was down.
     """
     if rendezvous is None:
         return WorkerFailures(0, recorded.unrequested)
@@ -65,9 +65,9 @@ def new_worker_failures(
 
 
 def last_loss(membership: Membership, failure: Failure | None) -> datetime | None:
-    """Return when a node was last lost, which explains that the workers of its peers fail.
+    """Return when a node was last lost, which explains failures of the other workers.
 
-    Workers that failed in place do not explain that workers fail again.
+    A failure in place does not explain a further failure.
     """
     change = membership.last_change
     if change is None:

@@ -1,4 +1,4 @@
-"""A member was lost after others had finished: no node is left to train with it, so all nodes start again."""
+"""A member was lost after others had finished: no node can train with its replacement, so all nodes start again."""
 
 from torchrun_operator.core.facts.model import Facts
 from torchrun_operator.core.findings.find import Findings
@@ -11,7 +11,7 @@ _WHY = "a node was lost after others had finished: all nodes start again from th
 def broken(facts: Facts, findings: Findings) -> Plan | None:
     """Delete all pods, so that the next passes start the job again.
 
-    The rendezvous pod comes first: while it is gone, an operator that starts here knows that all nodes start again.
+    The rendezvous pod comes first: while it is gone, a restarted operator knows that all nodes start again.
     """
     if not findings.completion.broken:
         return None

@@ -1,4 +1,4 @@
-"""The table of all policies, in the order of their priority: the first one that has a plan for the job decides."""
+"""The table of all policies, in the order of priority. The first one with a plan for the job decides."""
 
 from collections.abc import Callable
 
@@ -19,18 +19,18 @@ Policy = Callable[[Facts, Findings], Plan | None]
 
 CHAIN: tuple[Policy, ...] = (
     ended,  # completed or failed: keep finished pods for their logs, stop the rest
-    suspended,  # spec.suspend: give back all pods
-    succeeded,  # every member has succeeded: start nothing any more
+    suspended,  # spec.suspend: delete all pods
+    succeeded,  # every member has succeeded: start no more nodes
     exhausted,  # the code failed too often: close the rendezvous
     name_taken,  # another owner has a name that the job needs: run nothing until it is free
     broken,  # a member was lost after others had finished: start all nodes again
-    finishing,  # some members have succeeded: replace nobody, delete the spares
+    finishing,  # some members have succeeded: replace no node, delete the spares
     host_lost,  # the rendezvous host is cut off: delete the nodes that wait for it
 )
 
 
 def plan(facts: Facts, findings: Findings) -> Plan:
-    """Return the plan of the first policy that has one; `replace` has one forevery job that runs."""
+    """Return the plan of the first policy that has one; `replace` has one for every job that runs."""
     for policy in CHAIN:
         found = policy(facts, findings)
         if found is not None:

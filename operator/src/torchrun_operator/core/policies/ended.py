@@ -1,4 +1,4 @@
-"""The job has completed or failed: finished pods stay for their logs, and what still runs is stopped."""
+"""The job is complete or has failed: finished pods stay for their logs, and running pods are stopped."""
 
 from torchrun_operator.api.conditions import ConditionType, is_true
 from torchrun_operator.core.facts.model import Facts, Phase
@@ -8,12 +8,12 @@ from torchrun_operator.core.policies.upkeep import target
 
 _LOOK_AGAIN_SECONDS = 5.0
 _STOP_GRACE_SECONDS = 60
-"""How long the agents of a failed job have to end by themselves, which keeps their logs and exit codes."""
+"""Time for the agents of a failed job to end by themselves, which keeps their logs and exit codes."""
 _WHY = "the job has ended"
 
 
 def ended(facts: Facts, findings: Findings) -> Plan | None:
-    """Stop an ended job. The agents of a failed job leave once their rendezvous is closed; others are deleted."""
+    """Stop an ended job. The agents of a failed job leave once the rendezvous is closed; other pods are deleted."""
     if findings.stage is not Stage.ENDED:
         return None
     status, host = facts.job.status, facts.rendezvous_pod

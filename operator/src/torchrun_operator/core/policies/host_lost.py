@@ -6,7 +6,7 @@ from torchrun_operator.core.policies.plan import Deletion, Plan
 from torchrun_operator.core.policies.upkeep import going_on
 
 ORPHAN_GRACE_SECONDS = 5
-"""Workers may save what they can. Their agent hangs, because it wants to tell the store that it leaves."""
+"""Time for workers to save a snapshot. Their agent hangs while it tries to write to the store that it leaves."""
 
 
 def host_lost(facts: Facts, findings: Findings) -> Plan | None:

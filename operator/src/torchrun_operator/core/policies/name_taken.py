@@ -1,4 +1,4 @@
-"""A name that the job needs belongs to another owner: a job that never trained runs nothing until the name is free."""
+"""A name that the job needs belongs to another owner: a job that never trained has no pods until the name is free."""
 
 from torchrun_operator.core.facts.model import Facts
 from torchrun_operator.core.findings.find import Findings

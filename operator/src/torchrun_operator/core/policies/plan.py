@@ -1,4 +1,4 @@
-"""The plan: what to do about a job. Actions are values; `reconcile.act` carries them out."""
+"""The plan of a pass. Actions are values; `reconcile.act` carries them out."""
 
 from dataclasses import dataclass
 
@@ -8,41 +8,41 @@ from torchrun_rendezvous.protocol import Target
 
 @dataclass(frozen=True)
 class Deletion:
-    """Delete this very pod (uid). ``grace_seconds`` None: its own grace period."""
+    """Delete the pod with this uid. ``grace_seconds`` None: its own grace period."""
 
     name: str
     uid: str
     why: str
     grace_seconds: int | None = None
     surplus: bool = False
-    """Fewer nodes are wanted."""
+    """The pod is surplus."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to do about a job. The status is written first: it counts what these actions wipe out."""
+    """The plan for a job. The status is written first: it counts pods that these actions delete."""
 
     apply_objects: bool = False
-    """Apply what pods mount."""
+    """Apply the objects that pods mount."""
     apply_services: bool = False
     create_rendezvous: bool = False
     create_nodes: tuple[int, ...] = ()
     """Indices."""
     deletions: tuple[Deletion, ...] = ()
     target: Target | None = None
-    """What the rendezvous host should aim for; None: nothing to tell it."""
+    """The target of the rendezvous host. None: send nothing."""
     look_again_seconds: float | None = None
 
 
 def deletion(node: NodePod, why: str) -> Deletion:
-    """Delete a node's pod: a live one within its own grace period, one that has ended or is lost at once."""
+    """Delete a node's pod: a live one with its own grace period, one that has ended or is lost at once."""
     if node.live or node.phase is Phase.TERMINATING:
         return Deletion(node.name, node.uid, why)
     return Deletion(node.name, node.uid, why, 1 if node.lingers else 0)
 
 
 def host_deletion(pod: RendezvousPod | None, why: str) -> tuple[Deletion, ...]:
-    """Delete the rendezvous pod, unless there is none or it is being deleted."""
+    """Delete the rendezvous pod, unless it does not exist or is already terminating."""
     if pod is None or pod.phase is Phase.TERMINATING:
         return ()
     return (Deletion(pod.name, pod.uid, why, 0 if pod.phase is Phase.LOST else None),)

@@ -1,4 +1,4 @@
-"""The job runs: nodes that are missing are created; nodes that are surplus, failed, lost or stuck are deleted."""
+"""The job runs: missing nodes are created, and surplus, failed, lost or stuck nodes are deleted."""
 
 import dataclasses
 
@@ -12,11 +12,11 @@ from torchrun_operator.core.policies.plan import Deletion, Plan, deletion
 from torchrun_operator.core.policies.upkeep import going_on
 
 _STUCK_GRACE_SECONDS = 1
-"""An agent that hangs was told a minute ago. More than 0, so that its kubelet makes sure that it has ended."""
+"""A hanging agent got its signal a minute ago. More than 0, so that the kubelet makes sure that it ends."""
 
 
 def replace(facts: Facts, findings: Findings) -> Plan:
-    """Bring the job's nodes to the wanted ones."""
+    """Create and delete nodes until the job has the wanted ones."""
     deletions = [found for node in facts.nodes if (found := _deletion(node, findings)) is not None]
     create = () if _waits_for_rendezvous(facts, findings) else _missing(facts, findings)
     return going_on(
@@ -39,7 +39,7 @@ def _deletion(node: NodePod, findings: Findings) -> Deletion | None:
 
 
 def _missing(facts: Facts, findings: Findings) -> tuple[int, ...]:
-    """Return the indices without a pod. A pod of that name that an earlier job left behind is waited for."""
+    """Return the indices without a pod. If a pod of an earlier job has the name, its index waits."""
     name, there = facts.job.metadata.name, {node.index for node in facts.nodes}
     return tuple(
         index
@@ -49,11 +49,11 @@ def _missing(facts: Facts, findings: Findings) -> tuple[int, ...]:
 
 
 def _waits_for_rendezvous(facts: Facts, findings: Findings) -> bool:
-    """Tell whether new agents would join the old rendezvous and end with it."""
+    """Whether new agents would join the old rendezvous and end with it."""
     pod = facts.rendezvous_pod
     return findings.completion.rendezvous_spent or (pod is not None and pod.phase is Phase.TERMINATING)
 
 
 def _surplus(findings: Findings) -> str:
     nodes, spares = findings.wanted.nodes, findings.wanted.spares
-    return f"spec.replicas asks for {nodes} nodes" + (f", beside {spares} spares" if spares else "")
+    return f"the job wants {nodes} nodes" + (f" and {spares} {'spare' if spares == 1 else 'spares'}" if spares else "")

@@ -1,4 +1,4 @@
-"""Every member has succeeded: the status says so, and nothing is started any more."""
+"""Every member has succeeded: the job is complete, and no more nodes start."""
 
 from torchrun_operator.core.facts.model import Facts
 from torchrun_operator.core.findings.find import Findings
@@ -7,5 +7,5 @@ from torchrun_operator.core.policies.upkeep import stale_host
 
 
 def succeeded(facts: Facts, findings: Findings) -> Plan | None:
-    """Leave the pods of a job that completes now as they are."""
+    """Keep the pods of a job that completes now."""
     return Plan(deletions=stale_host(facts, findings)) if findings.completion.complete else None

@@ -1,4 +1,4 @@
-"""spec.suspend is true: the job gives back all its pods."""
+"""spec.suspend is true: all pods of the job are deleted."""
 
 from torchrun_operator.core.facts.model import Facts
 from torchrun_operator.core.findings.find import Findings, Stage

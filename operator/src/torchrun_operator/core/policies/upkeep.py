@@ -1,4 +1,4 @@
-"""What every policy for an active job shares: its objects, its rendezvous pod, and the target of the rendezvous."""
+"""The common part of the policies for active jobs: objects, the rendezvous pod and its target."""
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
@@ -10,7 +10,7 @@ from torchrun_operator.core.policies.plan import Deletion, Plan, host_deletion
 from torchrun_rendezvous.protocol import EndRound, Target
 
 _CRASH_LOOP = timedelta(minutes=1)
-"""A rendezvous pod that keeps failing is replaced at most this often: a new pod starts at once."""
+"""Minimum time between two replacements of a rendezvous pod that fails repeatedly. A new pod starts at once."""
 
 
 def going_on(
@@ -21,12 +21,12 @@ def going_on(
     deletions: Iterable[Deletion] = (),
     later: Iterable[datetime] = (),
 ) -> Plan:
-    """Return the plan of a job that goes on: it keeps its objects and its rendezvous pod, whatever becomes of nodes."""
+    """Return the plan of a job that continues: it keeps its objects and its rendezvous pod."""
     services = findings.reach.services_due
     missing = facts.rendezvous_pod is None and rendezvous_name(facts.job.metadata.name) not in facts.foreign
     return Plan(
         apply_objects=True,
-        # A name that was taken is tried again, because the pods wait for it.
+        # The pods wait for a name that was taken, so it is tried again.
         apply_services=facts.name_taken or (services is not None and services <= facts.now),
         create_rendezvous=missing and not findings.name_taken,
         create_nodes=create_nodes,
@@ -37,7 +37,7 @@ def going_on(
 
 
 def target(facts: Facts, findings: Findings, *, close: bool = False) -> Target:
-    """Return what the rendezvous host should aim for; ``close`` ends the rendezvous for good."""
+    """Return the target of the rendezvous host. ``close`` ends the rendezvous for good."""
     job, rendezvous, hung = facts.job, facts.rendezvous, findings.counts.hung_round
     return Target(
         generation=job.metadata.generation,
@@ -58,7 +58,7 @@ def present(facts: Facts) -> list[NodePod]:
 
 
 def stale_host(facts: Facts, findings: Findings) -> tuple[Deletion, ...]:
-    """Delete a rendezvous pod that has ended, is lost or closed, waits to be restarted, or takes another token."""
+    """Delete a rendezvous pod that has ended, is lost or closed, waits for a restart, or expects another token."""
     pod = facts.rendezvous_pod
     if pod is None:
         return ()
@@ -77,7 +77,7 @@ def stale_host(facts: Facts, findings: Findings) -> tuple[Deletion, ...]:
 
 
 def seconds_until(times: Iterable[datetime | None], now: datetime) -> float | None:
-    """Return the seconds until the earliest of these times that is still to come; None: there is none."""
+    """Return the seconds until the earliest future time of these. None: there is none."""
     return min(((at - now).total_seconds() for at in times if at is not None and at > now), default=None)
 
 

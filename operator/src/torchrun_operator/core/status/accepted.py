@@ -1,4 +1,4 @@
-"""The condition Accepted: whether the job can run as it is written."""
+"""The condition Accepted: whether the job is valid and the API server accepts its objects."""
 
 from datetime import datetime
 
@@ -11,21 +11,21 @@ _MOST_NAMED = 5
 
 
 def accepted(facts: Facts) -> Verdict:
-    """Return whether the API server takes the job's objects."""
+    """Return whether the API server accepts the job's objects."""
     if facts.foreign:
         names = ", ".join(facts.foreign[:_MOST_NAMED])
-        message = f"pods of another owner carry this job's label: {names}; delete them, or give the job another name"
+        message = f"pods of another owner have this job's label: {names}; delete them, or give the job another name"
         return Verdict(ConditionType.ACCEPTED, False, Reason.NAME_TAKEN, message)
     if facts.refusal:
         reason = Reason.NAME_TAKEN if facts.name_taken else Reason.REFUSED_BY_CLUSTER
         return Verdict(ConditionType.ACCEPTED, False, reason, facts.refusal)
-    return Verdict(ConditionType.ACCEPTED, True, Reason.VALID, "the job can be run as it is written")
+    return Verdict(ConditionType.ACCEPTED, True, Reason.VALID, "the job is valid")
 
 
 def unaccepted(
     old: api.TorchrunJobStatus, generation: int, reason: Reason, message: str, now: datetime
 ) -> api.TorchrunJobStatus:
-    """Return the status of a job that cannot be worked on as it stands; everything else in it stays as it was."""
+    """Return the status of an invalid job. All other fields keep their values."""
     conditions = set_condition(
         old.conditions, ConditionType.ACCEPTED, False, reason, message, now=now, generation=generation
     )

@@ -1,4 +1,4 @@
-"""status.membership: the nodes that train together, and how that last changed."""
+"""status.membership: the nodes that train together, and the last change."""
 
 from torchrun_operator.api import v1alpha1 as api
 from torchrun_operator.core.facts.model import Cause, Facts, Phase
@@ -8,7 +8,7 @@ from torchrun_operator.core.status.running import only_unheard
 
 
 def membership(facts: Facts, findings: Findings) -> api.Membership:
-    """Return the membership; while the rendezvous host does not answer, as far as it is known from before."""
+    """Return the membership. While the rendezvous host does not answer: the last known one."""
     old, rendezvous, spec = facts.job.status.membership, facts.rendezvous, facts.job.spec
     if rendezvous is None and only_unheard(facts):
         active = min(old.nodes, sum(1 for node in facts.nodes if node.phase is Phase.RUNNING))
@@ -28,7 +28,7 @@ def membership(facts: Facts, findings: Findings) -> api.Membership:
 
 
 def _ready_spares(facts: Facts, findings: Findings) -> int | None:
-    """Return the nodes beyond a full round whose agents wait for the next one; None for a job without spares."""
+    """Return how many nodes wait beside a full round. None: the job has no spares."""
     if not facts.job.spec.elasticity.spares:
         return None
     if facts.rendezvous is None or not findings.members.full:
@@ -38,7 +38,7 @@ def _ready_spares(facts: Facts, findings: Findings) -> int | None:
 
 
 def _world_size(facts: Facts, nodes: int, reported: int | None) -> int:
-    """Return nodes times processes; if torchrun chooses the processes (gpu, cpu, auto), what the script reports."""
+    """Return nodes times workers per node. For gpu, cpu and auto: what the script reports."""
     per_node = facts.job.spec.nproc_per_node
     if isinstance(per_node, int):
         return nodes * per_node
@@ -46,7 +46,7 @@ def _world_size(facts: Facts, nodes: int, reported: int | None) -> int:
 
 
 def _last_change(facts: Facts, findings: Findings) -> api.MembershipChange | None:
-    """Return the newest change and, once the script reports a step of a later round, how long the recovery took."""
+    """Return the newest change. It has the time of recovery once the script reports a step of a later round."""
     change, counts = facts.job.status.membership.last_change, findings.counts
     if findings.stage is Stage.SUSPENDED:
         return change
@@ -67,7 +67,7 @@ def _recovered(facts: Facts, change: api.MembershipChange | None) -> api.Members
         return change
     progress, formed = rendezvous.progress, rendezvous.completed_at
     if progress is None or formed is None or not change.time < formed <= progress.time:
-        return change  # steps of the round before: it may go on for a while after the loss of a node
+        return change  # steps of the previous round, which may continue for a while after the loss of a node
     before = facts.job.status.progress.step if facts.job.status.progress else None
     lost = max(0, before - progress.step + 1) if before is not None else None
     recovery = round((progress.time - change.time).total_seconds(), 1)

@@ -6,7 +6,7 @@ from torchrun_operator.core.findings.find import Findings, Stage
 
 
 def nodes(facts: Facts, findings: Findings, deleted: frozenset[str]) -> tuple[api.NodeStatus, ...]:
-    """List the nodes by index. A node whose pod is gone stays, as lost, until its replacement is there.
+    """List the nodes by index. A node whose pod is gone stays, as lost, until its replacement exists.
 
     ``deleted`` are the uids of the pods that this pass deletes.
     """
@@ -27,7 +27,7 @@ def _node(
     known = recorded if recorded is not None and recorded.uid == node.uid else None
     rank = findings.members.ranks.get(node.address) if node.address is not None else None
     if rank is None and known is not None and (node.phase is Phase.SUCCEEDED or _may_be_member(known, facts)):
-        rank = known.rank  # between rounds, and when it has succeeded, a node keeps the rank it had
+        rank = known.rank  # between rounds, and after it has succeeded, a node keeps its rank
     return api.NodeStatus(
         index=node.index,
         pod=node.name,
@@ -41,13 +41,13 @@ def _node(
 
 
 def _going(node: NodePod, known: api.NodeStatus | None, facts: Facts, deleted: frozenset[str]) -> bool:
-    """Tell whether the pod's deletion was decided: now, or before, while the host that was the reason is unheard."""
+    """Whether the pod is to be deleted: decided now, or before while the host that was the reason does not answer."""
     before = known is not None and known.phase == Phase.TERMINATING
     return node.uid in deleted or (before and facts.rendezvous is None)
 
 
 def _is_spare(facts: Facts, findings: Findings, rank: int | None, *, known: bool) -> bool:
-    """Tell whether a node is beyond the wanted ones, or was so when a round was last complete."""
+    """Whether a node is a spare now, or was one when a round was last complete."""
     if not facts.job.spec.elasticity.spares or rank is not None:
         return False
     complete = facts.rendezvous is not None and facts.rendezvous.complete
@@ -55,7 +55,7 @@ def _is_spare(facts: Facts, findings: Findings, rank: int | None, *, known: bool
 
 
 def _may_be_member(node: api.NodeStatus, facts: Facts) -> bool:
-    """Tell whether no complete round is known that does without the node."""
+    """Whether no complete round without the node is known."""
     rendezvous = facts.rendezvous
     if rendezvous is None or not rendezvous.complete:
         return True

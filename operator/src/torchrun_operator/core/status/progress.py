@@ -1,4 +1,4 @@
-"""status.progress: what the training script reports, in figures that people can read."""
+"""status.progress: what the training script reports, with readable figures."""
 
 from torchrun_operator.api import v1alpha1 as api
 from torchrun_operator.core.facts.model import Facts
@@ -7,7 +7,7 @@ _DIGITS = 3
 
 
 def progress(facts: Facts) -> api.Progress | None:
-    """Return what the script last reported; what was known before, while nothing is reported."""
+    """Return what the script last reported. Without a report: the previous progress."""
     new = facts.rendezvous.progress if facts.rendezvous is not None else None
     if new is None:
         return facts.job.status.progress
@@ -25,5 +25,5 @@ def progress(facts: Facts) -> api.Progress | None:
 
 
 def _rounded(figure: float | None) -> float | None:
-    """Round to three significant digits: kubectl prints all digits that a figure has."""
+    """Round to three significant digits, because kubectl prints all digits of a figure."""
     return None if figure is None else float(f"{figure:.{_DIGITS}g}")

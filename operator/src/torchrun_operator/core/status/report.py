@@ -1,4 +1,4 @@
-"""The whole status of a job, from its findings and its plan."""
+"""The complete status of a job, from its findings and its plan."""
 
 from torchrun_operator.api import v1alpha1 as api
 from torchrun_operator.api.conditions import Condition, ConditionType, is_true, set_condition
@@ -26,14 +26,14 @@ _STATES = (
     (ConditionType.RESIZING, api.JobState.RESIZING),
     (ConditionType.RUNNING, api.JobState.RUNNING),
 )
-"""The first of these conditions that holds gives the job its state."""
+"""The first of these conditions that is True decides the state of the job."""
 
 
 def report(facts: Facts, findings: Findings, plan: Plan) -> api.TorchrunJobStatus:
-    """Return the whole status. The same facts give the same status, however often it is written."""
+    """Return the complete status. The same facts give the same status."""
     old, job, now, counts = facts.job.status, facts.job, facts.now, findings.counts
     ended = findings.stage is Stage.ENDED
-    # Once a job has ended its status changes only by what is seen.
+    # Once a job has ended, its status changes only with the observed pods.
     deleted = frozenset() if ended else frozenset(deletion.uid for deletion in plan.deletions)
     live = [node for node in facts.nodes if node.live and node.uid not in deleted]
     over = ended or findings.completion.complete or findings.counts.exhausted
@@ -76,7 +76,7 @@ def _conditions(facts: Facts, findings: Findings, trains: api.Membership) -> tup
 
 
 def _verdicts(facts: Facts, findings: Findings, trains: api.Membership) -> list[Verdict]:
-    """Return all conditions that apply. Those of a job that has ended never change again."""
+    """Return all conditions that apply. The conditions of an ended job never change."""
     if findings.stage is Stage.ENDED:
         return []
     return [
@@ -102,7 +102,7 @@ def _state(conditions: tuple[Condition, ...], facts: Facts) -> api.JobState:
 
 
 def _refusal(facts: Facts) -> api.Refusal | None:
-    """Record what is refused, so that an operator that starts later knows it without asking again."""
+    """Record the refusal, so that a restarted operator knows it without a further request."""
     if not facts.refusal:
         return None
     return api.Refusal(message=facts.refusal, name_taken=facts.name_taken)

@@ -1,4 +1,4 @@
-"""The condition Resizing: from a change of a job that has trained to the round that settles it."""
+"""The condition Resizing: True from a change of a job that has trained until the round that settles it."""
 
 from torchrun_operator.api.conditions import ConditionType, Reason
 from torchrun_operator.api.v1alpha1 import Membership
@@ -12,7 +12,7 @@ _NO_CHANGE = "no change is under way"
 
 
 def resizing(facts: Facts, findings: Findings, membership: Membership) -> Verdict:
-    """Return whether a change is under way, and which. A change is settled as far as it can be settled now."""
+    """Return whether a change is under way, and its reason. It is settled once all nodes that can train do."""
     trained = any(node.rank is not None for node in facts.job.status.nodes)
     if not trained or findings.stage is Stage.SUSPENDED or findings.completion.complete or findings.counts.exhausted:
         return _settled()
@@ -24,14 +24,14 @@ def resizing(facts: Facts, findings: Findings, membership: Membership) -> Verdic
         return _settled()
     if have and have >= findings.size.round and not leaving and not findings.size.held:
         words = "; ".join(_absent(facts, findings)[:_MOST_ABSENT])
-        message = f"{have} of {wanted} wanted nodes train, the others join as soon as they can: {words}"
+        message = f"{have} of {wanted} nodes train; the others join later: {words}"
         return Verdict(ConditionType.RESIZING, False, Reason.SHORT_OF_NODES, message)
     if lost:
         message = f"{have} of {wanted} nodes train; lost: {', '.join(sorted(lost)[:_MOST_LOST])}"
         return Verdict(ConditionType.RESIZING, True, Reason.NODE_LOST, message)
     if facts.rendezvous is not None and not facts.rendezvous.complete and len(facts.nodes) >= wanted:
         return _restarting(facts, findings, wanted)
-    message = f"{have} nodes train, {wanted} are wanted"
+    message = f"{have} nodes train; the job wants {wanted}"
     return Verdict(ConditionType.RESIZING, True, Reason.REPLICAS_CHANGED, message)
 
 
@@ -40,7 +40,7 @@ def _settled() -> Verdict:
 
 
 def _lost(facts: Facts, findings: Findings) -> list[str]:
-    """Return the names of the pods that were lost and are not replaced yet."""
+    """Return the names of the lost pods without a replacement."""
     present = {node.index for node in facts.nodes if node.phase not in GONE}
     recorded = [
         node.pod
@@ -51,7 +51,7 @@ def _lost(facts: Facts, findings: Findings) -> list[str]:
 
 
 def _absent(facts: Facts, findings: Findings) -> list[str]:
-    """Return why nobody waits for nodes, a phrase for each."""
+    """Return a phrase for each absent node, with the reason."""
     return [
         f"{node.name}: {findings.size.absent[node.index]}"
         for node in facts.nodes

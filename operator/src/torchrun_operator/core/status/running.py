@@ -11,15 +11,15 @@ from torchrun_operator.core.findings.size import FATAL_WAITS
 from torchrun_operator.core.status.verdict import Verdict
 
 _UNHEARD = timedelta(seconds=20)
-"""A host that is ready answers at once. One that loads torch may be slow."""
+"""A ready rendezvous host answers at once. One that loads torch may be slow."""
 
 
 def running(facts: Facts, findings: Findings, membership: Membership) -> Verdict:
-    """Return whether nodes train, and what the job waits for if none do."""
+    """Return whether nodes train. If none do: what the job waits for."""
     if findings.stage is Stage.SUSPENDED or findings.completion.complete or findings.counts.exhausted:
         return Verdict(ConditionType.RUNNING, False, Reason.ENDED, "nothing trains")
     if membership.nodes:
-        message = f"{membership.nodes} of {membership.desired_nodes} wanted nodes train in round {membership.round}"
+        message = f"{membership.nodes} of {membership.desired_nodes} nodes train in round {membership.round}"
         return Verdict(ConditionType.RUNNING, True, Reason.TRAINING, message)
     pods: list[NodePod | RendezvousPod] = [*facts.nodes]
     if facts.rendezvous_pod is not None:
@@ -31,12 +31,12 @@ def running(facts: Facts, findings: Findings, membership: Membership) -> Verdict
     if facts.rendezvous is None:
         return Verdict(ConditionType.RUNNING, False, Reason.STARTING_RENDEZVOUS, _unheard(facts))
     joined, needed = len(facts.rendezvous.members), findings.wanted.minimum
-    message = f"{joined} nodes have joined round {facts.rendezvous.round}; it needs {needed}"
+    message = f"{joined} of at least {needed} nodes have joined round {facts.rendezvous.round}"
     return Verdict(ConditionType.RUNNING, False, Reason.WAITING_FOR_NODES, message)
 
 
 def only_unheard(facts: Facts) -> bool:
-    """Tell whether the rendezvous host is well and has merely not answered this operator yet, as after a restart."""
+    """Whether the rendezvous host is ready but has not answered this operator yet, as after a restart."""
     host = facts.rendezvous_pod
     return host is not None and host.ready and host.phase is Phase.RUNNING
 
@@ -45,5 +45,5 @@ def _unheard(facts: Facts) -> str:
     message = f"the rendezvous pod {rendezvous_name(facts.job.metadata.name)} does not answer yet"
     host = facts.rendezvous_pod
     if only_unheard(facts) and host and host.started_at and facts.now - host.started_at > _UNHEARD:
-        message += f", though it is ready: does a network policy keep the operator from its TCP port {PORT_HTTP}?"
+        message += f", though it is ready; check that network policies let the operator reach its TCP port {PORT_HTTP}"
     return message

@@ -7,7 +7,7 @@ from torchrun_operator.core.status.verdict import Verdict
 
 
 def scheduled(facts: Facts, findings: Findings) -> Verdict:
-    """Return how many node pods are scheduled, and why the first of the others is not."""
+    """Return how many node pods are scheduled, and why the first other one is not."""
     wanted = findings.wanted
     nodes = [node for node in facts.nodes if node.index < wanted.pods]
     placed = sum(1 for node in nodes if node.scheduled)

@@ -1,4 +1,4 @@
-"""The condition Straggling: whether one worker keeps the others waiting. A job that never had one lacks it."""
+"""The condition Straggling: whether one worker keeps the others waiting. Absent until the job has a straggler."""
 
 from torchrun_operator.api.conditions import ConditionType, Reason, find_condition
 from torchrun_operator.api.v1alpha1 import Straggler
@@ -8,7 +8,7 @@ from torchrun_operator.core.status.verdict import Verdict
 
 
 def straggling(facts: Facts, findings: Findings) -> list[Verdict]:
-    """Name the worker that the others wait for. While it stays the same one, the message keeps its first figures."""
+    """Name the straggler. The message keeps its first figures while the straggler is the same worker."""
     slow, before = findings.straggler, facts.job.status.straggler
     old = find_condition(facts.job.status.conditions, ConditionType.STRAGGLING)
     if slow is None:

@@ -1,4 +1,4 @@
-"""The condition Suspended: whether the job has given back its pods."""
+"""The condition Suspended: whether the pods of the job are deleted."""
 
 from torchrun_operator.api.conditions import ConditionType, Reason
 from torchrun_operator.core.facts.model import Facts
@@ -7,7 +7,7 @@ from torchrun_operator.core.status.verdict import Verdict
 
 
 def suspended(facts: Facts, findings: Findings) -> Verdict:
-    """Return whether the job is suspended, and whether pods are left."""
+    """Return whether the job is suspended and all its pods are deleted."""
     if findings.stage is not Stage.SUSPENDED:
         return Verdict(ConditionType.SUSPENDED, False, Reason.NOT_SUSPENDED, "spec.suspend is not set")
     if facts.nodes:

@@ -7,7 +7,7 @@ from torchrun_operator.api.conditions import ConditionType, Reason
 
 @dataclass(frozen=True)
 class Verdict:
-    """One condition before it is written: without the times that depend on the condition that was there before."""
+    """One condition before it is written, without the times, which depend on the previous condition."""
 
     type: ConditionType
     status: bool

@@ -20,7 +20,7 @@ from torchrun_operator.render.part import Installation, Manifest, Part
 def _policy(job: TorchrunJob, installation: Installation) -> Iterator[Manifest]:
     """Let only the job's own pods reach the store, whose clients unpickle its content, and the operator the HTTP port.
 
-    A job without a policy gets one that lets everybody in, so that a change of the field takes effect.
+    A job without a policy gets one that admits all, so that a change of the field takes effect.
     """
     own = {"podSelector": {"matchLabels": {LABEL_JOB_NAME: job.metadata.name}}}
     operator = {

@@ -16,7 +16,7 @@ from torchrun_operator.render.part import Part, Piece
 NNODES_NOBODY_REACHES = 1_048_576
 """An agent that counts MAX members completes the round. Only the rendezvous host may do that."""
 RESTARTS_WITHOUT_END = 1_000_000
-"""The operator counts restarts, by cause: an agent would count the death of a peer as a failure of its own."""
+"""The operator counts restarts by cause. An agent would count the loss of another node as its own failure."""
 
 _RDZV_CONF = {
     "is_host": "0",

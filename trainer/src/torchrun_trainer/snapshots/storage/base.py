@@ -122,7 +122,7 @@ class Storage(ABC):
 
     @abstractmethod
     def open(self, name: str, mode: str) -> contextlib.AbstractContextManager[IO[bytes]]:
-        """Open a file to read it ("rb"), or to write it ("wb") if nobody reads it yet."""
+        """Open a file to read it ("rb"), or to write it ("wb") if no process reads it yet."""
 
     @abstractmethod
     def put(self, name: str, content: bytes) -> None:
