@@ -36,14 +36,14 @@ class Event:
 
 def events(findings: Findings, plan: Plan) -> tuple[Event, ...]:
     """Return the events of what this pass counts, and of the surplus pods that it removes."""
-    counts = findings.counts
-    found = [*_losses(counts.losses), *_spares(counts.spares)]
-    if counts.workers.count and counts.failure is not None:
-        words = describe_failure(counts.failure)
+    found = [*_losses(findings.losses.nodes), *_spares(findings.losses.spares)]
+    hang, failure = findings.counts.hang, findings.failure
+    if findings.workers.count and failure is not None:
+        words = describe_failure(failure)
         message = f"Workers failed and restart in place; {words}"
         found.append(Event(EventReason.WORKERS_FAILED, message, warning=True))
-    if counts.hang is not None:
-        found.append(Event(Reason.PROGRESS_DEADLINE_EXCEEDED, f"Workers hang: {counts.hang.told}", warning=True))
+    if hang is not None:
+        found.append(Event(Reason.PROGRESS_DEADLINE_EXCEEDED, f"Workers hang: {hang.told}", warning=True))
     removed = [deletion for deletion in plan.deletions if deletion.surplus]
     if len(removed) <= _MOST_SINGLE:
         found += [Event(EventReason.NODE_REMOVED, f"Pod {d.name} is removed: {d.why}") for d in removed]

@@ -1,93 +1,78 @@
-"""The counts of one pass: new losses, failures of workers, hangs and resizes, and the sum of restarts."""
+"""What one pass counts: restarts by cause, and whether they are more than the job allows."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from torchrun_operator.api.v1alpha1 import Failure, RendezvousStatus, Restarts
-from torchrun_operator.core.facts.model import Cause, Facts, NodePod
+from torchrun_operator.api.v1alpha1 import RendezvousStatus, Restarts
+from torchrun_operator.core.facts.model import Cause, Facts, Phase
 from torchrun_operator.core.findings.causes import failed_by_code
 from torchrun_operator.core.findings.completion import Completion
-from torchrun_operator.core.findings.failures import newest
-from torchrun_operator.core.findings.hangs import Deadlines, Hang, new_hang, recorded_hang
-from torchrun_operator.core.findings.losses import Loss, code_failures, new_losses
+from torchrun_operator.core.findings.hangs import Hang, Hangs
+from torchrun_operator.core.findings.losses import Losses
 from torchrun_operator.core.findings.membership import Members
-from torchrun_operator.core.findings.stuck import Stuck, stuck_losses
-from torchrun_operator.core.findings.wanted import Wanted
-from torchrun_operator.core.findings.workers import NO_FAILURES, WorkerFailures, last_loss, new_worker_failures
+from torchrun_operator.core.findings.workers import WorkerFailures
 
 
 @dataclass(frozen=True)
 class Counts:
-    """The restarts including this pass, and the new ones."""
+    """The restarts after this pass, and what is new in them."""
 
     restarts: Restarts
     bookkeeping: RendezvousStatus
-    """The restarts that the status records."""
-    losses: tuple[Loss, ...] = ()
-    spares: tuple[Loss, ...] = ()
-    """Lost spares, which do not count."""
-    workers: WorkerFailures = NO_FAILURES
+    """What the status records as counted."""
     hang: Hang | None = None
+    """The hang that is counted now."""
     fresh: Mapping[str, int] = field(default_factory=dict)
     """New restarts, by cause."""
-    failure: Failure | None = None
-    """The newest failure, if this pass counts it."""
     hung_round: int | None = None
     """The last round that was found to hang in the present host process."""
     exhausted: bool = False
     """The code failed more often than spec.maxRestarts allows."""
-    going_on: bool = False
-    """The job is active and has not failed."""
-
-    def by_code(self, node: NodePod, facts: Facts) -> bool:
-        """Whether the code made this pod fail. This pass or an earlier one counts it."""
-        return failed_by_code(node, facts.job.status.nodes, facts.rendezvous, self.bookkeeping)
+    by_code: frozenset[str] = frozenset()
+    """Failed pods that the code made fail, counted now or before, by uid."""
 
 
 def count(
-    facts: Facts, wanted: Wanted, round_: Members, limits: Deadlines, stuck: Stuck, end: Completion, *, active: bool
+    facts: Facts,
+    round_: Members,
+    lost: Losses,
+    hangs: Hangs,
+    workers: WorkerFailures,
+    end: Completion,
+    *,
+    active: bool,
 ) -> Counts:
-    """Count what is new in an active job. The counts of a job that has ended or is suspended stay as they are."""
+    """Count what is new in an active job. The counts of a job that has ended or is suspended stay as they are.
+
+    A lost node explains that the round makes no progress, so that such a hang does not count.
+    """
+    before = facts.job.status.restarts
     if not active:
-        return Counts(restarts=facts.job.status.restarts, bookkeeping=facts.job.status.rendezvous)
-    status, rendezvous = facts.job.status, facts.rendezvous
-    recorded = status.rendezvous
-    found = new_losses(status.nodes, facts, wanted.pods, recorded, full=round_.full)
-    found += stuck_losses(facts, stuck.why, found, wanted.pods)
-    losses = tuple(loss for loss in found if not loss.spare)
-    hung = recorded_hang(rendezvous, recorded)
-    hang = new_hang(rendezvous, hung, round_.leavers, limits) if not losses else None
-    workers = new_worker_failures(
-        recorded,
-        rendezvous,
-        facts.now,
-        lost_now=bool(losses),
-        last_loss=last_loss(status.membership, status.last_failure),
-    )
-    code = code_failures(losses, status.last_failure) + workers.count + (hang is not None)
-    fresh = _fresh(losses, code, round_.resized)
-    before = status.restarts
+        return Counts(restarts=before, bookkeeping=facts.job.status.rendezvous)
+    hang = hangs.new if not lost.nodes else None
+    hung = hang.round if hang is not None else hangs.recorded
+    fresh = _fresh(lost, lost.by_code + workers.count + (hang is not None), round_.resized)
     restarts = Restarts(**{cause: getattr(before, cause) + fresh.get(cause, 0) for cause in Cause})
-    exhausted = restarts.code > facts.job.spec.max_restarts and not end.complete
-    hung = hang.round if hang is not None else hung
+    bookkeeping = _bookkeeping(facts, workers, hung)
     return Counts(
         restarts=restarts,
-        bookkeeping=_bookkeeping(facts, workers, hung),
-        losses=losses,
-        spares=tuple(loss for loss in found if loss.spare),
-        workers=workers,
+        bookkeeping=bookkeeping,
         hang=hang,
         fresh=fresh,
-        failure=newest(facts, losses, workers, hang) if fresh else None,
         hung_round=hung,
-        exhausted=exhausted,
-        going_on=not exhausted,
+        exhausted=restarts.code > facts.job.spec.max_restarts and not end.complete,
+        by_code=frozenset(
+            node.uid
+            for node in facts.nodes
+            if node.phase is Phase.FAILED
+            and failed_by_code(node, facts.job.status.nodes, facts.rendezvous, bookkeeping)
+        ),
     )
 
 
-def _fresh(losses: tuple[Loss, ...], code: int, resize: bool) -> dict[str, int]:
+def _fresh(lost: Losses, code: int, resize: bool) -> dict[str, int]:
     fresh: dict[str, int] = {}
-    for loss in losses:
+    for loss in lost.nodes:
         if loss.cause is not Cause.CODE:
             fresh[loss.cause] = fresh.get(loss.cause, 0) + 1
     if code:

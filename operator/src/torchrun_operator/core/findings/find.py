@@ -4,17 +4,20 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from torchrun_operator.api.conditions import has_ended
-from torchrun_operator.api.v1alpha1 import Straggler
+from torchrun_operator.api.v1alpha1 import Failure, Straggler
 from torchrun_operator.core.facts.model import Facts
 from torchrun_operator.core.findings.completion import Completion, completion
 from torchrun_operator.core.findings.counts import Counts, count
-from torchrun_operator.core.findings.hangs import Deadlines, limits
+from torchrun_operator.core.findings.failures import newest
+from torchrun_operator.core.findings.hangs import Hangs, hangs
+from torchrun_operator.core.findings.losses import Losses, losses
 from torchrun_operator.core.findings.membership import Members, members
 from torchrun_operator.core.findings.reach import Reach, reach
 from torchrun_operator.core.findings.size import Size, size
 from torchrun_operator.core.findings.stragglers import straggler
 from torchrun_operator.core.findings.stuck import Stuck, stuck
 from torchrun_operator.core.findings.wanted import Wanted, wanted
+from torchrun_operator.core.findings.workers import NO_FAILURES, WorkerFailures, worker_failures
 
 
 class Stage(StrEnum):
@@ -34,10 +37,14 @@ class Findings:
     """A name that the job needs belongs to another owner, and the job has never trained: it runs nothing."""
     wanted: Wanted
     members: Members
-    limits: Deadlines
     stuck: Stuck
     completion: Completion
+    losses: Losses
+    hangs: Hangs
+    workers: WorkerFailures
     counts: Counts
+    failure: Failure | None
+    """The newest failure, if this pass counts one."""
     size: Size
     reach: Reach
     straggler: Straggler | None
@@ -49,20 +56,25 @@ def find(facts: Facts) -> Findings:
     active = stage is Stage.ACTIVE
     goal = wanted(job.spec, suspended=stage is Stage.SUSPENDED)
     round_ = members(facts, goal)
-    deadlines = limits(facts)
     held_up = stuck(facts)
     end = completion(facts, goal.nodes) if active else Completion()
-    counts = count(facts, goal, round_, deadlines, held_up, end, active=active)
+    lost = losses(facts, goal, round_, held_up) if active else Losses()
+    hung = hangs(facts, round_)
+    workers = worker_failures(facts, lost) if active else NO_FAILURES
+    counts = count(facts, round_, lost, hung, workers, end, active=active)
     return Findings(
         stage=stage,
         name_taken=facts.name_taken and all(node.rank is None for node in job.status.nodes),
         wanted=goal,
         members=round_,
-        limits=deadlines,
         stuck=held_up,
         completion=end,
+        losses=lost,
+        hangs=hung,
+        workers=workers,
         counts=counts,
-        size=size(facts, goal, counts),
+        failure=newest(facts, lost.nodes, workers, counts.hang) if counts.fresh else None,
+        size=size(facts, goal, counts, replaces=active and not counts.exhausted),
         reach=reach(facts),
         straggler=straggler(facts),
     )

@@ -12,6 +12,7 @@ from datetime import datetime
 from torchrun_operator.api.base import rfc3339
 from torchrun_operator.api.v1alpha1 import RendezvousStatus
 from torchrun_operator.core.facts.model import Facts
+from torchrun_operator.core.findings.membership import Members
 from torchrun_rendezvous.protocol import Pace, RendezvousState
 
 LEAST_SECONDS = 300
@@ -65,10 +66,24 @@ def deadlines(progress_deadline_seconds: int | None, pace: Pace) -> Deadlines:
     return Deadlines(step, max(LEAST_START_SECONDS, GENEROSITY * pace.longest_start_seconds, step))
 
 
-def limits(facts: Facts) -> Deadlines:
-    """Return how long the job's rounds may take."""
-    pace = facts.rendezvous.pace if facts.rendezvous is not None else Pace()
-    return deadlines(facts.job.spec.progress_deadline_seconds, pace)
+@dataclass(frozen=True)
+class Hangs:
+    """How long rounds may take, and which one took longer."""
+
+    limits: Deadlines
+    recorded: int | None = None
+    """The last round that was found to hang in the present host process."""
+    new: Hang | None = None
+    """The hang of the running round, if no status has counted it."""
+
+
+def hangs(facts: Facts, members: Members) -> Hangs:
+    """Return how long the rounds of the job may take, and the hang of the running round."""
+    rendezvous = facts.rendezvous
+    pace = rendezvous.pace if rendezvous is not None else Pace()
+    limits = deadlines(facts.job.spec.progress_deadline_seconds, pace)
+    recorded = recorded_hang(rendezvous, facts.job.status.rendezvous)
+    return Hangs(limits, recorded, new_hang(rendezvous, recorded, members.leavers, limits))
 
 
 def new_hang(

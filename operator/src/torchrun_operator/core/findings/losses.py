@@ -10,6 +10,9 @@ from datetime import datetime, timedelta
 from torchrun_operator.api.v1alpha1 import Failure, NodeStatus, RendezvousStatus
 from torchrun_operator.core.facts.model import LIVE, Cause, Exit, Facts, NodePod, Phase
 from torchrun_operator.core.findings.causes import cause_of_disruption, cause_of_failure, describe
+from torchrun_operator.core.findings.membership import Members
+from torchrun_operator.core.findings.stuck import Stuck
+from torchrun_operator.core.findings.wanted import Wanted
 from torchrun_rendezvous.protocol import RendezvousState
 
 SAME_CAUSE = timedelta(seconds=10)
@@ -32,6 +35,27 @@ class Loss:
     created_at: datetime | None = None
     spare: bool = False
     """It was not a member, so no worker restarts and nothing counts."""
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The losses that no status has counted yet."""
+
+    nodes: tuple[Loss, ...] = ()
+    spares: tuple[Loss, ...] = ()
+    """Losses of spares, which count nothing."""
+    by_code: int = 0
+    """How many failures of the code they are."""
+
+
+def losses(facts: Facts, wanted: Wanted, members: Members, stuck: Stuck) -> Losses:
+    """Return the losses that no status has counted yet, stuck nodes included."""
+    status = facts.job.status
+    found = new_losses(status.nodes, facts, wanted.pods, status.rendezvous, full=members.full)
+    found += _stuck_losses(facts, stuck, found, wanted.pods)
+    nodes = tuple(loss for loss in found if not loss.spare)
+    spares = tuple(loss for loss in found if loss.spare)
+    return Losses(nodes, spares, code_failures(nodes, status.last_failure))
 
 
 def new_losses(
@@ -93,6 +117,18 @@ def _loss(node: NodeStatus, pods: Mapping[str, NodePod], facts: Facts, recorded:
     if pod.phase is Phase.RUNNING and host is not None and host.phase is Phase.LOST:
         return loss(Cause.INFRASTRUCTURE, f"lost the rendezvous host: {host.trouble}")
     return None
+
+
+def _stuck_losses(facts: Facts, stuck: Stuck, known: Iterable[Loss], node_pods: int) -> tuple[Loss, ...]:
+    """Return the stuck nodes that are not counted as lost yet. ``known`` are the other losses."""
+    counted = {node.uid for node in facts.job.status.nodes if node.phase == Phase.TERMINATING}
+    lost = {loss.pod for loss in known}
+    counted |= {node.uid for node in facts.nodes if node.name in lost}
+    return tuple(
+        Loss(node.index, node.name, Cause.INFRASTRUCTURE, stuck.why[node.uid])
+        for node in facts.nodes
+        if node.uid in stuck.why and node.index < node_pods and node.uid not in counted
+    )
 
 
 def code_failures(losses: Iterable[Loss], last: Failure | None) -> int:

@@ -33,11 +33,10 @@ class Size:
     """Times at which the size changes without an event."""
 
 
-def size(facts: Facts, wanted: Wanted, counts: Counts) -> Size:
+def size(facts: Facts, wanted: Wanted, counts: Counts, *, replaces: bool) -> Size:
     """Return the size of the next round. Only an active job delays the replacement of failed nodes."""
     absent = absences(facts)
-    by_code = {node.uid: counts.by_code(node, facts) for node in facts.nodes if node.phase is Phase.FAILED}
-    held_back = held(facts.nodes, counts.restarts.code, by_code, facts.now) if counts.going_on else {}
+    held_back = held(facts.nodes, counts.restarts.code, counts.by_code, facts.now) if replaces else {}
     later = (*held_back.values(), *patience_ends(facts, wanted.pods))
     return Size(round_size(wanted, {*absent, *held_back}), absent, held_back, later)
 
@@ -88,15 +87,13 @@ def patience_ends(facts: Facts, node_pods: int) -> list[datetime]:
     return [end for end in ends if end is not None and end > facts.now]
 
 
-def held(
-    nodes: Iterable[NodePod], code_restarts: int, by_code: Mapping[str, bool], now: datetime
-) -> dict[int, datetime]:
+def held(nodes: Iterable[NodePod], code_restarts: int, by_code: Collection[str], now: datetime) -> dict[int, datetime]:
     """Return the failed nodes that are replaced later, by index, and when.
 
     ``by_code``: for each failed pod (uid), whether the code made it fail.
     """
     times = {
-        node.index: replace_at(node, code_restarts, failed_by_code=by_code.get(node.uid, False))
+        node.index: replace_at(node, code_restarts, failed_by_code=node.uid in by_code)
         for node in nodes
         if node.phase is Phase.FAILED
     }

@@ -1,12 +1,11 @@
 """Stuck nodes: they run, but cannot join the round that forms or has formed without them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from torchrun_operator.core.facts.model import Cause, Facts, NodePod, Phase
-from torchrun_operator.core.findings.losses import Loss
+from torchrun_operator.core.facts.model import Facts, NodePod, Phase
 
 
 class StuckReason(StrEnum):
@@ -44,18 +43,6 @@ def stuck(facts: Facts) -> Stuck:
     if given_up_at is None or given_up_at > facts.now:
         return Stuck(why, (given_up_at,) if given_up_at is not None else ())
     return Stuck(dict.fromkeys(uids, StuckReason.ORPHANED) | why)
-
-
-def stuck_losses(facts: Facts, why: Mapping[str, str], known: Iterable[Loss], node_pods: int) -> tuple[Loss, ...]:
-    """Return the stuck nodes that are not counted as lost yet. ``known`` are the other losses."""
-    counted = {node.uid for node in facts.job.status.nodes if node.phase == Phase.TERMINATING}
-    lost = {loss.pod for loss in known}
-    counted |= {node.uid for node in facts.nodes if node.name in lost}
-    return tuple(
-        Loss(node.index, node.name, Cause.INFRASTRUCTURE, why[node.uid])
-        for node in facts.nodes
-        if node.uid in why and node.index < node_pods and node.uid not in counted
-    )
 
 
 def _orphaned(facts: Facts) -> tuple[datetime | None, frozenset[str]]:

@@ -7,8 +7,8 @@ from enum import StrEnum
 from torchrun_operator.api.conditions import Reason
 from torchrun_operator.api.v1alpha1 import Failure, Membership, RendezvousStatus
 from torchrun_operator.core.facts.logs import SETTLE
-from torchrun_operator.core.facts.model import Cause
-from torchrun_operator.core.findings.losses import SAME_CAUSE
+from torchrun_operator.core.facts.model import Cause, Facts
+from torchrun_operator.core.findings.losses import SAME_CAUSE, Losses
 from torchrun_rendezvous.protocol import RendezvousState
 
 
@@ -35,6 +35,18 @@ class WorkerFailures:
 
 
 NO_FAILURES = WorkerFailures(0, 0)
+
+
+def worker_failures(facts: Facts, lost: Losses) -> WorkerFailures:
+    """Return the failures of workers that no status has counted yet and that no lost node explains."""
+    status = facts.job.status
+    return new_worker_failures(
+        status.rendezvous,
+        facts.rendezvous,
+        facts.now,
+        lost_now=bool(lost.nodes),
+        last_loss=last_loss(status.membership, status.last_failure),
+    )
 
 
 def new_worker_failures(

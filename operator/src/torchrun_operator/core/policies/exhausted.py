@@ -13,5 +13,5 @@ def exhausted(facts: Facts, findings: Findings) -> Plan | None:
     return Plan(
         deletions=stale_host(facts, findings),
         target=target(facts, findings, close=True),
-        look_again_seconds=seconds_until([findings.counts.workers.undecided_until], facts.now),
+        look_again_seconds=seconds_until([findings.workers.undecided_until], facts.now),
     )

@@ -47,8 +47,8 @@ def target(facts: Facts, findings: Findings, *, close: bool = False) -> Target:
         leavers=findings.members.leavers,
         close=close,
         end_round=EndRound(rendezvous.instance, hung) if rendezvous is not None and hung is not None else None,
-        progress_deadline_seconds=findings.limits.step,
-        start_deadline_seconds=findings.limits.start,
+        progress_deadline_seconds=findings.hangs.limits.step,
+        start_deadline_seconds=findings.hangs.limits.start,
     )
 
 
@@ -82,7 +82,7 @@ def seconds_until(times: Iterable[datetime | None], now: datetime) -> float | No
 
 
 def _undecided(findings: Findings) -> list[datetime]:
-    until = findings.counts.workers.undecided_until
+    until = findings.workers.undecided_until
     return [until] if until is not None else []
 
 

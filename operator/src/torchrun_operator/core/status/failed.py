@@ -20,7 +20,7 @@ def _message(facts: Facts, findings: Findings) -> str:
     job, times = facts.job, findings.counts.restarts.code
     often = "1 time" if times == 1 else f"{times} times"
     count = f"the code has failed {often} and spec.maxRestarts is {job.spec.max_restarts}"
-    failure = findings.counts.failure or job.status.last_failure
+    failure = findings.failure or job.status.last_failure
     if failure is None or failure.cause != Cause.CODE:
         return count
     if failure.reason == FailureReason.HUNG:

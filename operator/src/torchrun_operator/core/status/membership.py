@@ -47,14 +47,14 @@ def _world_size(facts: Facts, nodes: int, reported: int | None) -> int:
 
 def _last_change(facts: Facts, findings: Findings) -> api.MembershipChange | None:
     """Return the newest change. It has the time of recovery once the script reports a step of a later round."""
-    change, counts = facts.job.status.membership.last_change, findings.counts
+    change = facts.job.status.membership.last_change
     if findings.stage is Stage.SUSPENDED:
         return change
-    if counts.losses:
-        return api.MembershipChange(time=facts.now, cause=counts.losses[0].cause)
-    if counts.workers.count:
+    if findings.losses.nodes:
+        return api.MembershipChange(time=facts.now, cause=findings.losses.nodes[0].cause)
+    if findings.workers.count:
         return api.MembershipChange(time=failed_at(facts) or facts.now, cause=Cause.CODE)
-    if counts.hang is not None:
+    if findings.counts.hang is not None:
         return api.MembershipChange(time=facts.now, cause=Cause.CODE)
     if findings.members.resized:
         return api.MembershipChange(time=facts.now, cause=Cause.RESIZE)

@@ -49,7 +49,7 @@ def report(facts: Facts, findings: Findings, plan: Plan) -> api.TorchrunJobStatu
         membership=trains,
         restarts=counts.restarts,
         restart_count=sum(getattr(counts.restarts, cause) for cause in Cause if cause is not Cause.RESIZE),
-        last_failure=counts.failure or old.last_failure,
+        last_failure=findings.failure or old.last_failure,
         rendezvous=counts.bookkeeping,
         refusal=_refusal(facts),
         progress=progress(facts),

@@ -47,7 +47,7 @@ def _lost(facts: Facts, findings: Findings) -> list[str]:
         for node in facts.job.status.nodes
         if node.phase in GONE and node.index not in present and not node.spare
     ]
-    return [*recorded, *(loss.pod for loss in findings.counts.losses if loss.pod not in recorded)]
+    return [*recorded, *(loss.pod for loss in findings.losses.nodes if loss.pod not in recorded)]
 
 
 def _absent(facts: Facts, findings: Findings) -> list[str]:
