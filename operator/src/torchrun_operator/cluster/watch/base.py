@@ -13,11 +13,11 @@ logger = logging.getLogger(__name__)
 Kind = Literal["jobs", "pods", "nodes"]
 
 FORBIDDEN: Final = 403
-RENEW_SECONDS: Final = 20
+RENEW_SECONDS: Final = 10
 """The API server ends each stream after this time. The next request shows that a quiet watch works."""
-SILENCE_SECONDS: Final = 25.0
+SILENCE_SECONDS: Final = 13.0
 """A stream without data or end for longer is lost."""
-HEARTBEAT_SECONDS: Final = 60.0
+HEARTBEAT_SECONDS: Final = 45.0
 """Maximum time between two heartbeats: a silent stream, a pause and a request without an answer."""
 _SYNC_SECONDS = 30.0
 """Maximum wait of a pass for the first list, shorter than the time after which a pass counts as stuck."""

@@ -9,7 +9,7 @@ from torchrun_operator.core.facts.words import Words, earliest, of_termination
 from torchrun_operator.core.findings.causes import describe, signal_name
 from torchrun_operator.core.findings.hangs import Hang
 from torchrun_operator.core.findings.losses import Loss
-from torchrun_operator.core.findings.workers import HUNG, WORKERS_FAILED, WorkerFailures
+from torchrun_operator.core.findings.workers import FailureReason, WorkerFailures
 
 
 def newest(facts: Facts, losses: Sequence[Loss], workers: WorkerFailures, hang: Hang | None) -> Failure | None:
@@ -17,14 +17,16 @@ def newest(facts: Facts, losses: Sequence[Loss], workers: WorkerFailures, hang: 
     if workers.count:
         return _of_workers(facts, workers)
     if hang is not None:
-        return Failure(time=facts.now, cause=Cause.CODE, reason=HUNG, message=f"workers hang: {hang.told}")
+        return Failure(
+            time=facts.now, cause=Cause.CODE, reason=FailureReason.HUNG, message=f"workers hang: {hang.told}"
+        )
     loss = next((loss for loss in losses if loss.cause is Cause.CODE), next(iter(losses), None))
     return _of_loss(facts, loss) if loss is not None else None
 
 
 def describe_failure(failure: Failure) -> str:
     """Describe in one line what failed first and why."""
-    if failure.reason == HUNG:
+    if failure.reason == FailureReason.HUNG:
         return failure.message
     who = f"pod {failure.pod}" if failure.pod else "an unknown node"
     if failure.rank is not None:
@@ -34,7 +36,11 @@ def describe_failure(failure: Failure) -> str:
 
 def _how(failure: Failure) -> str:
     """Return how it ended, if the message does not contain it."""
-    words = [word for word in (failure.signal, failure.reason) if word and word not in ("Error", WORKERS_FAILED)]
+    words = [
+        word
+        for word in (failure.signal, failure.reason)
+        if word and word not in ("Error", FailureReason.WORKERS_FAILED)
+    ]
     if failure.exit_code is None or failure.message == describe(
         Exit(failure.exit_code, failure.reason or "", "", None)
     ):
@@ -55,7 +61,7 @@ def _of_workers(facts: Facts, workers: WorkerFailures) -> Failure:
         rank=_rank(job, node, words) if words.time is not None else None,
         exit_code=words.exit_code,
         signal=ended_by or None,
-        reason=WORKERS_FAILED,
+        reason=FailureReason.WORKERS_FAILED,
         message=words.message or (f"a worker was ended by {ended_by}" if ended_by else "a worker failed"),
         traceback=words.traceback or None,
     )

@@ -3,12 +3,19 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import StrEnum
 
 from torchrun_operator.core.facts.model import Cause, Facts, NodePod, Phase
 from torchrun_operator.core.findings.losses import Loss
 
-MISSING = "did not join the next round: its agent or its Kubernetes node hangs"
-ORPHANED = "waits for a rendezvous store that is gone"
+
+class StuckReason(StrEnum):
+    """Why a running node cannot join the next round. The value is the message for people."""
+
+    MISSING = "did not join the next round: its agent or its Kubernetes node hangs"
+    ORPHANED = "waits for a rendezvous store that is gone"
+
+
 _ORPHANED_AFTER = timedelta(seconds=5)
 """If the connections close together with the store, agents end within a second or two."""
 
@@ -17,7 +24,7 @@ _ORPHANED_AFTER = timedelta(seconds=5)
 class Stuck:
     """The running nodes that cannot join the next round."""
 
-    why: Mapping[str, str]
+    why: Mapping[str, StuckReason]
     """By uid."""
     later: tuple[datetime, ...] = ()
     """When the operator gives up on nodes that may still join."""
@@ -33,10 +40,10 @@ def stuck(facts: Facts) -> Stuck:
         return Stuck({})
     given_up_at, uids = _orphaned(facts)
     missing = frozenset(facts.rendezvous.missing)
-    why = {node.uid: MISSING for node in _running(facts) if node.address in missing}
+    why = {node.uid: StuckReason.MISSING for node in _running(facts) if node.address in missing}
     if given_up_at is None or given_up_at > facts.now:
         return Stuck(why, (given_up_at,) if given_up_at is not None else ())
-    return Stuck(dict.fromkeys(uids, ORPHANED) | why)
+    return Stuck(dict.fromkeys(uids, StuckReason.ORPHANED) | why)
 
 
 def stuck_losses(facts: Facts, why: Mapping[str, str], known: Iterable[Loss], node_pods: int) -> tuple[Loss, ...]:

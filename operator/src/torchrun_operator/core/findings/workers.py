@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 
 from torchrun_operator.api.conditions import Reason
 from torchrun_operator.api.v1alpha1 import Failure, Membership, RendezvousStatus
@@ -10,10 +11,14 @@ from torchrun_operator.core.facts.model import Cause
 from torchrun_operator.core.findings.losses import SAME_CAUSE
 from torchrun_rendezvous.protocol import RendezvousState
 
-HUNG = Reason.PROGRESS_DEADLINE_EXCEEDED
-"""The reason of a failure of workers that made no progress for too long."""
-WORKERS_FAILED = "WorkersFailed"
-"""The reason of a failure of workers whose agents restart them in place."""
+
+class FailureReason(StrEnum):
+    """Reasons of failures of workers. Failures of containers have the reason that Kubernetes gives."""
+
+    HUNG = Reason.PROGRESS_DEADLINE_EXCEEDED
+    """The workers made no progress for too long."""
+    WORKERS_FAILED = "WorkersFailed"
+    """Workers failed, and their agents restart them in place."""
 
 
 @dataclass(frozen=True)
@@ -67,5 +72,5 @@ def last_loss(membership: Membership, failure: Failure | None) -> datetime | Non
     change = membership.last_change
     if change is None:
         return None
-    in_place = failure is not None and failure.reason in (WORKERS_FAILED, HUNG)
+    in_place = failure is not None and failure.reason in (FailureReason.WORKERS_FAILED, FailureReason.HUNG)
     return None if change.cause == Cause.CODE and in_place else change.time

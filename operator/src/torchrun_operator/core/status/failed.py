@@ -4,7 +4,7 @@ from torchrun_operator.api.conditions import ConditionType, Reason
 from torchrun_operator.core.facts.model import Cause, Facts
 from torchrun_operator.core.findings.failures import describe_failure
 from torchrun_operator.core.findings.find import Findings
-from torchrun_operator.core.findings.workers import HUNG
+from torchrun_operator.core.findings.workers import FailureReason
 from torchrun_operator.core.status.verdict import Verdict
 
 
@@ -23,6 +23,6 @@ def _message(facts: Facts, findings: Findings) -> str:
     failure = findings.counts.failure or job.status.last_failure
     if failure is None or failure.cause != Cause.CODE:
         return count
-    if failure.reason == HUNG:
+    if failure.reason == FailureReason.HUNG:
         return f"{describe_failure(failure)}; {count}"
     return f"{describe_failure(failure)}; {count}; see kubectl logs {failure.pod or job.metadata.name + '-0'}"
