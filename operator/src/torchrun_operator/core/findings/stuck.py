@@ -9,7 +9,7 @@ from torchrun_operator.core.facts.model import Facts, NodePod, Phase
 
 
 class StuckReason(StrEnum):
-    """Why a running node cannot join the next round; the value is the message for people."""
+    """Why a running node cannot join the next round. The value is the message for people."""
 
     MISSING = "did not join the next round: its agent or its Kubernetes node hangs"
     ORPHANED = "waits for a rendezvous store that is gone"
