@@ -5,19 +5,33 @@ This is a superset of what the findings need: whether a failure counts, and as w
 
 from datetime import timedelta
 
-from torchrun_operator.core.facts.model import LIVE, Facts, Phase
+from torchrun_operator.api.conditions import has_ended
+from torchrun_operator.core.facts.model import LIVE, Exit, Facts, Phase
 
 SETTLE = timedelta(seconds=3)
 """How long a failure of workers waits for news of a lost node that would explain it."""
 KILLED = frozenset({128 + 9, 128 + 15})
 """Exit codes of SIGKILL and SIGTERM: something outside ended the container, so its log says nothing about it."""
+OUT_OF_MEMORY = "OOMKilled"
+"""The exit code is that of SIGKILL, but it is the code that took the memory."""
+MACHINE_REASONS = frozenset(
+    {"NodeLost", "NodeShutdown", "Terminated", "Shutdown", "NodeAffinity", "UnexpectedAdmissionError", "Unknown"}
+)
+"""The Kubernetes node ended the container. containerd says Unknown of a container that it finds dead after its
+Kubernetes node has started again.
+"""
 _MOST_LOGS = 8
 """The node that is seen to leave first is not always the one that failed first, so more than one log is read."""
 
 
 def logs_to_read(facts: Facts) -> tuple[str, ...]:
-    """Return the names of the pods whose logs may describe new failures, the most telling ones first."""
-    return tuple(dict.fromkeys([*_of_workers(facts), *_of_pods(facts)]))[:_MOST_LOGS]
+    """Return the names of the pods whose logs may describe new failures, the most telling ones first.
+
+    Only an active job counts failures.
+    """
+    if has_ended(facts.job.status.conditions) or facts.job.spec.suspend:
+        return ()
+    return tuple(dict.fromkeys([*_of_workers(facts)[:_MOST_LOGS], *_of_pods(facts)[:_MOST_LOGS]]))
 
 
 def _of_pods(facts: Facts) -> list[str]:
@@ -28,9 +42,14 @@ def _of_pods(facts: Facts) -> list[str]:
         if node.phase is Phase.FAILED
         and node.uid not in counted
         and node.exit is not None
-        and node.exit.code not in KILLED
+        and _tells(node.exit)
         and not node.disruption
     ]
+
+
+def _tells(ended: Exit) -> bool:
+    """Tell whether the log may say why the container ended."""
+    return ended.reason == OUT_OF_MEMORY or (ended.code not in KILLED and ended.reason not in MACHINE_REASONS)
 
 
 def _of_workers(facts: Facts) -> list[str]:
