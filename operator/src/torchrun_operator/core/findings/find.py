@@ -50,16 +50,16 @@ def find(facts: Facts) -> Findings:
     goal = wanted(job.spec, suspended=stage is Stage.SUSPENDED)
     round_ = members(facts, goal)
     deadlines = limits(facts)
-    held_up = stuck(facts)
+    stuck_nodes = stuck(facts)
     end = completion(facts, goal.nodes) if active else Completion()
-    counts = count(facts, goal, round_, deadlines, held_up, end, active=active)
+    counts = count(facts, goal, round_, deadlines, stuck_nodes, end, active=active)
     return Findings(
         stage=stage,
         name_taken=facts.name_taken and all(node.rank is None for node in job.status.nodes),
         wanted=goal,
         members=round_,
         limits=deadlines,
-        stuck=held_up,
+        stuck=stuck_nodes,
         completion=end,
         counts=counts,
         size=size(facts, goal, counts),

@@ -30,7 +30,7 @@ CHAIN: tuple[Policy, ...] = (
 
 
 def plan(facts: Facts, findings: Findings) -> Plan:
-    """Return the plan of the first policy that has one; `replace` has one forevery job that runs."""
+    """Return the plan of the first policy that has one; `replace` has one for every job that runs."""
     for policy in CHAIN:
         found = policy(facts, findings)
         if found is not None:
