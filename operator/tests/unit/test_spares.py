@@ -261,6 +261,7 @@ def test_the_scale_subresource_counts_nodes_without_spares() -> None:
 def test_a_suspended_job_keeps_no_spare() -> None:
     paused = decide(suspended(spared()), seen(*FOUR, rendezvous=FULL), NOW)
     assert [d.name for d in paused.plan.deletions] == ["digits-0", "digits-1", "digits-2", "digits-3", "digits-rdzv"]
+    assert paused.status.membership.spares == 0
 
 
 def test_a_machine_for_the_spare_is_not_waited_for_but_told_of() -> None:
