@@ -196,6 +196,19 @@ def test_logs_of_members_leave_room_for_those_of_failed_pods() -> None:
     assert (len(found), found[-1]) == (9, "digits-9")
 
 
+def test_eight_logs_of_members_are_read_whichever_left_first() -> None:
+    state = left(make_rendezvous(*MANY), 1, at(-3), "10.0.1.2")
+    job = training_job(*MANY, nnodes="2:12", replicas=12)
+    found = logs_to_read(seen(*MANY, rendezvous=state, job=job))
+    assert (len(found), found[0]) == (8, "digits-2")
+
+
+def test_logs_of_failed_members_come_before_those_of_nodes_that_never_trained() -> None:
+    job = training_job(*MANY[8:], nnodes="2:12", replicas=12)
+    found = logs_to_read(seen(*(failed(index, 3) for index in range(12)), job=job))
+    assert (len(found), found[:5]) == (8, ("digits-8", "digits-9", "digits-10", "digits-11", "digits-0"))
+
+
 def test_no_logs_are_read_where_nothing_is_counted() -> None:
     nodes = instead(THREE, failed(1, 3))
     job = training_job()

@@ -35,9 +35,11 @@ def logs_to_read(facts: Facts) -> tuple[str, ...]:
 
 
 def _of_pods(facts: Facts) -> list[str]:
+    """Return the pods that have failed since the last status, members first."""
     counted = {node.uid for node in facts.job.status.nodes if node.phase not in LIVE}
-    return [
-        node.name
+    members = {node.uid for node in facts.job.status.nodes if node.rank is not None}
+    failed = [
+        node
         for node in facts.nodes
         if node.phase is Phase.FAILED
         and node.uid not in counted
@@ -45,6 +47,7 @@ def _of_pods(facts: Facts) -> list[str]:
         and _tells(node.exit)
         and not node.disruption
     ]
+    return [node.name for node in sorted(failed, key=lambda node: node.uid not in members)]
 
 
 def _tells(ended: Exit) -> bool:
@@ -53,7 +56,10 @@ def _tells(ended: Exit) -> bool:
 
 
 def _of_workers(facts: Facts) -> list[str]:
-    """Return the members of a round that ended because workers failed, once that failure is about to be counted."""
+    """Return the members of a round that ended because workers failed, once that failure is about to be counted.
+
+    The members that left first come first.
+    """
     rendezvous, recorded = facts.rendezvous, facts.job.status.rendezvous
     if rendezvous is None or rendezvous.last_unrequested is None:
         return []
@@ -61,6 +67,6 @@ def _of_workers(facts: Facts) -> list[str]:
     settled = facts.now >= rendezvous.last_unrequested.time + SETTLE
     if rendezvous.rounds_ended.unrequested <= counted or not settled:
         return []
-    members = [node for node in facts.job.status.nodes if node.rank is not None]
-    first = [node.pod for node in members if node.address in rendezvous.last_unrequested.addresses]
-    return [*first, *(node.pod for node in members)]
+    first = rendezvous.last_unrequested.addresses
+    members = (node for node in facts.job.status.nodes if node.rank is not None)
+    return [node.pod for node in sorted(members, key=lambda node: node.address not in first)]
