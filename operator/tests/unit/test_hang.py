@@ -25,7 +25,7 @@ from torchrun_operator.api.v1alpha1 import Restarts, Straggler, TorchrunJob
 from torchrun_operator.core.events import Event
 from torchrun_operator.core.facts.model import Cause
 from torchrun_operator.core.findings.hangs import Deadlines, deadlines
-from torchrun_operator.core.findings.stuck import MISSING, ORPHANED
+from torchrun_operator.core.findings.stuck import StuckReason
 from torchrun_operator.core.policies.plan import Deletion, Plan
 from torchrun_rendezvous.protocol import EndRound, Member, Overdue, Pace, Progress, RendezvousState
 
@@ -174,8 +174,8 @@ CASES = {
         seen(*THREE, rendezvous=hanging(complete=False, members=(), round=1, missing=("10.0.1.1",))),
         decision(
             target=TOLD,
-            deletions=(Deletion("digits-1", "pod-1-1", MISSING, 1),),
-            events=(lost(1, MISSING, "infrastructure"),),
+            deletions=(Deletion("digits-1", "pod-1-1", StuckReason.MISSING, 1),),
+            events=(lost(1, StuckReason.MISSING, "infrastructure"),),
             restarts={Cause.INFRASTRUCTURE: 1},
         ),
         "Resizing",
@@ -204,8 +204,11 @@ CASES = {
         seen(*THREE, rendezvous=ANOTHER),
         decision(
             target=target(),
-            deletions=(Deletion("digits-1", "pod-1-1", ORPHANED, 5), Deletion("digits-2", "pod-2-1", ORPHANED, 5)),
-            events=(lost(1, ORPHANED, "infrastructure"), lost(2, ORPHANED, "infrastructure")),
+            deletions=(
+                Deletion("digits-1", "pod-1-1", StuckReason.ORPHANED, 5),
+                Deletion("digits-2", "pod-2-1", StuckReason.ORPHANED, 5),
+            ),
+            events=(lost(1, StuckReason.ORPHANED, "infrastructure"), lost(2, StuckReason.ORPHANED, "infrastructure")),
             restarts={Cause.INFRASTRUCTURE: 2},
         ),
         "Resizing",

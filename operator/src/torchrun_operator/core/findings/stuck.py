@@ -3,21 +3,27 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import StrEnum
 
 from torchrun_operator.core.facts.model import Cause, Facts, NodePod, Phase
 from torchrun_operator.core.findings.losses import Loss
 
-MISSING = "did not come to the next round: its agent hangs, or its Kubernetes node does"
-ORPHANED = "its agent waits for a store that has gone"
 _ORPHANED_AFTER = timedelta(seconds=5)
 """If the connections close together with the store, agents end within a second or two."""
+
+
+class StuckReason(StrEnum):
+    """Why a node is stuck, in words for people."""
+
+    MISSING = "did not come to the next round: its agent hangs, or its Kubernetes node does"
+    ORPHANED = "its agent waits for a store that has gone"
 
 
 @dataclass(frozen=True)
 class Stuck:
     """The running nodes that cannot come to the next round."""
 
-    why: Mapping[str, str]
+    why: Mapping[str, StuckReason]
     """By uid."""
     later: tuple[datetime, ...] = ()
     """When nodes are given up that may still come."""
@@ -33,19 +39,21 @@ def stuck(facts: Facts) -> Stuck:
         return Stuck({})
     given_up_at, uids = _orphaned(facts)
     missing = frozenset(facts.rendezvous.missing)
-    why = {node.uid: MISSING for node in _running(facts) if node.address in missing}
+    why = {node.uid: StuckReason.MISSING for node in _running(facts) if node.address in missing}
     if given_up_at is None or given_up_at > facts.now:
         return Stuck(why, (given_up_at,) if given_up_at is not None else ())
-    return Stuck(dict.fromkeys(uids, ORPHANED) | why)
+    return Stuck(dict.fromkeys(uids, StuckReason.ORPHANED) | why)
 
 
-def stuck_losses(facts: Facts, why: Mapping[str, str], known: Iterable[Loss], node_pods: int) -> tuple[Loss, ...]:
+def stuck_losses(
+    facts: Facts, why: Mapping[str, StuckReason], known: Iterable[Loss], node_pods: int
+) -> tuple[Loss, ...]:
     """Return the stuck nodes that are not counted as lost yet; ``known`` are the losses found otherwise."""
     counted = {node.uid for node in facts.job.status.nodes if node.phase == Phase.TERMINATING}
     lost = {loss.pod for loss in known}
     counted |= {node.uid for node in facts.nodes if node.name in lost}
     return tuple(
-        Loss(node.index, node.name, Cause.INFRASTRUCTURE, why[node.uid])
+        Loss(node.index, node.name, Cause.INFRASTRUCTURE, why[node.uid].value)
         for node in facts.nodes
         if node.uid in why and node.index < node_pods and node.uid not in counted
     )

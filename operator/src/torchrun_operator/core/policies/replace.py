@@ -6,7 +6,7 @@ from torchrun_operator.api.names import node_name
 from torchrun_operator.core.facts.model import Facts, NodePod, Phase
 from torchrun_operator.core.findings.causes import describe
 from torchrun_operator.core.findings.find import Findings
-from torchrun_operator.core.findings.stuck import MISSING
+from torchrun_operator.core.findings.stuck import StuckReason
 from torchrun_operator.core.policies.host_lost import ORPHAN_GRACE_SECONDS
 from torchrun_operator.core.policies.plan import Deletion, Plan, deletion
 from torchrun_operator.core.policies.upkeep import going_on
@@ -30,8 +30,8 @@ def _deletion(node: NodePod, findings: Findings) -> Deletion | None:
     if node.phase is Phase.LOST:
         return deletion(node, node.trouble)
     if why := findings.stuck.why.get(node.uid):
-        grace = _STUCK_GRACE_SECONDS if why == MISSING else ORPHAN_GRACE_SECONDS
-        return Deletion(node.name, node.uid, why, grace)
+        grace = _STUCK_GRACE_SECONDS if why is StuckReason.MISSING else ORPHAN_GRACE_SECONDS
+        return Deletion(node.name, node.uid, why.value, grace)
     if node.phase is Phase.FAILED and node.index not in findings.size.held:
         return deletion(node, describe(node.exit))
     return None
