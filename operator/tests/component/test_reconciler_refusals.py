@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
+from builders import NOW
 from torchrun_operator.cluster.port import ClusterError
+from torchrun_operator.reconcile.memory import Attempt
 from world import KEY, World, counts, started
 
 NODES = ["digits-0", "digits-1", "digits-2"]
@@ -65,6 +67,11 @@ async def test_a_refusal_is_reported_and_retried_with_growing_delays() -> None:
     world.cluster.refuse = lambda _manifest: ""
     await world.settle()
     assert (world.status["state"], world.condition("Accepted")["reason"]) == ("Running", "Valid")
+
+
+def test_what_is_refused_for_days_is_still_tried_again() -> None:
+    attempt = Attempt(NOW, generation=1, refusal="exceeded quota", times=100_000)
+    assert attempt.retry_seconds(1, NOW) == 15
 
 
 async def test_a_corrected_spec_is_tried_at_once() -> None:

@@ -16,12 +16,13 @@ from builders import (
     make_node,
     make_rendezvous,
     seen,
+    suspended,
     terminating,
     training_job,
 )
 from torchrun_operator.api.v1alpha1 import Failure
 from torchrun_operator.core.facts.logs import logs_to_read
-from torchrun_operator.core.facts.model import Cause, Exit, Facts
+from torchrun_operator.core.facts.model import Cause, Exit, Facts, Phase
 from torchrun_operator.core.facts.words import Words
 from torchrun_operator.core.findings.failures import describe_failure, newest
 from torchrun_operator.core.findings.losses import Loss
@@ -68,6 +69,12 @@ NEWEST: dict[str, tuple[dict[str, Words], tuple[Loss, ...], WorkerFailures, Fail
             message="ValueError: a banana",
             traceback="Traceback…",
         ),
+    ),
+    "workers, while a spare failed for a reason of its own": (
+        {"digits-3": BANANA},
+        (),
+        WORKERS,
+        workers(pod="digits-2", machine="machine-2", message="a worker failed"),
     ),
     "a worker that was killed": (
         {"digits-1": Words(exit_code=-11, local_rank=1, time=at(-6))},
@@ -151,10 +158,11 @@ LOGS: dict[str, tuple[Facts, tuple[str, ...]]] = {
     "nothing has failed": (seen(*THREE, rendezvous=make_rendezvous(*THREE)), ()),
     "a pod has failed": (seen(*instead(THREE, failed(1, 3))), ("digits-1",)),
     "a pod was killed": (seen(*instead(THREE, failed(1, 137))), ()),
-    "a pod is out of memory: its exit code is that of a killed one": (
+    "a pod is out of memory, which is the code's fault": (
         seen(*instead(THREE, failed(1, 137, "OOMKilled"))),
-        (),
+        ("digits-1",),
     ),
+    "a Kubernetes node shut down, and may not answer": (seen(*instead(THREE, failed(1, 1, "NodeShutdown"))), ()),
     "a pod was evicted": (seen(*instead(THREE, failed(1, 1, disruption="EvictionByEvictionAPI"))), ()),
     "a pod is being deleted": (seen(*instead(THREE, terminating(THREE[1]))), ()),
     "workers have failed": (
@@ -179,6 +187,34 @@ def test_no_more_than_eight_logs_are_read() -> None:
     job = training_job(*MANY, nnodes="2:12", replicas=12)
     found = logs_to_read(seen(*MANY, rendezvous=state, job=job))
     assert (len(found), found[0]) == (8, "digits-11")
+
+
+def test_logs_of_members_leave_room_for_those_of_failed_pods() -> None:
+    state = left(make_rendezvous(*MANY), 1, at(-3), "10.0.1.11")
+    job = training_job(*MANY, nnodes="2:12", replicas=12)
+    found = logs_to_read(seen(*instead(MANY, failed(9, 3)), rendezvous=state, job=job))
+    assert (len(found), found[-1]) == (9, "digits-9")
+
+
+def test_eight_logs_of_members_are_read_whichever_left_first() -> None:
+    state = left(make_rendezvous(*MANY), 1, at(-3), "10.0.1.2")
+    job = training_job(*MANY, nnodes="2:12", replicas=12)
+    found = logs_to_read(seen(*MANY, rendezvous=state, job=job))
+    assert (len(found), found[0]) == (8, "digits-2")
+
+
+def test_logs_of_failed_members_come_before_those_of_nodes_that_never_trained() -> None:
+    job = training_job(*MANY[8:], nnodes="2:12", replicas=12)
+    found = logs_to_read(seen(*(failed(index, 3) for index in range(12)), job=job))
+    assert (len(found), found[:5]) == (8, ("digits-8", "digits-9", "digits-10", "digits-11", "digits-0"))
+
+
+def test_no_logs_are_read_where_nothing_is_counted() -> None:
+    nodes = instead(THREE, failed(1, 3))
+    job = training_job()
+    complete = after(job, seen(*(make_node(index, Phase.SUCCEEDED) for index in range(3))))
+    assert logs_to_read(seen(*nodes, job=suspended(job))) == ()
+    assert logs_to_read(seen(failed(1, 3, life=2), job=complete)) == ()
 
 
 def test_logs_of_counted_failures_are_not_read_again() -> None:

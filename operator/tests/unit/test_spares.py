@@ -259,6 +259,7 @@ def test_the_scale_subresource_counts_nodes_without_spares() -> None:
 def test_a_suspended_job_keeps_no_spare() -> None:
     paused = decide(suspended(spared()), seen(*FOUR, rendezvous=FULL), NOW)
     assert [d.name for d in paused.plan.deletions] == ["digits-0", "digits-1", "digits-2", "digits-3", "digits-rdzv"]
+    assert paused.status.membership.spares == 0
 
 
 def test_an_unscheduled_spare_is_reported_and_does_not_delay_the_job() -> None:

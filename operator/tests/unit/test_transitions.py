@@ -1,12 +1,13 @@
-"""One event for each condition that changes, none for the others."""
+"""One event for each condition that changed, none for the others, and few events for many losses."""
 
 from datetime import datetime
 
 import pytest
 
-from builders import NOW
-from torchrun_operator.api.conditions import Condition, ConditionStatus
+from builders import NOW, THREE, after, make_node, make_rendezvous, seen, training_job
+from torchrun_operator.api.conditions import Condition, ConditionStatus, Reason
 from torchrun_operator.api.v1alpha1 import TorchrunJobStatus
+from torchrun_operator.core.decide import decide
 from torchrun_operator.core.events import Event, transitions
 
 
@@ -73,3 +74,26 @@ CASES: dict[str, tuple[TorchrunJobStatus, TorchrunJobStatus, tuple[Event, ...]]]
 @pytest.mark.parametrize(("old", "new", "expected"), CASES.values(), ids=CASES)
 def test_transitions(old: TorchrunJobStatus, new: TorchrunJobStatus, expected: tuple[Event, ...]) -> None:
     assert transitions(old, new) == expected
+
+
+@pytest.mark.parametrize("reason", [Reason.NODE_LOST, Reason.RESTARTING_WORKERS, Reason.PROGRESS_DEADLINE_EXCEEDED])
+def test_the_change_after_a_loss_has_no_event_beside_that_of_the_loss(reason: Reason) -> None:
+    resizing = status(("Resizing", True, "2 of 3")).conditions[0].model_copy(update={"reason": reason})
+    assert transitions(status(("Resizing", False, "")), TorchrunJobStatus(conditions=(resizing,))) == ()
+
+
+def test_many_losses_that_happened_in_the_same_way_share_an_event() -> None:
+    spares = tuple(make_node(index) for index in range(3, 7))
+    state = make_rendezvous(*THREE, waiting=tuple(node.address for node in spares))
+    job = training_job(*THREE, elasticity={"spares": 4})
+    job = after(job, seen(*THREE, *spares, rendezvous=state))
+    assert decide(seen(*THREE, rendezvous=state, job=job)).events == (
+        Event(
+            "SpareLost",
+            "Each of 4 spare nodes (pods digits-3, digits-4, digits-5, digits-6) was deleted; training continues",
+            warning=True,
+        ),
+    )
+    assert [event.message for event in decide(seen(*spares, rendezvous=state, job=job)).events] == [
+        f"Node {index} (pod digits-{index}) was deleted; cause: infrastructure" for index in range(3)
+    ]

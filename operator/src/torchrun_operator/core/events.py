@@ -36,8 +36,11 @@ class Event:
 
 def events(findings: Findings, plan: Plan) -> tuple[Event, ...]:
     """Return the events of what this pass counts, and of the surplus pods that it removes."""
-    found = [*_losses(findings.losses.nodes), *_spares(findings.losses.spares)]
     hang, failure = findings.counts.hang, findings.failure
+    found = [
+        *_losses(findings.losses.nodes, EventReason.NODE_LOST, "Node"),
+        *_losses(findings.losses.spares, EventReason.SPARE_LOST, "Spare node", "training continues"),
+    ]
     if findings.workers.count and failure is not None:
         words = describe_failure(failure)
         message = f"Workers failed and restart in place; {words}"
@@ -53,23 +56,20 @@ def events(findings: Findings, plan: Plan) -> tuple[Event, ...]:
     return tuple(found)
 
 
-def _losses(losses: Sequence[Loss]) -> Iterable[Event]:
+def _losses(losses: Sequence[Loss], reason: EventReason, node: str, then: str = "") -> Iterable[Event]:
+    """Return an event for each loss, or a common one for many that happened in the same way.
+
+    ``then`` says what follows from the loss; without it the event says the cause.
+    """
     for group in _alike(losses):
         first = group[0]
+        effect = then or f"cause: {first.cause}"
         if len(group) <= _MOST_SINGLE:
             for loss in group:
-                message = f"Node {loss.index} (pod {loss.pod}) {loss.what}; cause: {loss.cause}"
-                yield Event(EventReason.NODE_LOST, message, warning=True)
+                yield Event(reason, f"{node} {loss.index} (pod {loss.pod}) {loss.what}; {effect}", warning=True)
         else:
-            pods = _named([loss.pod for loss in group])
-            message = f"Each of {len(group)} nodes (pods {pods}) {first.what}; cause: {first.cause}"
-            yield Event(EventReason.NODE_LOST, message, warning=True)
-
-
-def _spares(losses: Sequence[Loss]) -> Iterable[Event]:
-    for loss in losses:
-        message = f"Spare node {loss.index} (pod {loss.pod}) {loss.what}; training continues"
-        yield Event(EventReason.SPARE_LOST, message, warning=True)
+            who = f"{len(group)} {node.lower()}s (pods {_named([loss.pod for loss in group])})"
+            yield Event(reason, f"Each of {who} {first.what}; {effect}", warning=True)
 
 
 def _alike(losses: Sequence[Loss]) -> list[list[Loss]]:
@@ -91,8 +91,8 @@ _SILENT_WHEN_FALSE = frozenset({ConditionType.SUSPENDED, ConditionType.RUNNING, 
 """A job starts with these being False. Other events report when they become False later."""
 _SILENT_AT_FIRST = frozenset({ConditionType.ACCEPTED, ConditionType.SCHEDULED})
 """These are normally True from the start."""
-_TOLD_BY_EVENTS = frozenset({Reason.NODE_LOST, Reason.RESTARTING_WORKERS})
-"""Reasons of Resizing that have events of their own: NodeLost, WorkersFailed, ProgressDeadlineExceeded."""
+_TOLD_BY_EVENTS = frozenset({Reason.NODE_LOST, Reason.RESTARTING_WORKERS, Reason.PROGRESS_DEADLINE_EXCEEDED})
+"""Reasons for Resizing whose causes have events of their own: NodeLost, WorkersFailed, ProgressDeadlineExceeded."""
 
 
 def transitions(old: TorchrunJobStatus, new: TorchrunJobStatus) -> tuple[Event, ...]:

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-_RETRY_SECONDS = 15.0
+_RETRY_SECONDS = (1.0, 2.0, 4.0, 8.0, 15.0)
+"""How long to wait after the first attempt that is refused, after the second, and so on."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,8 @@ class Attempt:
         """
         if not self.refusal or self.generation != generation:
             return None
-        wait = timedelta(seconds=min(_RETRY_SECONDS, 2.0 ** (self.times - 1)))
-        left = (self.at + wait - now).total_seconds()
+        wait = _RETRY_SECONDS[min(self.times, len(_RETRY_SECONDS)) - 1]
+        left = (self.at + timedelta(seconds=wait) - now).total_seconds()
         return left if left > 0 else None
 
 

@@ -11,6 +11,7 @@ from torchrun_operator.api.base import rfc3339
 from torchrun_operator.api.names import API_VERSION, KIND, MANAGED_BY
 from torchrun_operator.cluster.port import Cluster, ClusterError, Manifest
 from torchrun_operator.core.events import Event
+from torchrun_operator.telemetry.logs import job_context
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class EventRecorder:
         if self._task is not None:
             await asyncio.wait([self._task], timeout=seconds)
         self.close()
+        await self.idle()
 
     def close(self) -> None:
         """Drop the waiting events."""
@@ -58,10 +60,14 @@ class EventRecorder:
     async def _record(self) -> None:
         while self._waiting:
             event = self._waiting.popleft()
-            try:
-                await self._cluster.create_event(event)
-            except ClusterError as error:
-                logger.warning("cannot record the event %s: %s", event["reason"], error)
+            about = event["involvedObject"]
+            with job_context(about["namespace"], about["name"]):
+                try:
+                    await self._cluster.create_event(event)
+                except ClusterError as error:
+                    logger.warning("cannot record the event %s: %s", event["reason"], error)
+                except Exception:
+                    logger.exception("cannot record the event %s", event["reason"])
 
 
 def _manifest(raw: Manifest, event: Event, now: datetime) -> dict[str, Any]:

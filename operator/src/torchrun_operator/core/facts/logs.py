@@ -5,36 +5,61 @@ The findings need fewer logs: they decide later which failures count, and with w
 
 from datetime import timedelta
 
-from torchrun_operator.core.facts.model import LIVE, Facts, Phase
+from torchrun_operator.api.conditions import has_ended
+from torchrun_operator.core.facts.model import LIVE, Exit, Facts, Phase
 
 SETTLE = timedelta(seconds=3)
 """How long a failure of workers waits for news of a lost node that would explain it."""
 KILLED = frozenset({128 + 9, 128 + 15})
-"""Exit codes of SIGKILL and SIGTERM: a signal from outside ended the container, so the log does not show the reason."""
+"""Exit codes of SIGKILL and SIGTERM: something outside ended the container, so its log says nothing about it."""
+OUT_OF_MEMORY = "OOMKilled"
+"""The exit code is that of SIGKILL, but it is the code that took the memory."""
+MACHINE_REASONS = frozenset(
+    {"NodeLost", "NodeShutdown", "Terminated", "Shutdown", "NodeAffinity", "UnexpectedAdmissionError", "Unknown"}
+)
+"""The Kubernetes node ended the container. containerd says Unknown of a container that it finds dead after its
+Kubernetes node has started again.
+"""
 _MOST_LOGS = 8
 """The first node that leaves is not always the first that failed, so a pass reads more than one log."""
 
 
 def logs_to_read(facts: Facts) -> tuple[str, ...]:
-    """Return the names of the pods whose logs may describe new failures, the most useful ones first."""
-    return tuple(dict.fromkeys([*_of_workers(facts), *_of_pods(facts)]))[:_MOST_LOGS]
+    """Return the names of the pods whose logs may describe new failures, the most telling ones first.
+
+    Only an active job counts failures.
+    """
+    if has_ended(facts.job.status.conditions) or facts.job.spec.suspend:
+        return ()
+    return tuple(dict.fromkeys([*_of_workers(facts)[:_MOST_LOGS], *_of_pods(facts)[:_MOST_LOGS]]))
 
 
 def _of_pods(facts: Facts) -> list[str]:
+    """Return the pods that have failed since the last status, members first."""
     counted = {node.uid for node in facts.job.status.nodes if node.phase not in LIVE}
-    return [
-        node.name
+    members = {node.uid for node in facts.job.status.nodes if node.rank is not None}
+    failed = [
+        node
         for node in facts.nodes
         if node.phase is Phase.FAILED
         and node.uid not in counted
         and node.exit is not None
-        and node.exit.code not in KILLED
+        and _tells(node.exit)
         and not node.disruption
     ]
+    return [node.name for node in sorted(failed, key=lambda node: node.uid not in members)]
+
+
+def _tells(ended: Exit) -> bool:
+    """Tell whether the log may say why the container ended."""
+    return ended.reason == OUT_OF_MEMORY or (ended.code not in KILLED and ended.reason not in MACHINE_REASONS)
 
 
 def _of_workers(facts: Facts) -> list[str]:
-    """Return the members of a round that ended because workers failed, once this pass may count that failure."""
+    """Return the members of a round that ended because workers failed, once that failure is about to be counted.
+
+    The members that left first come first.
+    """
     rendezvous, recorded = facts.rendezvous, facts.job.status.rendezvous
     if rendezvous is None or rendezvous.last_unrequested is None:
         return []
@@ -42,6 +67,6 @@ def _of_workers(facts: Facts) -> list[str]:
     settled = facts.now >= rendezvous.last_unrequested.time + SETTLE
     if rendezvous.rounds_ended.unrequested <= counted or not settled:
         return []
-    members = [node for node in facts.job.status.nodes if node.rank is not None]
-    first = [node.pod for node in members if node.address in rendezvous.last_unrequested.addresses]
-    return [*first, *(node.pod for node in members)]
+    first = rendezvous.last_unrequested.addresses
+    members = (node for node in facts.job.status.nodes if node.rank is not None)
+    return [node.pod for node in sorted(members, key=lambda node: node.address not in first)]

@@ -5,15 +5,11 @@ from collections.abc import Iterable
 from datetime import timedelta
 
 from torchrun_operator.api.v1alpha1 import NodeStatus, RendezvousStatus
-from torchrun_operator.core.facts.logs import KILLED
+from torchrun_operator.core.facts.logs import KILLED, MACHINE_REASONS, OUT_OF_MEMORY
 from torchrun_operator.core.facts.model import Cause, Exit, NodePod
 from torchrun_operator.core.facts.words import of_termination
 from torchrun_rendezvous.protocol import RendezvousState
 
-_MACHINE_REASONS = frozenset(
-    {"NodeLost", "NodeShutdown", "Terminated", "Shutdown", "NodeAffinity", "UnexpectedAdmissionError", "Unknown"}
-)
-"""The reason Unknown: containerd found the container ended after a restart of its Kubernetes node."""
 _MACHINE_DISRUPTIONS = frozenset({"DeletionByPodGC"})
 """Reasons of the condition DisruptionTarget that mean that the Kubernetes node is gone."""
 _STORE_BLIP = timedelta(seconds=90)
@@ -35,9 +31,9 @@ def cause_of_failure(
     if pod.disruption:
         return cause_of_disruption(pod)
     ended = pod.exit
-    if ended is None or ended.reason in _MACHINE_REASONS:
+    if ended is None or ended.reason in MACHINE_REASONS:
         return Cause.INFRASTRUCTURE
-    if ended.reason == "OOMKilled":
+    if ended.reason == OUT_OF_MEMORY:
         return Cause.CODE  # before the exit code: it is 137 as well
     late = ended.code == 1 and node.rank is None and rendezvous is not None and rendezvous.closed
     if ended.code in KILLED or late or _store_lost(pod, ended, rendezvous, recorded):

@@ -50,7 +50,9 @@ def _how(failure: Failure) -> str:
 
 def _of_workers(facts: Facts, workers: WorkerFailures) -> Failure:
     job = facts.job
-    pod, words = earliest(facts.said.items()) or (_first_to_leave(job, workers), Words())
+    members = {node.pod for node in job.status.nodes if node.rank is not None}
+    said = [(pod, words) for pod, words in facts.said.items() if pod in members]  # not of a spare that failed as well
+    pod, words = earliest(said) or (_first_to_leave(job, workers), Words())
     node = next((node for node in job.status.nodes if node.pod == pod), None)
     ended_by = signal_name(words.exit_code) if words.exit_code is not None and words.exit_code < 0 else ""
     return Failure(

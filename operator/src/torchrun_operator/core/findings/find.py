@@ -56,9 +56,9 @@ def find(facts: Facts) -> Findings:
     active = stage is Stage.ACTIVE
     goal = wanted(job.spec, suspended=stage is Stage.SUSPENDED)
     round_ = members(facts, goal)
-    held_up = stuck(facts)
+    stuck_nodes = stuck(facts)
     end = completion(facts, goal.nodes) if active else Completion()
-    lost = losses(facts, goal, round_, held_up) if active else Losses()
+    lost = losses(facts, goal, round_, stuck_nodes) if active else Losses()
     hung = hangs(facts, round_)
     workers = worker_failures(facts, lost) if active else NO_FAILURES
     counts = count(facts, round_, lost, hung, workers, end, active=active)
@@ -67,7 +67,7 @@ def find(facts: Facts) -> Findings:
         name_taken=facts.name_taken and all(node.rank is None for node in job.status.nodes),
         wanted=goal,
         members=round_,
-        stuck=held_up,
+        stuck=stuck_nodes,
         completion=end,
         losses=lost,
         hangs=hung,

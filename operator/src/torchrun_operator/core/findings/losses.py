@@ -125,7 +125,7 @@ def _stuck_losses(facts: Facts, stuck: Stuck, known: Iterable[Loss], node_pods: 
     lost = {loss.pod for loss in known}
     counted |= {node.uid for node in facts.nodes if node.name in lost}
     return tuple(
-        Loss(node.index, node.name, Cause.INFRASTRUCTURE, stuck.why[node.uid])
+        Loss(node.index, node.name, Cause.INFRASTRUCTURE, stuck.why[node.uid].value)
         for node in facts.nodes
         if node.uid in stuck.why and node.index < node_pods and node.uid not in counted
     )

@@ -101,9 +101,12 @@ def training(facts: Facts, node_pods: int) -> tuple[NodePod, ...]:
 
 
 def is_full(facts: Facts, wanted: int) -> bool:
-    """Whether a complete round has all wanted nodes, so that the others are spares."""
+    """Whether a complete round has all wanted nodes, so that the others are spares.
+
+    No round is full of the nodes of a suspended job, which wants none.
+    """
     rendezvous = facts.rendezvous
-    return rendezvous is not None and rendezvous.complete and len(rendezvous.members) >= wanted
+    return rendezvous is not None and rendezvous.complete and 0 < wanted <= len(rendezvous.members)
 
 
 def ranks(facts: Facts) -> dict[str, int]:

@@ -32,7 +32,7 @@ def _deletion(node: NodePod, findings: Findings) -> Deletion | None:
     why = findings.stuck.why.get(node.uid)
     if why is not None:
         grace = _STUCK_GRACE_SECONDS if why is StuckReason.MISSING else ORPHAN_GRACE_SECONDS
-        return Deletion(node.name, node.uid, why, grace)
+        return Deletion(node.name, node.uid, why.value, grace)
     if node.phase is Phase.FAILED and node.index not in findings.size.held:
         return deletion(node, describe(node.exit))
     return None

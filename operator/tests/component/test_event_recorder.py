@@ -1,0 +1,80 @@
+"""Events are recorded in the background, in order, and an event that cannot be recorded takes no other with it."""
+
+import asyncio
+import io
+import json
+import logging
+
+import pytest
+
+from builders import NOW, job_manifest
+from memory_cluster import MemoryCluster
+from torchrun_operator.cluster.port import ClusterError
+from torchrun_operator.core.events import Event
+from torchrun_operator.reconcile.tell import EventRecorder
+from torchrun_operator.telemetry.logs import JsonFormatter, job_context
+
+EVENTS = [Event(reason, f"{reason} happened") for reason in ("First", "Second", "Third")]
+
+
+def recorder_of(cluster: MemoryCluster) -> EventRecorder:
+    return EventRecorder(cluster, lambda: NOW)
+
+
+def recorded(cluster: MemoryCluster) -> list[str]:
+    return [event["reason"] for event in cluster.events]
+
+
+@pytest.mark.parametrize("error", [ClusterError(500, "InternalError", "etcd is slow"), ValueError("no such header")])
+async def test_an_event_that_cannot_be_recorded_takes_no_other_with_it(error: Exception) -> None:
+    cluster = MemoryCluster()
+
+    async def fault(_number: int, what: str, _done: bool) -> None:
+        if what == "event Second":
+            raise error
+
+    cluster.fault = fault
+    recorder = recorder_of(cluster)
+    recorder.tell(job_manifest(), EVENTS)
+    await recorder.idle()
+    assert recorded(cluster) == ["First", "Third"]
+
+
+async def test_log_lines_carry_the_job_that_the_event_is_about() -> None:
+    cluster = MemoryCluster()
+
+    async def fault(_number: int, _what: str, _done: bool) -> None:
+        raise ClusterError(500, "InternalError", "etcd is slow")
+
+    cluster.fault = fault
+    recorder, lines = recorder_of(cluster), io.StringIO()
+    handler = logging.StreamHandler(lines)
+    handler.setFormatter(JsonFormatter())
+    logger = logging.getLogger("torchrun_operator.reconcile.tell")
+    logger.addHandler(handler)
+    try:
+        for name in ("one", "other"):
+            with job_context("team", name):
+                recorder.tell(job_manifest(name), EVENTS[:1])
+        await recorder.idle()
+    finally:
+        logger.removeHandler(handler)
+    found = [json.loads(line) for line in lines.getvalue().splitlines()]
+    assert [line["job"]["name"] for line in found if "could not be recorded" in line["message"]] == ["one", "other"]
+
+
+async def test_a_recorder_that_is_closed_has_ended() -> None:
+    cluster, ended = MemoryCluster(), False
+
+    async def fault(_number: int, _what: str, _done: bool) -> None:
+        nonlocal ended
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended = True
+
+    cluster.fault = fault
+    recorder = recorder_of(cluster)
+    recorder.tell(job_manifest(), EVENTS)
+    await recorder.aclose(0.01)
+    assert (ended, recorded(cluster)) == (True, [])
