@@ -60,7 +60,7 @@ async def test_log_lines_carry_the_job_that_the_event_is_about() -> None:
     finally:
         logger.removeHandler(handler)
     found = [json.loads(line) for line in lines.getvalue().splitlines()]
-    assert [line["job"]["name"] for line in found if "could not be recorded" in line["message"]] == ["one", "other"]
+    assert [line["job"]["name"] for line in found if "cannot record" in line["message"]] == ["one", "other"]
 
 
 async def test_a_recorder_that_is_closed_has_ended() -> None:
