@@ -2,11 +2,10 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from crd import schema
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from model_schema import Schema
+from pages import page
 from rules import RULES, Rule
 
 from torchrun_operator.api.names import API_VERSION, CATEGORIES, KIND, SHORT_NAME
@@ -28,15 +27,9 @@ class Field:
 
 def reference() -> str:
     """Return the reference as Markdown."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        undefined=StrictUndefined,
-        keep_trailing_newline=True,
-        autoescape=select_autoescape(),
-    )
-    environment.filters["cell"] = _cell
     root = schema()["properties"]
-    return environment.get_template("reference.md.j2").render(
+    return page(
+        "reference.md.j2",
         api_version=API_VERSION,
         kind=KIND,
         short_name=SHORT_NAME,
@@ -96,7 +89,3 @@ def _literal(value: object) -> str:
         case dict():
             return "{}"
     return str(value)
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("<", "&lt;")

@@ -5,10 +5,9 @@ import importlib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from pages import page
 
 from torchrun_operator.core import decide as decision
 from torchrun_operator.core.findings import find
@@ -32,15 +31,10 @@ class Entry:
 
 def walk() -> str:
     """Return the page about one pass as Markdown. Raises ValueError if a step enters a module twice."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        undefined=StrictUndefined,
-        keep_trailing_newline=True,
-        trim_blocks=True,
-        autoescape=select_autoescape(),
-    )
     policies = [entry(policy) for policy in (*chain.CHAIN, replace)]
-    return environment.get_template("walk.md.j2").render(
+    return page(
+        "walk.md.j2",
+        trim_blocks=True,
         steps=entries(decision, "decide"),
         findings=entries(find, "find"),
         policies=policies,
