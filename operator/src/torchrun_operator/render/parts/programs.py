@@ -1,6 +1,5 @@
 """The ConfigMap with the programs of the operator, and its mount in the rendezvous pod."""
 
-import base64
 from collections.abc import Iterator
 
 from torchrun_operator.api.names import rendezvous_name
@@ -11,14 +10,12 @@ from torchrun_operator.render.programs import LAUNCHER_PROGRAM, PROGRAMS_DIRECTO
 
 
 def _config_map(job: TorchrunJob, installation: Installation) -> Iterator[Manifest]:
-    programs = {RENDEZVOUS_PROGRAM: installation.programs.rendezvous}
-    if job.spec.elasticity.warm_start:
-        programs[LAUNCHER_PROGRAM] = installation.programs.launcher
+    mounted = [RENDEZVOUS_PROGRAM, *([LAUNCHER_PROGRAM] if job.spec.elasticity.warm_start else [])]
     yield {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": owned_metadata(job, rendezvous_name(job.metadata.name)),
-        "binaryData": {key: base64.b64encode(program).decode() for key, program in programs.items()},
+        "binaryData": {name: installation.programs.encoded[name] for name in mounted},
     }
 
 
