@@ -5,8 +5,7 @@ The findings need fewer logs: they decide later which failures count, and with w
 
 from datetime import timedelta
 
-from torchrun_operator.api.conditions import has_ended
-from torchrun_operator.core.facts.model import LIVE, Exit, Facts, Phase
+from torchrun_operator.core.facts.model import LIVE, Exit, Facts, Phase, Stage
 
 SETTLE = timedelta(seconds=3)
 """How long a failure of workers waits for news of a lost node that would explain it."""
@@ -29,7 +28,7 @@ def logs_to_read(facts: Facts) -> tuple[str, ...]:
 
     Only an active job counts failures.
     """
-    if has_ended(facts.job.status.conditions) or facts.job.spec.suspend:
+    if facts.stage is not Stage.ACTIVE:
         return ()
     return tuple(dict.fromkeys([*_of_workers(facts)[:_MOST_LOGS], *_of_pods(facts)[:_MOST_LOGS]]))
 

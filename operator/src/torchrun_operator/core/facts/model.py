@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+from torchrun_operator.api.conditions import has_ended
 from torchrun_operator.api.v1alpha1 import TorchrunJob
 from torchrun_operator.core.facts.words import Words
 from torchrun_rendezvous.protocol import RendezvousState
@@ -39,6 +40,14 @@ class Cause(StrEnum):
     INFRASTRUCTURE = "infrastructure"
     PREEMPTION = "preemption"
     RESIZE = "resize"
+
+
+class Stage(StrEnum):
+    """What the spec asks the job to do."""
+
+    ACTIVE = "Active"
+    SUSPENDED = "Suspended"
+    ENDED = "Ended"
 
 
 @dataclass(frozen=True)
@@ -124,3 +133,10 @@ class Facts:
     """Names of pods with the job's label and another owner."""
     said: Mapping[str, Words] = field(default_factory=dict)
     """The errors of failed workers, by pod, for the pods whose logs were read."""
+
+    @property
+    def stage(self) -> Stage:
+        """What the job is asked to do. A job that has ended stays so, even if it is suspended later."""
+        if has_ended(self.job.status.conditions):
+            return Stage.ENDED
+        return Stage.SUSPENDED if self.job.spec.suspend else Stage.ACTIVE

@@ -1,11 +1,9 @@
 """From facts to findings: each value is computed here once, and all later steps use it."""
 
 from dataclasses import dataclass
-from enum import StrEnum
 
-from torchrun_operator.api.conditions import has_ended
 from torchrun_operator.api.v1alpha1 import Failure, Straggler
-from torchrun_operator.core.facts.model import Facts
+from torchrun_operator.core.facts.model import Facts, Stage
 from torchrun_operator.core.findings.completion import Completion, completion
 from torchrun_operator.core.findings.counts import Counts, count
 from torchrun_operator.core.findings.failures import newest
@@ -18,14 +16,6 @@ from torchrun_operator.core.findings.stragglers import straggler
 from torchrun_operator.core.findings.stuck import Stuck, stuck
 from torchrun_operator.core.findings.wanted import Wanted, wanted
 from torchrun_operator.core.findings.workers import NO_FAILURES, WorkerFailures, worker_failures
-
-
-class Stage(StrEnum):
-    """What the spec asks the job to do."""
-
-    ACTIVE = "Active"
-    SUSPENDED = "Suspended"
-    ENDED = "Ended"
 
 
 @dataclass(frozen=True)
@@ -52,7 +42,7 @@ class Findings:
 
 def find(facts: Facts) -> Findings:
     """Return what the facts mean for the job. Each module is entered once, and uses only earlier findings."""
-    job, stage = facts.job, _stage(facts)
+    job, stage = facts.job, facts.stage
     active = stage is Stage.ACTIVE
     goal = wanted(job.spec, suspended=stage is Stage.SUSPENDED)
     round_ = members(facts, goal)
@@ -78,9 +68,3 @@ def find(facts: Facts) -> Findings:
         reach=reach(facts),
         straggler=straggler(facts),
     )
-
-
-def _stage(facts: Facts) -> Stage:
-    if has_ended(facts.job.status.conditions):
-        return Stage.ENDED
-    return Stage.SUSPENDED if facts.job.spec.suspend else Stage.ACTIVE

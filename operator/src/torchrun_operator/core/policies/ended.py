@@ -1,8 +1,8 @@
 """The job is complete or has failed: finished pods stay for their logs, and running pods are stopped."""
 
 from torchrun_operator.api.conditions import ConditionType, is_true
-from torchrun_operator.core.facts.model import Facts, Phase
-from torchrun_operator.core.findings.find import Findings, Stage
+from torchrun_operator.core.facts.model import Facts, Phase, Stage
+from torchrun_operator.core.findings.find import Findings
 from torchrun_operator.core.policies.plan import Plan, deletion, host_deletion
 from torchrun_operator.core.policies.upkeep import target
 

@@ -1,7 +1,7 @@
 """spec.suspend is true: all pods of the job are deleted."""
 
-from torchrun_operator.core.facts.model import Facts
-from torchrun_operator.core.findings.find import Findings, Stage
+from torchrun_operator.core.facts.model import Facts, Stage
+from torchrun_operator.core.findings.find import Findings
 from torchrun_operator.core.policies.plan import Plan, deletion, host_deletion
 from torchrun_operator.core.policies.upkeep import present
 

@@ -1,9 +1,9 @@
 """status.membership: the nodes that train together, and the last change."""
 
 from torchrun_operator.api import v1alpha1 as api
-from torchrun_operator.core.facts.model import Cause, Facts, Phase
+from torchrun_operator.core.facts.model import Cause, Facts, Phase, Stage
 from torchrun_operator.core.findings.failures import failed_at
-from torchrun_operator.core.findings.find import Findings, Stage
+from torchrun_operator.core.findings.find import Findings
 from torchrun_operator.core.status.running import only_unheard
 
 

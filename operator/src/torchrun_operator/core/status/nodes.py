@@ -1,8 +1,8 @@
 """status.nodes: one entry per node."""
 
 from torchrun_operator.api import v1alpha1 as api
-from torchrun_operator.core.facts.model import Facts, NodePod, Phase
-from torchrun_operator.core.findings.find import Findings, Stage
+from torchrun_operator.core.facts.model import Facts, NodePod, Phase, Stage
+from torchrun_operator.core.findings.find import Findings
 
 
 def nodes(facts: Facts, findings: Findings, deleted: frozenset[str]) -> tuple[api.NodeStatus, ...]:

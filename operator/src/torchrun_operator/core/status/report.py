@@ -3,8 +3,8 @@
 from torchrun_operator.api import v1alpha1 as api
 from torchrun_operator.api.conditions import Condition, ConditionType, is_true, set_condition
 from torchrun_operator.api.names import node_selector
-from torchrun_operator.core.facts.model import Cause, Facts, Phase
-from torchrun_operator.core.findings.find import Findings, Stage
+from torchrun_operator.core.facts.model import Cause, Facts, Phase, Stage
+from torchrun_operator.core.findings.find import Findings
 from torchrun_operator.core.policies.plan import Plan
 from torchrun_operator.core.status.accepted import accepted
 from torchrun_operator.core.status.complete import complete

@@ -2,8 +2,8 @@
 
 from torchrun_operator.api.conditions import ConditionType, Reason
 from torchrun_operator.api.v1alpha1 import Membership
-from torchrun_operator.core.facts.model import GONE, Facts, Phase
-from torchrun_operator.core.findings.find import Findings, Stage
+from torchrun_operator.core.facts.model import GONE, Facts, Phase, Stage
+from torchrun_operator.core.findings.find import Findings
 from torchrun_operator.core.status.verdict import Verdict
 
 _MOST_LOST = 5

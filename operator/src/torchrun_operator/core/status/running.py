@@ -5,8 +5,8 @@ from datetime import timedelta
 from torchrun_operator.api.conditions import ConditionType, Reason
 from torchrun_operator.api.names import PORT_HTTP, rendezvous_name
 from torchrun_operator.api.v1alpha1 import Membership
-from torchrun_operator.core.facts.model import Facts, NodePod, Phase, RendezvousPod
-from torchrun_operator.core.findings.find import Findings, Stage
+from torchrun_operator.core.facts.model import Facts, NodePod, Phase, RendezvousPod, Stage
+from torchrun_operator.core.findings.find import Findings
 from torchrun_operator.core.findings.size import FATAL_WAITS
 from torchrun_operator.core.status.verdict import Verdict
 

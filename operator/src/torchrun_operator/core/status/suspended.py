@@ -1,8 +1,8 @@
 """The condition Suspended: whether the pods of the job are deleted."""
 
 from torchrun_operator.api.conditions import ConditionType, Reason
-from torchrun_operator.core.facts.model import Facts
-from torchrun_operator.core.findings.find import Findings, Stage
+from torchrun_operator.core.facts.model import Facts, Stage
+from torchrun_operator.core.findings.find import Findings
 from torchrun_operator.core.status.verdict import Verdict
 
 
