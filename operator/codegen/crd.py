@@ -18,6 +18,7 @@ _COLUMNS = (
     ("Step", "integer", ".status.progress.step", "Number of steps done.", 0),
     ("Restarts", "integer", ".status.restartCount", "Restarts for any cause but resize.", 0),
     ("Age", "date", ".metadata.creationTimestamp", "Time since the creation of the job.", 0),
+    ("Message", "string", ".status.message", "Why the job is in this state.", 0),
     ("Loss", "number", ".status.progress.loss", "Training loss.", 1),
     ("Samples/s", "number", ".status.progress.samplesPerSecond", "Samples per second, all workers together.", 1),
     ("Snapshot", "integer", ".status.progress.snapshotStep", "Step of the newest snapshot.", 1),

@@ -32,6 +32,7 @@ SPEC = {
 STATUS = TorchrunJobStatus(
     observed_generation=1,
     state=JobState.RUNNING,
+    message="3 of 4 nodes train",
     conditions=set_condition((), ConditionType.RUNNING, True, Reason.TRAINING, "3 nodes train", now=NOW, generation=1),
     replicas=3,
     ready_replicas=3,
@@ -132,11 +133,12 @@ def test_get_shows_how_the_job_is_doing(
 ) -> None:
     torchrunjobs.request("PATCH", f"{job()}/status", {"status": STATUS.wire()})
     head, row = (line.split() for line in kubectl("get", "trj", "digits").splitlines())
-    assert head == ["NAME", "NODES", "WORLD", "STATE", "STEP", "RESTARTS", "AGE"]
-    assert row[:-1] == ["digits", "3/2:4", "6", "Running", "40", "3"]
+    assert head == ["NAME", "NODES", "WORLD", "STATE", "STEP", "RESTARTS", "AGE", "MESSAGE"]
+    assert row[:6] == ["digits", "3/2:4", "6", "Running", "40", "3"]
+    assert row[7:] == ["3", "of", "4", "nodes", "train"]
     head, row = (line.split() for line in kubectl("get", "torchrunjobs", "digits", "-o", "wide").splitlines())
-    assert head[7:] == ["LOSS", "SAMPLES/S", "SNAPSHOT", "ROUND", "LAST-CHANGE"]
-    assert row[7:] == ["0.25", "812.5", "32", "2", "infrastructure"]
+    assert head[8:] == ["LOSS", "SAMPLES/S", "SNAPSHOT", "ROUND", "LAST-CHANGE"]
+    assert row[12:] == ["0.25", "812.5", "32", "2", "infrastructure"]
     assert "digits" in kubectl("get", "all")
     assert "digits" in kubectl("get", "training")
 

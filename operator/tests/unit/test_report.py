@@ -159,7 +159,12 @@ def test_unaccepted_says_why_and_keeps_the_rest() -> None:
         "spec.replicas: too many",
         7,
     )
-    kept = {"conditions": new.conditions, "state": "Invalid", "observed_generation": 7}
+    kept = {
+        "conditions": new.conditions,
+        "state": "Invalid",
+        "message": "spec.replicas: too many",
+        "observed_generation": 7,
+    }
     assert new == old.model_copy(update=kept)
     assert unaccepted(new, 7, Reason.INVALID_SPEC, "spec.replicas: too many", at(60)) == new
 

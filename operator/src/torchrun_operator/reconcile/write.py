@@ -77,6 +77,6 @@ def _substance(status: Mapping[str, Any]) -> dict[str, Any]:
     ]
     dead = [node["index"] for node in status.get("nodes", ()) if node.get("phase") not in LIVE]
     conditions = [(c["type"], c["status"], c["reason"]) for c in status.get("conditions", ())]
-    left_out = ("progress", "straggler", "replicas", "readyReplicas", "nodes", "conditions")
+    left_out = ("progress", "straggler", "replicas", "readyReplicas", "nodes", "message", "conditions")
     rest = {key: value for key, value in status.items() if key not in left_out}
     return {**rest, "nodes": nodes, "dead": dead, "conditions": conditions}

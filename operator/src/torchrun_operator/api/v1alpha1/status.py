@@ -175,6 +175,13 @@ class TorchrunJobStatus(TolerantModel):
         int | None, Field(description="The metadata.generation that this status describes.", ge=0)
     ] = None
     state: Annotated[JobState, Field(description="The job in one word.")] = JobState.PENDING
+    message: Annotated[
+        str,
+        Field(
+            description="Why the job is in this state, in one line: the message of the condition that decides it.",
+            max_length=256,
+        ),
+    ] = ""
     conditions: Annotated[
         tuple[Condition, ...], Field(description="The state in detail. Programs should read these.", max_length=32)
     ] = ()

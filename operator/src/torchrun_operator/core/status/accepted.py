@@ -5,6 +5,7 @@ from datetime import datetime
 from torchrun_operator.api import v1alpha1 as api
 from torchrun_operator.api.conditions import ConditionType, Reason, set_condition
 from torchrun_operator.core.facts.model import Facts
+from torchrun_operator.core.status.headline import headline
 from torchrun_operator.core.status.verdict import Verdict
 
 _MOST_NAMED = 5
@@ -29,6 +30,6 @@ def unaccepted(
     conditions = set_condition(
         old.conditions, ConditionType.ACCEPTED, False, reason, message, now=now, generation=generation
     )
-    return old.model_copy(
-        update={"conditions": conditions, "state": api.JobState.INVALID, "observed_generation": generation}
-    )
+    state = api.JobState.INVALID
+    told = {"conditions": conditions, "state": state, "message": headline(state, conditions)}
+    return old.model_copy(update={**told, "observed_generation": generation})

@@ -9,6 +9,7 @@ from torchrun_operator.core.policies.plan import Plan
 from torchrun_operator.core.status.accepted import accepted
 from torchrun_operator.core.status.complete import complete
 from torchrun_operator.core.status.failed import failed
+from torchrun_operator.core.status.headline import headline
 from torchrun_operator.core.status.membership import membership
 from torchrun_operator.core.status.nodes import nodes
 from torchrun_operator.core.status.progress import progress
@@ -39,9 +40,11 @@ def report(facts: Facts, findings: Findings, plan: Plan) -> api.TorchrunJobStatu
     over = ended or findings.completion.complete or findings.counts.exhausted
     trains = membership(facts, findings)
     conditions = _conditions(facts, findings, trains)
+    state = _state(conditions, facts)
     return api.TorchrunJobStatus(
         observed_generation=job.metadata.generation,
-        state=_state(conditions, facts),
+        state=state,
+        message=headline(state, conditions),
         conditions=conditions,
         replicas=min(findings.wanted.nodes, len(live)),
         ready_replicas=min(findings.wanted.nodes, sum(1 for node in live if node.phase is Phase.RUNNING)),

@@ -1,0 +1,37 @@
+"""status.message: the message of the condition that decides the state, in one line."""
+
+from collections.abc import Iterable
+from typing import Final
+
+from torchrun_operator.api.conditions import Condition, ConditionType, Reason, find_condition, is_true
+from torchrun_operator.api.v1alpha1 import JobState
+
+_MOST_CHARACTERS: Final = 256
+_CUT: Final = "…"
+_DECIDES: Final = {
+    JobState.FAILED: ConditionType.FAILED,
+    JobState.COMPLETE: ConditionType.COMPLETE,
+    JobState.SUSPENDED: ConditionType.SUSPENDED,
+    JobState.RESIZING: ConditionType.RESIZING,
+    JobState.INVALID: ConditionType.ACCEPTED,
+}
+
+
+def headline(state: JobState, conditions: Iterable[Condition]) -> str:
+    """Return why the job is in this state, for the first line that a person reads. Empty if nothing is known."""
+    known = tuple(conditions)
+    found = find_condition(known, _DECIDES.get(state) or _of_live_job(state, known))
+    words = " ".join(found.message.split()) if found is not None else ""
+    return words if len(words) <= _MOST_CHARACTERS else words[: _MOST_CHARACTERS - len(_CUT)] + _CUT
+
+
+def _of_live_job(state: JobState, known: tuple[Condition, ...]) -> ConditionType:
+    """Return the condition that says most about a job that starts or trains."""
+    reasons = {condition.type: condition.reason for condition in known}
+    if state is JobState.PENDING and reasons.get(ConditionType.SCHEDULED) == Reason.WAITING_FOR_CAPACITY:
+        return ConditionType.SCHEDULED
+    if state is JobState.RUNNING and reasons.get(ConditionType.RESIZING) == Reason.SHORT_OF_NODES:
+        return ConditionType.RESIZING
+    if state is JobState.RUNNING and is_true(known, ConditionType.STRAGGLING):
+        return ConditionType.STRAGGLING
+    return ConditionType.RUNNING
