@@ -41,12 +41,10 @@ from decision_cases import (
 )
 from torchrun_operator.api.v1alpha1 import Restarts
 from torchrun_operator.core.events import Event
-from torchrun_operator.core.facts.model import Cause, Exit, Phase
+from torchrun_operator.core.facts.model import Cause, Exit, Phase, Wait
 from torchrun_operator.core.policies.plan import Deletion
 
-CRASHED = replace(
-    HOST, phase=Phase.STARTING, ready=False, waiting_reason="CrashLoopBackOff", waiting_message="back-off"
-)
+CRASHED = replace(HOST, phase=Phase.STARTING, ready=False, wait=Wait("CrashLoopBackOff", "back-off"))
 SILENCE = "Kubernetes node m1 is not ready: its kubelet is silent"
 
 

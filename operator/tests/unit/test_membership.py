@@ -20,7 +20,7 @@ from builders import (
     seen,
     terminating,
 )
-from torchrun_operator.core.facts.model import Facts, NodePod, Phase
+from torchrun_operator.core.facts.model import Facts, NodePod, Phase, Wait
 from torchrun_operator.core.findings.membership import is_full, leavers, ranks, training
 from torchrun_operator.core.findings.reach import services_due
 from torchrun_operator.core.findings.size import absence, absences, patience_ends, replace_at, round_size
@@ -50,7 +50,7 @@ LEAVERS: dict[str, tuple[Facts, int, tuple[str, ...]]] = {
         (),
     ),
     "an unknown address while a pod is not scheduled": (
-        seen(*THREE[:2], make_node(2, Phase.PENDING, waiting_reason="Unschedulable"), rendezvous=STRANGER),
+        seen(*THREE[:2], make_node(2, Phase.PENDING, wait=Wait("Unschedulable")), rendezvous=STRANGER),
         3,
         ("10.0.1.2", "10.9.9.9"),
     ),
@@ -198,7 +198,7 @@ SIZES = {
     "one has just been created": (seen(*THREE[:2], YOUNG), frozenset(), 3),
     "one is not scheduled": (seen(*THREE[:2], make_node(2, Phase.PENDING)), frozenset(), 2),
     "one cannot pull its image": (
-        seen(*THREE[:2], make_node(2, Phase.STARTING, waiting_reason="ImagePullBackOff")),
+        seen(*THREE[:2], make_node(2, Phase.STARTING, wait=Wait("ImagePullBackOff"))),
         frozenset(),
         2,
     ),
@@ -284,10 +284,10 @@ def test_services_due(observed: Facts, expected: datetime | None) -> None:
     [
         (THREE[0], ""),
         (
-            make_node(0, Phase.STARTING, waiting_reason="CrashLoopBackOff", waiting_message="back-off"),
+            make_node(0, Phase.STARTING, wait=Wait("CrashLoopBackOff", "back-off")),
             "CrashLoopBackOff: back-off",
         ),
-        (make_node(0, Phase.PENDING, waiting_reason="Unschedulable", waiting_message="no GPU"), "no GPU"),
+        (make_node(0, Phase.PENDING, wait=Wait("Unschedulable", "no GPU")), "no GPU"),
         (make_node(0, Phase.PENDING), "is not scheduled yet"),
         (replace(SLOW, index=0), "is starting on machine-2"),
         (THREE[2], "is silent"),

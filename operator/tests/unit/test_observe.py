@@ -8,7 +8,7 @@ import pytest
 
 from builders import NOW, facts, make_job
 from torchrun_operator.core.facts.machines import Machines, troubles
-from torchrun_operator.core.facts.model import Exit, NodePod, Phase, RendezvousPod
+from torchrun_operator.core.facts.model import Exit, NodePod, Phase, RendezvousPod, Wait
 from torchrun_operator.core.facts.pods import gather
 from torchrun_rendezvous.protocol import Member, RendezvousState
 
@@ -62,8 +62,7 @@ NODES: dict[str, tuple[Any, NodePod]] = {
             Phase.PENDING,
             machine="",
             scheduled=False,
-            waiting_reason="Unschedulable",
-            waiting_message="0/3 have a GPU",
+            wait=Wait("Unschedulable", "0/3 have a GPU"),
         ),
     ),
     "pulls its image": (
@@ -84,7 +83,7 @@ NODES: dict[str, tuple[Any, NodePod]] = {
                 "containerStatuses": trainer(waiting={"reason": "ErrImagePull", "message": "no such image"}),
             }
         ),
-        node(Phase.STARTING, address="10.0.0.9", waiting_reason="ErrImagePull", waiting_message="no such image"),
+        node(Phase.STARTING, address="10.0.0.9", wait=Wait("ErrImagePull", "no such image", "trainer")),
     ),
     "an init container waits": (
         pod(
@@ -94,7 +93,7 @@ NODES: dict[str, tuple[Any, NodePod]] = {
                 "containerStatuses": trainer(waiting={"reason": "PodInitializing"}),
             }
         ),
-        node(Phase.STARTING, waiting_reason="CrashLoopBackOff"),
+        node(Phase.STARTING, wait=Wait("CrashLoopBackOff", container="fetch")),
     ),
     "runs": (
         pod(status={"phase": "Running", "podIP": "10.0.0.9", "containerStatuses": trainer(running={})}),

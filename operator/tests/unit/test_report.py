@@ -32,7 +32,7 @@ from builders import (
 from golden import check_golden
 from torchrun_operator.api.conditions import Reason
 from torchrun_operator.api.v1alpha1 import MembershipChange, TorchrunJob, TorchrunJobStatus
-from torchrun_operator.core.facts.model import Cause, Facts, Phase
+from torchrun_operator.core.facts.model import Cause, Facts, Phase, Wait
 from torchrun_operator.core.status.accepted import unaccepted
 from torchrun_rendezvous.protocol import Progress
 
@@ -68,11 +68,9 @@ FULL = Progress(
     snapshot_time=at(-60),
 )
 
-UNPLACED = make_node(2, Phase.PENDING, waiting_reason="Unschedulable", waiting_message=NO_GPU)
-NO_IMAGE = make_node(0, Phase.STARTING, waiting_reason="ImagePullBackOff", waiting_message="no such image train:1")
-HOST_WITHOUT_IMAGE = replace(
-    HOST, phase=Phase.STARTING, waiting_reason="ErrImagePull", waiting_message="no such image train:1"
-)
+UNPLACED = make_node(2, Phase.PENDING, wait=Wait("Unschedulable", NO_GPU))
+NO_IMAGE = make_node(0, Phase.STARTING, wait=Wait("ImagePullBackOff", "no such image train:1"))
+HOST_WITHOUT_IMAGE = replace(HOST, phase=Phase.STARTING, wait=Wait("ErrImagePull", "no such image train:1"))
 
 SITUATIONS: dict[str, tuple[TorchrunJob, Facts]] = {
     "new": (make_job(), facts()),

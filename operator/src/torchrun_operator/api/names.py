@@ -28,6 +28,8 @@ ROLE_RENDEZVOUS: Final = "rendezvous"
 
 TRAINER_CONTAINER: Final = "trainer"
 """Name of the container that runs torchrun."""
+RENDEZVOUS_CONTAINER: Final = "rendezvous"
+"""Name of the container of the rendezvous pod."""
 
 MAX_NODES: Final = 1000
 MIN_PROGRESS_DEADLINE: Final = 10

@@ -9,6 +9,7 @@ from torchrun_operator.api.names import (
     GROUP,
     LABEL_ROLE,
     PORT_HTTP,
+    RENDEZVOUS_CONTAINER,
     ROLE_RENDEZVOUS,
     rendezvous_name,
 )
@@ -70,7 +71,7 @@ def _chosen(source: Manifest, names: Iterable[str]) -> Manifest:
 
 def _container(job: TorchrunJob, token_digest: str) -> Manifest:
     return {
-        "name": "rendezvous",
+        "name": RENDEZVOUS_CONTAINER,
         "image": job.spec.trainer["image"],
         "command": ["python3", f"{PROGRAMS_DIRECTORY}/{RENDEZVOUS_PROGRAM}"],
         "env": [

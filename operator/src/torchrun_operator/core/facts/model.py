@@ -64,6 +64,24 @@ class Exit:
 
 
 @dataclass(frozen=True)
+class Wait:
+    """Why a pod does not run yet. Without a reason, it does not wait or the cause is unknown."""
+
+    reason: str = ""
+    """One word of the scheduler or the kubelet: Unschedulable, ErrImagePull, FailedMount…"""
+    message: str = ""
+    container: str = ""
+    """The container that waits. Empty: the pod as a whole."""
+    ended: Exit | None = None
+    """How that container last ended, if it is started again and again."""
+    since: datetime | None = None
+    """By the clock of the Kubernetes node."""
+
+
+NO_WAIT = Wait()
+
+
+@dataclass(frozen=True)
 class NodePod:
     """The pod of one node of the job."""
 
@@ -85,9 +103,9 @@ class NodePod:
     scheduled: bool = False
     lingers: bool = False
     """The trainer container has ended, and other containers still run."""
-    waiting_reason: str = ""
-    """Why the pod or one of its containers waits."""
-    waiting_message: str = ""
+    runs_since: datetime | None = None
+    """When the trainer container started, by the clock of its Kubernetes node."""
+    wait: Wait = NO_WAIT
 
     @property
     def live(self) -> bool:
@@ -108,8 +126,7 @@ class RendezvousPod:
     started_at: datetime | None = None
     trouble: str = ""
     """What happened to its Kubernetes node, if the pod is lost."""
-    waiting_reason: str = ""
-    waiting_message: str = ""
+    wait: Wait = NO_WAIT
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from torchrun_operator.api.names import (
     ANNOTATION_TOKEN_DIGEST,
     LABEL_NODE_INDEX,
     LABEL_ROLE,
+    RENDEZVOUS_CONTAINER,
     ROLE_NODE,
     ROLE_RENDEZVOUS,
     TRAINER_CONTAINER,
@@ -15,6 +16,7 @@ from torchrun_operator.api.names import (
 from torchrun_operator.api.v1alpha1 import TorchrunJob
 from torchrun_operator.core.facts.machines import Machines, Trouble, troubles
 from torchrun_operator.core.facts.model import Exit, Facts, NodePod, Phase, RendezvousPod
+from torchrun_operator.core.facts.waiting import condition, time_of, waiting
 from torchrun_rendezvous.protocol import RendezvousState
 
 _MESSAGE_CHARACTERS = 4096
@@ -81,7 +83,6 @@ def _lost(pod: Mapping[str, Any], trouble: Mapping[str, Trouble], *, heard: bool
 
 def _node_pod(pod: Mapping[str, Any], index: int, lost: str) -> NodePod:
     status = pod.get("status") or {}
-    reason, message = _waiting(status)
     phase = _node_phase(pod, status, lost)
     return NodePod(
         index=index,
@@ -90,22 +91,21 @@ def _node_pod(pod: Mapping[str, Any], index: int, lost: str) -> NodePod:
         phase=phase,
         address=status.get("podIP"),
         machine=pod["spec"].get("nodeName"),
-        created_at=_time(pod["metadata"].get("creationTimestamp")),
-        started_at=_time(status.get("startTime")),
+        created_at=time_of(pod["metadata"].get("creationTimestamp")),
+        started_at=time_of(status.get("startTime")),
         disruption=_disruption(status),
         trouble=lost if phase is Phase.LOST else "",
         exit=_exit(status),
         scheduled=bool(pod["spec"].get("nodeName")),
         lingers=phase in _ENDED and _others_run(status),
-        waiting_reason=reason,
-        waiting_message=message,
+        runs_since=_runs_since(status),
+        wait=waiting(status, TRAINER_CONTAINER),
     )
 
 
 def _rendezvous_pod(pod: Mapping[str, Any], lost: str) -> RendezvousPod:
     status = pod.get("status") or {}
-    reason, message = _waiting(status)
-    ready = _condition(status, "Ready")
+    ready = condition(status, "Ready")
     return RendezvousPod(
         name=pod["metadata"]["name"],
         uid=pod["metadata"]["uid"],
@@ -113,10 +113,9 @@ def _rendezvous_pod(pod: Mapping[str, Any], lost: str) -> RendezvousPod:
         address=status.get("podIP"),
         ready=ready is not None and ready.get("status") == "True",
         token_digest=(pod["metadata"].get("annotations") or {}).get(ANNOTATION_TOKEN_DIGEST, ""),
-        started_at=_time(status.get("startTime")),
+        started_at=time_of(status.get("startTime")),
         trouble=lost,
-        waiting_reason=reason,
-        waiting_message=message,
+        wait=waiting(status, RENDEZVOUS_CONTAINER),
     )
 
 
@@ -142,7 +141,7 @@ def _others_run(status: Mapping[str, Any]) -> bool:
 
 
 def _disruption(status: Mapping[str, Any]) -> str:
-    disrupted = _condition(status, "DisruptionTarget")
+    disrupted = condition(status, "DisruptionTarget")
     if disrupted is not None and disrupted.get("status") != "False":
         return str(disrupted.get("reason") or "Disrupted")
     return str(status["reason"]) if status.get("reason") in ("Evicted", "Preempting") else ""
@@ -161,6 +160,12 @@ def _phase(pod: Mapping[str, Any]) -> Phase:
     return Phase.STARTING if pod["spec"].get("nodeName") else Phase.PENDING
 
 
+def _runs_since(status: Mapping[str, Any]) -> datetime | None:
+    trainers = (c for c in status.get("containerStatuses") or () if c.get("name") == TRAINER_CONTAINER)
+    runs = next(((c.get("state") or {}).get("running") for c in trainers), None)
+    return time_of(runs.get("startedAt")) if runs else None
+
+
 def _terminated(status: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Return how the trainer container ended, if it has."""
     trainers = (c for c in status.get("containerStatuses") or () if c.get("name") == TRAINER_CONTAINER)
@@ -174,7 +179,7 @@ def _exit(status: Mapping[str, Any]) -> Exit | None:
             code=int(ended.get("exitCode", 0)),
             reason=str(status.get("reason") or ended.get("reason") or ""),
             message=str(ended.get("message") or status.get("message") or "").strip()[-_MESSAGE_CHARACTERS:],
-            finished_at=_time(ended.get("finishedAt")),
+            finished_at=time_of(ended.get("finishedAt")),
         )
     if status.get("phase") == Phase.FAILED:
         # The pod was evicted before it ran, or another container failed. Only the pod itself has a message.
@@ -182,25 +187,3 @@ def _exit(status: Mapping[str, Any]) -> Exit | None:
             -1, str(status.get("reason") or "Failed"), str(status.get("message") or "")[:_MESSAGE_CHARACTERS], None
         )
     return None
-
-
-def _waiting(status: Mapping[str, Any]) -> tuple[str, str]:
-    """Return why the pod does not run yet: the reason of the first container in trouble, or the scheduler's."""
-    for container in [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]:
-        waiting = (container.get("state") or {}).get("waiting") or {}
-        if waiting.get("reason") not in (None, "", "ContainerCreating", "PodInitializing"):
-            return str(waiting["reason"]), str(waiting.get("message") or "")[:_MESSAGE_CHARACTERS]
-    scheduled = _condition(status, "PodScheduled")
-    if scheduled is not None and scheduled.get("status") == "False":
-        return str(scheduled.get("reason") or "Unschedulable"), str(scheduled.get("message") or "")[
-            :_MESSAGE_CHARACTERS
-        ]
-    return "", ""
-
-
-def _condition(status: Mapping[str, Any], kind: str) -> Mapping[str, Any] | None:
-    return next((c for c in status.get("conditions") or () if c.get("type") == kind), None)
-
-
-def _time(text: str | None) -> datetime | None:
-    return datetime.fromisoformat(text) if text else None

@@ -73,7 +73,7 @@ def leavers(facts: Facts, wanted: int, spares: int = 0) -> tuple[str, ...]:
 
 def _unplaced(node: NodePod) -> bool:
     """Whether the scheduler reports that the pod fits nowhere. Otherwise the pod may already be scheduled."""
-    return not node.scheduled and bool(node.waiting_reason)
+    return not node.scheduled and bool(node.wait.reason)
 
 
 def _too_many(facts: Facts, staying: set[str], wanted: int) -> set[str]:

@@ -55,15 +55,15 @@ def round_size(wanted: Wanted, late: Collection[int]) -> int:
 def absence(facts: Facts, node: NodePod) -> str:
     """Return why the round does not wait for the node, for people. Empty: it waits, or the node is there."""
     rendezvous = facts.rendezvous
-    if node.waiting_reason in FATAL_WAITS:
-        return f"{node.waiting_reason}: {node.waiting_message}"
+    if node.wait.reason in FATAL_WAITS:
+        return f"{node.wait.reason}: {node.wait.message}"
     if rendezvous is not None and node.address in (rendezvous.silent or ()):
         return "is silent"
     ends = _patience_ends(facts, node)
     if ends is None or facts.now < ends:
         return ""
     if node.phase is Phase.PENDING:
-        return node.waiting_message or "is not scheduled yet"
+        return node.wait.message or "is not scheduled yet"
     return f"is starting on {node.machine}"
 
 

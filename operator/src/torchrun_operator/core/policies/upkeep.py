@@ -69,7 +69,7 @@ def stale_host(facts: Facts, findings: Findings) -> tuple[Deletion, ...]:
     if findings.completion.rendezvous_spent:
         return host_deletion(pod, "it is closed")
     served = bool(facts.job.status.rendezvous.instance)
-    if served and pod.waiting_reason == "CrashLoopBackOff" and _aged(pod, facts.now):
+    if served and pod.wait.reason == "CrashLoopBackOff" and _aged(pod, facts.now):
         return host_deletion(pod, "its kubelet would wait longer before each further restart")
     if facts.token_digest and pod.token_digest != facts.token_digest:
         return host_deletion(pod, "the operator's key has changed")

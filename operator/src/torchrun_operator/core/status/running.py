@@ -24,9 +24,9 @@ def running(facts: Facts, findings: Findings, membership: Membership) -> Verdict
     pods: list[NodePod | RendezvousPod] = [*facts.nodes]
     if facts.rendezvous_pod is not None:
         pods.append(facts.rendezvous_pod)
-    waits = next((pod for pod in pods if pod.waiting_reason in FATAL_WAITS), None)
+    waits = next((pod for pod in pods if pod.wait.reason in FATAL_WAITS), None)
     if waits is not None:
-        message = f"pod {waits.name} cannot start: {waits.waiting_reason}: {waits.waiting_message}"
+        message = f"pod {waits.name} cannot start: {waits.wait.reason}: {waits.wait.message}"
         return Verdict(ConditionType.RUNNING, False, Reason.PODS_WAITING, message)
     if facts.rendezvous is None:
         return Verdict(ConditionType.RUNNING, False, Reason.STARTING_RENDEZVOUS, _unheard(facts))

@@ -17,8 +17,8 @@ def scheduled(facts: Facts, findings: Findings) -> Verdict:
             message += f", and {placed - wanted.nodes} of {wanted.spares} spares"
         return Verdict(ConditionType.SCHEDULED, True, Reason.ALL_SCHEDULED, message)
     message = f"{placed} of {wanted.nodes} node pods are scheduled"
-    unplaced = next((node for node in nodes if not node.scheduled and node.waiting_message), None)
+    unplaced = next((node for node in nodes if not node.scheduled and node.wait.message), None)
     if unplaced is None:
         return Verdict(ConditionType.SCHEDULED, False, Reason.WAITING_FOR_PODS, message)
-    message += f"; {unplaced.name}: {unplaced.waiting_message}"
+    message += f"; {unplaced.name}: {unplaced.wait.message}"
     return Verdict(ConditionType.SCHEDULED, False, Reason.WAITING_FOR_CAPACITY, message)
