@@ -48,6 +48,32 @@ async def test_failing_workers_are_counted_when_it_is_clear_that_no_node_was_los
     assert (counts(world), world.status["state"]) == ({"code": 2}, "Failed")
 
 
+async def test_workers_that_fail_again_within_a_second_are_all_counted() -> None:
+    world = await started(maxRestarts=4)
+    for _ in range(20):
+        world.fail_workers()
+        await world.reconcile()
+        world.live()
+        world.now += timedelta(milliseconds=700)
+        if world.status["state"] == "Failed":
+            break
+    assert (counts(world), world.status["state"]) == ({"code": 6}, "Failed")
+    assert world.condition("Failed")["message"].split("; ")[1:2] == [
+        "the code has failed 6 times and spec.maxRestarts is 4"
+    ]
+
+
+async def test_a_restarted_operator_counts_failures_that_the_former_one_saw() -> None:
+    world = await started(maxRestarts=0)
+    world.fail_workers()
+    await world.reconcile()
+    world.restart_operator()
+    world.now += timedelta(seconds=3)
+    await world.reconcile()
+    await world.reconcile()
+    assert (counts(world), world.status["state"]) == ({"code": 1}, "Failed")
+
+
 async def test_workers_that_fail_with_a_lost_node_are_not_the_codes_fault() -> None:
     world = await started(maxRestarts=0)
     world.fail_workers()

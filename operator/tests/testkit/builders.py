@@ -132,6 +132,12 @@ def training_job(*nodes: NodePod, now: datetime = NOW - timedelta(minutes=5), **
     return after(make_job(**spec), seen(*nodes, rendezvous=make_rendezvous(*nodes)), now)
 
 
+def failing(job: TorchrunJob, seconds: float = -3) -> TorchrunJob:
+    """Return the job once the operator has seen, that long after NOW, failures of workers that it has not counted."""
+    recorded = job.status.rendezvous.model_copy(update={"failing_since": at(seconds)})
+    return job.model_copy(update={"status": job.status.model_copy(update={"rendezvous": recorded})})
+
+
 def without(nodes: tuple[NodePod, ...], index: int) -> tuple[NodePod, ...]:
     """Return the nodes except the one with that index."""
     return tuple(node for node in nodes if node.index != index)

@@ -16,6 +16,7 @@ from builders import (
     decide,
     facts,
     failed,
+    failing,
     instead,
     left,
     make_job,
@@ -272,7 +273,7 @@ CHANGES = {
         ("Valid", "AllScheduled", "RestartingWorkers"),
     ),
     "workers have failed": Case(
-        training_job(),
+        failing(training_job(), 0),
         seen(
             *THREE,
             rendezvous=left(ALL, 1, NOW, "10.0.1.2", complete=False, round=2),

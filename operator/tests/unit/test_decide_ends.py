@@ -15,6 +15,7 @@ from builders import (
     decide,
     facts,
     failed,
+    failing,
     instead,
     left,
     make_job,
@@ -287,7 +288,7 @@ def test_failure_names_the_pod_its_words_and_the_count() -> None:
 
 def test_failure_of_workers_names_the_node() -> None:
     workers = left(ALL, 3, at(-5), "10.0.1.2")
-    found = messages(training_job(maxRestarts=0), seen(*THREE, rendezvous=workers))
+    found = messages(failing(training_job(maxRestarts=0)), seen(*THREE, rendezvous=workers))
     assert found[ConditionType.FAILED] == (
         "pod digits-2 failed first: a worker failed; the code has failed 3 times and spec.maxRestarts is 0; "
         "see kubectl logs digits-2"

@@ -11,6 +11,7 @@ from builders import (
     after,
     at,
     failed,
+    failing,
     instead,
     left,
     make_node,
@@ -169,7 +170,10 @@ LOGS: dict[str, tuple[Facts, tuple[str, ...]]] = {
         seen(*THREE, rendezvous=left(make_rendezvous(*THREE), 1, at(-3), "10.0.1.2")),
         ("digits-2", "digits-0", "digits-1"),
     ),
-    "workers have just failed": (seen(*THREE, rendezvous=left(make_rendezvous(*THREE), 1, at(-2), "10.0.1.2")), ()),
+    "workers have just failed": (
+        seen(*THREE, rendezvous=left(make_rendezvous(*THREE), 1, at(-3), "10.0.1.2"), job=training_job()),
+        (),
+    ),
     "a pod and workers have failed": (
         seen(*instead(THREE, failed(0, 3)), rendezvous=left(make_rendezvous(*THREE), 1, at(-3), "10.0.1.2")),
         ("digits-2", "digits-0", "digits-1"),
@@ -179,26 +183,27 @@ LOGS: dict[str, tuple[Facts, tuple[str, ...]]] = {
 
 @pytest.mark.parametrize(("found", "expected"), LOGS.values(), ids=LOGS)
 def test_logs_to_read(found: Facts, expected: tuple[str, ...]) -> None:
-    assert logs_to_read(replace(found, job=training_job())) == expected
+    job = found.job if found.job.status.nodes else failing(training_job())
+    assert logs_to_read(replace(found, job=job)) == expected
 
 
 def test_no_more_than_eight_logs_are_read() -> None:
     state = left(make_rendezvous(*MANY), 1, at(-3), "10.0.1.11")
-    job = training_job(*MANY, nnodes="2:12", replicas=12)
+    job = failing(training_job(*MANY, nnodes="2:12", replicas=12))
     found = logs_to_read(seen(*MANY, rendezvous=state, job=job))
     assert (len(found), found[0]) == (8, "digits-11")
 
 
 def test_logs_of_members_leave_room_for_those_of_failed_pods() -> None:
     state = left(make_rendezvous(*MANY), 1, at(-3), "10.0.1.11")
-    job = training_job(*MANY, nnodes="2:12", replicas=12)
+    job = failing(training_job(*MANY, nnodes="2:12", replicas=12))
     found = logs_to_read(seen(*instead(MANY, failed(9, 3)), rendezvous=state, job=job))
     assert (len(found), found[-1]) == (9, "digits-9")
 
 
 def test_eight_logs_of_members_are_read_whichever_left_first() -> None:
     state = left(make_rendezvous(*MANY), 1, at(-3), "10.0.1.2")
-    job = training_job(*MANY, nnodes="2:12", replicas=12)
+    job = failing(training_job(*MANY, nnodes="2:12", replicas=12))
     found = logs_to_read(seen(*MANY, rendezvous=state, job=job))
     assert (len(found), found[0]) == (8, "digits-2")
 

@@ -109,6 +109,13 @@ class RendezvousStatus(TolerantModel):
     hung_round: Annotated[
         int | None, Field(description="The last round of that process that was ended because the workers hung.", ge=0)
     ] = None
+    lost_round: Annotated[
+        int | None, Field(description="The last round of that process that a node was lost from or had to leave.", ge=0)
+    ] = None
+    failing_since: Annotated[
+        Time | None,
+        Field(description="When the operator first observed the failures of workers that it has not counted yet."),
+    ] = None
 
 
 class Refusal(TolerantModel):

@@ -3,7 +3,7 @@
 The findings need fewer logs: they decide later which failures count, and with which cause.
 """
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from torchrun_operator.core.facts.model import LIVE, Exit, Facts, Phase, Stage
 
@@ -31,6 +31,19 @@ def logs_to_read(facts: Facts) -> tuple[str, ...]:
     if facts.stage is not Stage.ACTIVE:
         return ()
     return tuple(dict.fromkeys([*_of_workers(facts)[:_MOST_LOGS], *_of_pods(facts)[:_MOST_LOGS]]))
+
+
+def failing_since(facts: Facts) -> datetime | None:
+    """Return when the operator first saw the failures of workers that it has not counted yet."""
+    recorded, rendezvous = facts.job.status.rendezvous, facts.rendezvous
+    known = rendezvous is not None and rendezvous.instance == recorded.instance
+    return recorded.failing_since if known else None
+
+
+def settled(facts: Facts) -> bool:
+    """Whether failures of workers have waited for news of a lost node. The clock may have been set back meanwhile."""
+    since = failing_since(facts)
+    return since is not None and not since <= facts.now < since + SETTLE
 
 
 def _of_pods(facts: Facts) -> list[str]:
@@ -63,8 +76,7 @@ def _of_workers(facts: Facts) -> list[str]:
     if rendezvous is None or rendezvous.last_unrequested is None:
         return []
     counted = recorded.unrequested if recorded.instance == rendezvous.instance else 0
-    settled = facts.now >= rendezvous.last_unrequested.time + SETTLE
-    if rendezvous.rounds_ended.unrequested <= counted or not settled:
+    if rendezvous.rounds_ended.unrequested <= counted or not settled(facts):
         return []
     first = rendezvous.last_unrequested.addresses
     members = (node for node in facts.job.status.nodes if node.rank is not None)

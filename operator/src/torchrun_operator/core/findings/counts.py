@@ -83,14 +83,16 @@ def _fresh(lost: Losses, code: int, resize: bool) -> dict[str, int]:
 
 
 def _bookkeeping(facts: Facts, workers: WorkerFailures, hung: int | None) -> RendezvousStatus:
-    """Return the counts of the current host process. If the host does not answer, nothing changes."""
+    """Return the counts of the current host process. If the host does not answer, no count changes."""
     rendezvous, recorded = facts.rendezvous, facts.job.status.rendezvous
     if rendezvous is None:
-        return recorded
+        return recorded.model_copy(update={"lost_round": workers.lost_round})
     known = recorded.instance == rendezvous.instance and recorded.since is not None
     return RendezvousStatus(
         instance=rendezvous.instance,
         unrequested=workers.handled,
         since=recorded.since if known else facts.now,
         hung_round=hung,
+        lost_round=workers.lost_round,
+        failing_since=workers.since,
     )

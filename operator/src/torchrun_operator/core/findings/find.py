@@ -50,7 +50,7 @@ def find(facts: Facts) -> Findings:
     end = completion(facts, goal.nodes) if active else Completion()
     lost = losses(facts, goal, round_, stuck_nodes) if active else Losses()
     hung = hangs(facts, round_)
-    workers = worker_failures(facts, lost) if active else NO_FAILURES
+    workers = worker_failures(facts, lost, round_) if active else NO_FAILURES
     counts = count(facts, round_, lost, hung, workers, end, active=active)
     return Findings(
         stage=stage,

@@ -5,11 +5,10 @@ from datetime import datetime
 from enum import StrEnum
 
 from torchrun_operator.api.conditions import Reason
-from torchrun_operator.api.v1alpha1 import Failure, Membership, RendezvousStatus
-from torchrun_operator.core.facts.logs import SETTLE
-from torchrun_operator.core.facts.model import Cause, Facts
-from torchrun_operator.core.findings.losses import SAME_CAUSE, Losses
-from torchrun_rendezvous.protocol import RendezvousState
+from torchrun_operator.core.facts.logs import SETTLE, failing_since, settled
+from torchrun_operator.core.facts.model import Facts
+from torchrun_operator.core.findings.losses import Losses
+from torchrun_operator.core.findings.membership import Members
 
 
 class FailureReason(StrEnum):
@@ -29,60 +28,56 @@ class WorkerFailures:
     """Number of failures of the code."""
     handled: int
     """The value of the host's counter up to which failures are handled."""
-    undecided_until: datetime | None = None
+    since: datetime | None = None
+    """When the operator first saw the failures that are not handled yet."""
     by: tuple[str, ...] = ()
     """Addresses of the members that left first."""
+    lost_round: int | None = None
+    """The last round that a member was lost from or had to leave: its workers fail because of that."""
+
+    @property
+    def undecided_until(self) -> datetime | None:
+        """When the failures that are not handled yet will be counted."""
+        return self.since + SETTLE if self.since is not None else None
 
 
 NO_FAILURES = WorkerFailures(0, 0)
 
 
-def worker_failures(facts: Facts, lost: Losses) -> WorkerFailures:
-    """Return the failures of workers that no status has counted yet and that no lost node explains."""
-    status = facts.job.status
-    return new_worker_failures(
-        status.rendezvous,
-        facts.rendezvous,
-        facts.now,
-        lost_now=bool(lost.nodes),
-        last_loss=last_loss(status.membership, status.last_failure),
-    )
-
-
-def new_worker_failures(
-    recorded: RendezvousStatus,
-    rendezvous: RendezvousState | None,
-    now: datetime,
-    *,
-    lost_now: bool,
-    last_loss: datetime | None,
-) -> WorkerFailures:
-    """Return the failures of workers that no lost node explains.
+def worker_failures(facts: Facts, lost: Losses, members: Members) -> WorkerFailures:
+    """Return the failures of workers that no status has counted yet and that no lost node explains.
 
     When a node is lost, the collectives of the others fail and their agents leave the round within a second, often
-    before Kubernetes reports the failed pod. So a failure waits SETTLE for a report of a loss. A loss in this pass may
-    have happened at any time since the last pass, which may be long ago if the operator was down.
+    before Kubernetes reports the failed pod. So failures wait for the report of a loss, SETTLE from the first of them:
+    workers that fail again and again do not put this off. All times are the operator's, and the host names the rounds:
+    the clock of the host may be wrong.
     """
+    recorded, rendezvous = facts.job.status.rendezvous, facts.rendezvous
+    lost_round = _lost_round(facts, lost, members)
     if rendezvous is None:
-        return WorkerFailures(0, recorded.unrequested)
+        return WorkerFailures(0, recorded.unrequested, recorded.failing_since, lost_round=lost_round)
     before = recorded.unrequested if rendezvous.instance == recorded.instance else 0
     counter, last = rendezvous.rounds_ended.unrequested, rendezvous.last_unrequested
-    if counter <= before or last is None:
-        return WorkerFailures(0, counter)
-    if lost_now or (last_loss is not None and abs(last_loss - last.time) <= SAME_CAUSE):
-        return WorkerFailures(0, counter)
-    if now < last.time + SETTLE:
-        return WorkerFailures(0, before, undecided_until=last.time + SETTLE)
-    return WorkerFailures(counter - before, counter, by=last.addresses)
+    if counter <= before or last is None or _explained(facts, lost) or last.round == lost_round:
+        return WorkerFailures(0, counter, lost_round=lost_round)
+    if not settled(facts):
+        return WorkerFailures(0, before, failing_since(facts) or facts.now, lost_round=lost_round)
+    return WorkerFailures(counter - before, counter, by=last.addresses, lost_round=lost_round)
 
 
-def last_loss(membership: Membership, failure: Failure | None) -> datetime | None:
-    """Return when a node was last lost, which explains failures of the other workers.
+def _explained(facts: Facts, lost: Losses) -> bool:
+    """Whether this pass sees the loss of a member. That may have happened long ago, if the operator was down."""
+    known = any(node.rank is not None for node in facts.job.status.nodes)
+    return any(loss.rank is not None or not known for loss in lost.nodes)
 
-    A failure in place does not explain a further failure.
-    """
-    change = membership.last_change
-    if change is None:
-        return None
-    in_place = failure is not None and failure.reason in (FailureReason.WORKERS_FAILED, FailureReason.HUNG)
-    return None if change.cause == Cause.CODE and in_place else change.time
+
+def _lost_round(facts: Facts, lost: Losses, members: Members) -> int | None:
+    """Return the last round of the present host process that a member was lost from or had to leave."""
+    status, rendezvous = facts.job.status, facts.rendezvous
+    if rendezvous is not None and any(member.address in members.leavers for member in rendezvous.members):
+        return rendezvous.round
+    instance = rendezvous.instance if rendezvous is not None else status.rendezvous.instance
+    trained = status.membership if status.membership.instance == instance and status.membership.nodes else None
+    if trained is not None and any(loss.rank is not None for loss in lost.nodes):
+        return trained.round
+    return status.rendezvous.lost_round if status.rendezvous.instance == instance else None
