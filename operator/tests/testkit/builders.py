@@ -70,6 +70,11 @@ def failed(index: int, code: int = 1, reason: str = "Error", message: str = "", 
     return make_node(index, Phase.FAILED, exit=Exit(code, reason, message, NOW), **changes)
 
 
+def rejected(index: int, reason: str, message: str = "", code: int = -1, **changes: Any) -> NodePod:
+    """Return a node's pod that Kubernetes has just rejected, or ended as a whole."""
+    return make_node(index, Phase.FAILED, exit=Exit(code, reason, message, NOW, of_pod=True), **changes)
+
+
 HOST = RendezvousPod(
     "digits-rdzv",
     "pod-rdzv",

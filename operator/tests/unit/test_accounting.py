@@ -17,6 +17,7 @@ from builders import (
     left,
     make_node,
     make_rendezvous,
+    rejected,
     seen,
     terminating,
     training_job,
@@ -78,7 +79,7 @@ FATES: dict[str, tuple[NodePod | None, Counted]] = {
     "killed": (failed(1, 137), ("exited with code 137 (SIGKILL)", Cause.INFRASTRUCTURE)),
     "terminated": (failed(1, 143), ("exited with code 143 (SIGTERM)", Cause.INFRASTRUCTURE)),
     "its Kubernetes node shuts down": (
-        failed(1, 0, "Terminated"),
+        rejected(1, "Terminated", code=0),
         ("exited with code 0 (Terminated)", Cause.INFRASTRUCTURE),
     ),
     "its Kubernetes node was restarted": (
@@ -86,7 +87,7 @@ FATES: dict[str, tuple[NodePod | None, Counted]] = {
         ("exited with code 255 (Unknown)", Cause.INFRASTRUCTURE),
     ),
     "its kubelet rejects it": (
-        failed(1, -1, "UnexpectedAdmissionError", "no GPU left"),
+        rejected(1, "UnexpectedAdmissionError", "no GPU left"),
         ("failed: UnexpectedAdmissionError: no GPU left", Cause.INFRASTRUCTURE),
     ),
     "failed, with an unknown exit code": (make_node(1, Phase.FAILED), ("failed", Cause.INFRASTRUCTURE)),

@@ -16,6 +16,7 @@ from builders import (
     left,
     make_node,
     make_rendezvous,
+    rejected,
     seen,
     suspended,
     terminating,
@@ -163,7 +164,7 @@ LOGS: dict[str, tuple[Facts, tuple[str, ...]]] = {
         seen(*instead(THREE, failed(1, 137, "OOMKilled"))),
         ("digits-1",),
     ),
-    "a Kubernetes node shut down, and may not answer": (seen(*instead(THREE, failed(1, 1, "NodeShutdown"))), ()),
+    "a Kubernetes node shut down, and may not answer": (seen(*instead(THREE, rejected(1, "NodeShutdown"))), ()),
     "a pod was evicted": (seen(*instead(THREE, failed(1, 1, disruption="EvictionByEvictionAPI"))), ()),
     "a pod is being deleted": (seen(*instead(THREE, terminating(THREE[1]))), ()),
     "workers have failed": (

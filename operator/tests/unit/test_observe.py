@@ -148,7 +148,7 @@ NODES: dict[str, tuple[Any, NodePod]] = {
         ),
         node(
             Phase.FAILED,
-            exit=Exit(0, "Terminated", "Pod was terminated in response to imminent node shutdown.", None),
+            exit=Exit(0, "Terminated", "Pod was terminated in response to imminent node shutdown.", None, of_pod=True),
         ),
     ),
     "evicted before it ran": (
@@ -156,7 +156,7 @@ NODES: dict[str, tuple[Any, NodePod]] = {
         node(
             Phase.FAILED,
             disruption="Evicted",
-            exit=Exit(-1, "Evicted", "The node was low on resource: memory.", None),
+            exit=Exit(-1, "Evicted", "The node was low on resource: memory.", None, of_pod=True),
         ),
     ),
     "its trainer has failed, a sidecar runs on": (

@@ -5,20 +5,11 @@ The findings need fewer logs: they decide later which failures count, and with w
 
 from datetime import datetime, timedelta
 
+from torchrun_operator.core.facts.exits import by_kubernetes, by_signal
 from torchrun_operator.core.facts.model import LIVE, Exit, Facts, Phase, Stage
 
 SETTLE = timedelta(seconds=3)
 """How long a failure of workers waits for news of a lost node that would explain it."""
-KILLED = frozenset({128 + 9, 128 + 15})
-"""Exit codes of SIGKILL and SIGTERM: something outside ended the container, so its log says nothing about it."""
-OUT_OF_MEMORY = "OOMKilled"
-"""The exit code is that of SIGKILL, but it is the code that took the memory."""
-MACHINE_REASONS = frozenset(
-    {"NodeLost", "NodeShutdown", "Terminated", "Shutdown", "NodeAffinity", "UnexpectedAdmissionError", "Unknown"}
-)
-"""The Kubernetes node ended the container. containerd says Unknown of a container that it finds dead after its
-Kubernetes node has started again.
-"""
 _MOST_LOGS = 8
 """The first node that leaves is not always the first that failed, so a pass reads more than one log."""
 
@@ -64,7 +55,7 @@ def _of_pods(facts: Facts) -> list[str]:
 
 def _tells(ended: Exit) -> bool:
     """Tell whether the log may say why the container ended."""
-    return ended.reason == OUT_OF_MEMORY or (ended.code not in KILLED and ended.reason not in MACHINE_REASONS)
+    return not by_kubernetes(ended) and not by_signal(ended)
 
 
 def _of_workers(facts: Facts) -> list[str]:

@@ -61,6 +61,8 @@ class Exit:
     message: str
     """The worker's own message (torchrun's error file) if there is one, else the message of Kubernetes."""
     finished_at: datetime | None
+    of_pod: bool = False
+    """Reason and message are of the whole pod: Kubernetes rejected it or ended it."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from torchrun_operator.api.names import (
     TRAINER_CONTAINER,
 )
 from torchrun_operator.api.v1alpha1 import TorchrunJob
+from torchrun_operator.core.facts.exits import EVICTED, PREEMPTED, exceeds_own_limit
 from torchrun_operator.core.facts.machines import Machines, Trouble, troubles
 from torchrun_operator.core.facts.model import Exit, Facts, NodePod, Phase, RendezvousPod
 from torchrun_operator.core.facts.waiting import condition, time_of, waiting
@@ -144,7 +145,10 @@ def _disruption(status: Mapping[str, Any]) -> str:
     disrupted = condition(status, "DisruptionTarget")
     if disrupted is not None and disrupted.get("status") != "False":
         return str(disrupted.get("reason") or "Disrupted")
-    return str(status["reason"]) if status.get("reason") in ("Evicted", "Preempting") else ""
+    reason = str(status.get("reason") or "")
+    if exceeds_own_limit(reason, str(status.get("message") or "")):
+        return ""
+    return reason if reason in (EVICTED, PREEMPTED) else ""
 
 
 def _phase(pod: Mapping[str, Any]) -> Phase:
@@ -173,17 +177,17 @@ def _terminated(status: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def _exit(status: Mapping[str, Any]) -> Exit | None:
-    ended = _terminated(status)
-    if ended is not None:
-        return Exit(
-            code=int(ended.get("exitCode", 0)),
-            reason=str(status.get("reason") or ended.get("reason") or ""),
-            message=str(ended.get("message") or status.get("message") or "").strip()[-_MESSAGE_CHARACTERS:],
-            finished_at=time_of(ended.get("finishedAt")),
-        )
-    if status.get("phase") == Phase.FAILED:
-        # The pod was evicted before it ran, or another container failed. Only the pod itself has a message.
-        return Exit(
-            -1, str(status.get("reason") or "Failed"), str(status.get("message") or "")[:_MESSAGE_CHARACTERS], None
-        )
-    return None
+    """Return how the trainer container ended, if it has. What Kubernetes says of the whole pod comes first."""
+    ended, of_pod = _terminated(status), bool(status.get("reason"))
+    if ended is None and status.get("phase") != Phase.FAILED:
+        return None
+    # Without an end of the trainer, the pod ended before it ran: it was rejected, or another container failed.
+    container = ended or {"exitCode": -1, "reason": "Failed"}
+    said = (status.get("message"), container.get("message"))
+    return Exit(
+        code=int(container.get("exitCode", 0)),
+        reason=str(status.get("reason") or container.get("reason") or ""),
+        message=str((said[0] or said[1] if of_pod else said[1] or said[0]) or "").strip()[-_MESSAGE_CHARACTERS:],
+        finished_at=time_of(container.get("finishedAt")),
+        of_pod=of_pod,
+    )

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from datetime import timedelta
 
 from torchrun_operator.api.v1alpha1 import NodeStatus, RendezvousStatus
-from torchrun_operator.core.facts.logs import KILLED, MACHINE_REASONS, OUT_OF_MEMORY
+from torchrun_operator.core.facts.exits import OUT_OF_MEMORY, by_kubernetes, by_shutdown, by_signal
 from torchrun_operator.core.facts.model import Cause, Exit, NodePod
 from torchrun_operator.core.facts.words import of_termination
 from torchrun_rendezvous.protocol import RendezvousState
@@ -28,15 +28,17 @@ def cause_of_failure(
     node: NodeStatus, pod: NodePod, rendezvous: RendezvousState | None, recorded: RendezvousStatus
 ) -> Cause:
     """Return the cause of a pod's failure. ``node`` and ``recorded`` are from the status of the previous pass."""
+    ended = pod.exit
+    if ended is not None and by_shutdown(ended):
+        return Cause.INFRASTRUCTURE
     if pod.disruption:
         return cause_of_disruption(pod)
-    ended = pod.exit
-    if ended is None or ended.reason in MACHINE_REASONS:
+    if ended is None or by_kubernetes(ended):
         return Cause.INFRASTRUCTURE
-    if ended.reason == OUT_OF_MEMORY:
-        return Cause.CODE  # before the exit code: it is 137 as well
+    if ended.of_pod or ended.reason == OUT_OF_MEMORY:
+        return Cause.CODE  # before the exit code: that of SIGKILL, as a rule
     late = ended.code == 1 and node.rank is None and rendezvous is not None and rendezvous.closed
-    if ended.code in KILLED or late or _store_lost(pod, ended, rendezvous, recorded):
+    if by_signal(ended) or late or _store_lost(pod, ended, rendezvous, recorded):
         return Cause.INFRASTRUCTURE
     return Cause.CODE
 
