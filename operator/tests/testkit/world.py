@@ -89,6 +89,8 @@ class World:
         """How many node pods can be scheduled."""
         self.frozen: set[str] = set()
         """uids of the pods whose agents hang."""
+        self.mute = False
+        """The commands of the pods start no agents."""
         self.ended: list[tuple[str, int]] = []
         """The rounds that hosts have ended because the target said so."""
         self.recorder: EventRecorder | None = None
@@ -187,6 +189,11 @@ class World:
         }
         self.cluster.touch(pod)
 
+    def reject(self, pod: Stored, reason: str = "", message: str = "") -> None:
+        """Let a pod fail before its trainer container runs: its kubelet rejects it, or an init container fails."""
+        pod["status"] |= {"phase": "Failed"} | ({"reason": reason, "message": message} if reason else {})
+        self.cluster.touch(pod)
+
     def delete(self, name: str) -> None:
         """Remove a pod at once, as with a Kubernetes node that is gone."""
         self.cluster.remove(self.pods[name])
@@ -265,7 +272,7 @@ class World:
         for host in self.hosts.values():
             target = host.target
             state = host.state = replace(host.state, silent=self._unheard())
-            if target is None:
+            if target is None or self.mute:
                 continue
             if state.closed or target.close:
                 host.state = replace(state, closed=True)

@@ -173,6 +173,13 @@ class NodeStatus(TolerantModel):
     spare: Annotated[
         bool | None, Field(description="Whether the node is a spare: the current round is full, and the node waits.")
     ] = None
+    start_counted: Annotated[
+        bool | None,
+        Field(
+            description="Whether a failure of the code was counted while the pod had not trained yet. If the pod fails "
+            "in that start as well, it is the same failure."
+        ),
+    ] = None
 
 
 class TorchrunJobStatus(TolerantModel):

@@ -33,6 +33,8 @@ class Loss:
     """Its group rank, if it was a member."""
     machine: str | None = None
     created_at: datetime | None = None
+    start_counted: bool = False
+    """A failure of the code has been counted since its start, and it has not trained."""
     spare: bool = False
     """It was not a member, so no worker restarts and nothing counts."""
 
@@ -100,8 +102,8 @@ def _loss(node: NodeStatus, pods: Mapping[str, NodePod], facts: Facts, recorded:
     def loss(cause: Cause, what: str) -> Loss:
         if pod is None:
             return Loss(node.index, node.pod, cause, what, rank=node.rank, machine=node.machine)
-        ended = pod.exit if pod.phase is Phase.FAILED else None
-        return Loss(node.index, node.pod, cause, what, ended, node.rank, pod.machine, pod.created_at)
+        ended, counted = pod.exit if pod.phase is Phase.FAILED else None, bool(node.start_counted)
+        return Loss(node.index, node.pod, cause, what, ended, node.rank, pod.machine, pod.created_at, counted)
 
     if pod is None:
         return loss(Cause.INFRASTRUCTURE, "was deleted")
@@ -134,12 +136,15 @@ def _stuck_losses(facts: Facts, stuck: Stuck, known: Iterable[Loss], node_pods: 
 def code_failures(losses: Iterable[Loss], last: Failure | None) -> int:
     """Return the failures of the code in these losses: at most one, even if several nodes failed.
 
-    Zero if it is the failure that was counted last. A pod created after that one has failed again.
+    Zero if it is the failure that was counted last: one start fails once, however many nodes fail in it, and nodes that
+    train fail together. A pod created after that one has failed again.
     """
     return int(any(loss.cause is Cause.CODE and not _same(loss, last) for loss in losses))
 
 
 def _same(loss: Loss, last: Failure | None) -> bool:
+    if loss.start_counted:
+        return True
     ended = loss.exit.finished_at if loss.exit is not None else None
     if last is None or last.cause != Cause.CODE or ended is None or loss.created_at is None:
         return False

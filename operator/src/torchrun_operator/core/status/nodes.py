@@ -1,7 +1,7 @@
 """status.nodes: one entry per node."""
 
 from torchrun_operator.api import v1alpha1 as api
-from torchrun_operator.core.facts.model import Facts, NodePod, Phase, Stage
+from torchrun_operator.core.facts.model import Cause, Facts, NodePod, Phase, Stage
 from torchrun_operator.core.findings.find import Findings
 
 
@@ -37,7 +37,14 @@ def _node(
         address=node.address,
         rank=rank,
         spare=_is_spare(facts, findings, rank, known=known is not None and bool(known.spare)) or None,
+        start_counted=_start_counted(findings, known, rank) or None,
     )
+
+
+def _start_counted(findings: Findings, known: api.NodeStatus | None, rank: int | None) -> bool:
+    """Whether a failure of the code is counted, now or before, since the pod exists and without it having trained."""
+    counted = Cause.CODE in findings.counts.fresh or (known is not None and bool(known.start_counted))
+    return counted and rank is None
 
 
 def _going(node: NodePod, known: api.NodeStatus | None, facts: Facts, deleted: frozenset[str]) -> bool:
