@@ -24,6 +24,8 @@ MAX_INTEGER = 2**53
 """The largest integer that every JSON reader keeps exactly."""
 MAX_ITEMS = 16_384
 MAX_TIME_CHARACTERS = 40
+YEARS = range(1970, 2200)
+"""Years of a time. Readers add durations to it, which must give a time too."""
 _TIME = re.compile(
     r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]([0-9]{2}:[0-9]{2})(?::([0-9]{2})(?:\.([0-9]+))?)?"
     r"(?:[Zz]|([+-][0-9]{2}):?([0-9]{2}))"
@@ -195,7 +197,10 @@ def read_time(value: object, where: str) -> datetime:
         # Python 3.10 reads neither a Z nor every number of digits.
         offset = f"{hours}:{minutes}" if hours else "+00:00"
         text = f"{day}T{time}:{seconds or '00'}.{(fraction or '')[:6]:0<6}{offset}"
-        return datetime.fromisoformat(text).astimezone(UTC)
+        time_read = datetime.fromisoformat(text).astimezone(UTC)
+        if time_read.year not in YEARS:
+            raise ValueError
+        return time_read
     except (ValueError, OverflowError):
         raise ProtocolError(f"{where}: a time like 2026-01-31T12:00:00Z is needed") from None
 

@@ -30,12 +30,14 @@ T = TypeVar("T")
 MAX_NODES = 1_048_576
 
 Count = Annotated[int, Integer()]
+Rounds = Annotated[int, Integer(0, 2**31)]
+"""Reports add these up, and sums of any documents must remain integers that Kubernetes can store."""
 Positive = Annotated[int, Integer(1)]
 Nodes = Annotated[int, Integer(0, MAX_NODES)]
 Figure = Annotated[float, Number()]
-Seconds = Annotated[float, Number(0)]
+Seconds = Annotated[float, Number(0, 1e12)]
 Deadline = Annotated[float, Number(1, MAX_INTEGER)]
-Address = Annotated[str, Text(255, kind="an address")]
+Address = Annotated[str, Text(255, r"[0-9A-Za-z._:%-]+", kind="an address")]
 
 
 class _Document:
@@ -115,8 +117,8 @@ class Target(_Document):
 class RoundsEnded(_Document):
     """How many complete rounds ended, by cause."""
 
-    requested: Annotated[Count, Wire(required=True)] = 0
-    unrequested: Annotated[Count, Wire(required=True)] = 0
+    requested: Annotated[Rounds, Wire(required=True)] = 0
+    unrequested: Annotated[Rounds, Wire(required=True)] = 0
     """The workers of a member failed."""
 
 
@@ -162,7 +164,7 @@ class Overdue(_Document):
     """The last reported step. None: there was none."""
     starting: bool
     """The round has reported fewer than two steps."""
-    seconds: Figure
+    seconds: Seconds
     since: datetime
     """When that step was reported, or the round began, by the host's clock."""
 

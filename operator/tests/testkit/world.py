@@ -44,7 +44,7 @@ class FakeLinks:
     """By address."""
     connected: dict[Key, tuple[str, str]] = field(default_factory=dict)
 
-    def ensure(self, key: Key, uid: str, address: str | None) -> None:
+    def ensure(self, key: Key, uid: str, address: str | None, nodes: int) -> None:
         """See Links.ensure."""
         if address is None:
             self.connected.pop(key, None)

@@ -86,6 +86,8 @@ def stragglers_change(metrics: Metrics) -> None:
         (lambda m: m.hung(), {"job_hangs_total{}": 1}),
         (stragglers_change, {"jobs_straggling{}": 1}),
         (lambda m: m.restarts("code", 2), {"job_restarts_total{cause=code}": 2}),
+        (lambda m: m.restarts("code", 2**31), {"job_restarts_total{cause=code}": 100}),
+        (lambda m: m.error("x" * 51), {"errors_total{kind=Other}": 1}),
         (lambda m: m.pods_created("node", 8), {"pods_created_total{role=node}": 8}),
         (lambda m: m.pods_deleted("rendezvous"), {"pods_deleted_total{role=rendezvous}": 1}),
         (lambda m: m.rounds_completed(3), {"rendezvous_rounds_total{}": 3}),
@@ -138,3 +140,15 @@ def test_the_documentation_names_every_metric_its_kind_and_its_labels() -> None:
     rows = re.findall(r"^\| `(torchrun_operator_\w+)` \| (\w+) \|([^|]*)\|", DOCUMENT.read_text(), re.MULTILINE)
     documented = {(name, kind, frozenset(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
     assert documented == existing
+
+
+def test_kinds_of_errors_are_few() -> None:
+    metrics = Metrics("1.0")
+    for number in range(60):
+        metrics.error(f"Kind{number}")
+    metrics.error("Kind1")
+    found = {name: value for name, value in series(metrics).items() if name.startswith("errors_total")}
+    assert found == {
+        **{f"errors_total{{kind=Kind{number}}}": 2 if number == 1 else 1 for number in range(50)},
+        "errors_total{kind=Other}": 10,
+    }

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 
-import aiohttp
-
 from torchrun_operator.cluster.kubernetes import KubernetesCluster, connect
 from torchrun_operator.cluster.port import Key
 from torchrun_operator.cluster.watch.base import HEARTBEAT_SECONDS, awaited, unreadable
@@ -20,7 +18,6 @@ from torchrun_operator.reconcile.loop import resync, work
 from torchrun_operator.reconcile.queue import WorkQueue
 from torchrun_operator.reconcile.reconciler import Reconciler
 from torchrun_operator.render.programs import Programs
-from torchrun_operator.rendezvous.client import open_socket
 from torchrun_operator.rendezvous.links import RendezvousLinks
 from torchrun_operator.settings import Settings
 from torchrun_operator.telemetry.health import Liveness, Readiness
@@ -71,12 +68,8 @@ async def operator(settings: Settings) -> AsyncIterator[Operator]:
     readiness = Readiness(
         ["jobs listed"], others=lambda: awaited(cluster.watches), notes=lambda: unreadable(cluster.watches)
     )
-    async with (
-        # Each job has an open long poll, so the number of connections has no limit.
-        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, socket_factory=open_socket)) as session,
-        serving(health_app(liveness, readiness, metrics), settings.http_host, settings.http_port),
-    ):
-        links = RendezvousLinks(session, settings.read_key(), queue.add, metrics)
+    async with serving(health_app(liveness, readiness, metrics), settings.http_host, settings.http_port):
+        links = RendezvousLinks(settings.read_key(), queue.add, metrics)
         reconciler = Reconciler(
             cluster,
             links,

@@ -52,7 +52,7 @@ class Actor:
 
     async def act(self, key: Key, job: api.TorchrunJob, decision: Decision, memory: Memory) -> float | None:
         """Carry out the plan. Return the seconds until refused actions are due again. Raises ClusterError."""
-        self._links.ensure(key, job.metadata.uid, decision.host)
+        self._links.ensure(key, job.metadata.uid, decision.host, len(decision.status.nodes))
         if decision.plan.target is not None:
             self._links.tell(key, decision.plan.target)
         await self._delete(key, decision.plan.deletions)

@@ -11,6 +11,8 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from torchrun_operator.allowance import Allowance
+
 K = TypeVar("K", bound=Hashable)
 
 _BACKOFF_FIRST_SECONDS = 0.5
@@ -27,8 +29,7 @@ class _Key:
     """When its next turn is due. None: it does not wait for one."""
     running: bool = False
     not_before: float = 0.0
-    credit: float = 0.0
-    credit_at: float | None = None
+    turns: Allowance | None = None
     failures: int = 0
 
 
@@ -75,7 +76,8 @@ class WorkQueue(Generic[K]):
                 if state is None or state.running or state.due != due:
                     continue  # superseded by an earlier or later entry
                 state.due, state.running = None, True
-                state.not_before = now + self._spend(state, now)
+                state.turns = state.turns or Allowance(self.burst, self.sustained_seconds)
+                state.not_before = now + max(self.spacing_seconds, state.turns.spend(now))
                 return key
             self._wake.clear()
             timeout = self._heap[0][0] - now if self._heap else None
@@ -131,12 +133,6 @@ class WorkQueue(Generic[K]):
             (now - state.due for state in self._keys.values() if state.due is not None and state.due <= now),
             default=0.0,
         )
-
-    def _spend(self, state: _Key, now: float) -> float:
-        """Take one turn from the key's credit, which grows with time. Return the seconds until its next turn."""
-        earned = self.burst if state.credit_at is None else (now - state.credit_at) / self.sustained_seconds
-        state.credit, state.credit_at = min(self.burst, state.credit + earned) - 1, now
-        return self.spacing_seconds if state.credit >= 1 else (1 - state.credit) * self.sustained_seconds
 
     def _end(self, key: K, after: float | None) -> None:
         state = self._keys[key]

@@ -4,21 +4,29 @@ import asyncio
 import hashlib
 import hmac
 import logging
+import math
 import random
-import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
+from typing import Any
 
-import aiohttp
-
+from torchrun_operator.allowance import Allowance
+from torchrun_operator.rendezvous.exchange import AnswerError, Connection
 from torchrun_rendezvous.protocol import ProtocolError, RendezvousState, Target
 
 POLL_SECONDS = 30.0
-CONNECT_SECONDS = 2.0
-ANSWER_SECONDS = 10.0
 BACKOFF_SECONDS = (0.2, 5.0)
-_DEAD_PEER = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 11_000}
-"""The kernel detects within 11 s that a rendezvous host is gone without closing the connection. A poll waits longer."""
-MAX_DOCUMENT_BYTES = 16 << 20
+REQUESTS = Allowance(burst=20, seconds=0.5)
+"""Requests to one host. A host that always has news costs two documents a second, and passes are rarer still."""
+_BYTES_PER_REQUEST = 65536
+"""A document costs another request for each part of this size."""
+_DOCUMENT_BYTES = (65536, 512)
+"""Maximum size of a document: this, and this for each node. It has up to six addresses of a node."""
+_ADDRESSES = (64, 2)
+"""Maximum number of addresses in each list of a document: this, and this for each node."""
+_OK, _UNAUTHORIZED = 200, 401
+_COMPLAINT_SECONDS = 60.0
+"""Minimum time between two warnings about one host."""
 
 _log = logging.getLogger(__name__)
 
@@ -41,17 +49,6 @@ def token_digest(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
-def open_socket(address: aiohttp.AddrInfoType) -> socket.socket:
-    """Return a socket for a connection to a rendezvous host, for aiohttp's connectors."""
-    family, kind, protocol, _, _ = address
-    made = socket.socket(family, kind, protocol)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in _DEAD_PEER.items():
-        if hasattr(socket, name):  # some development systems lack it
-            made.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-    return made
-
-
 class RendezvousLink:
     """The connection to one rendezvous host. A background task keeps it, sends the target and receives the state.
 
@@ -59,20 +56,22 @@ class RendezvousLink:
     `unauthorized` changes. `on_change` must not block.
     """
 
-    def __init__(
-        self, session: aiohttp.ClientSession, base_url: str, token: str, on_change: Callable[[], None] | None = None
-    ) -> None:
-        self.base_url = base_url.rstrip("/")
+    def __init__(self, address: str, port: int, token: str, on_change: Callable[[], None] | None = None) -> None:
         self.latest: RendezvousState | None = None
         self.connected = False
         self.unauthorized = False
-        self._session = session
-        self._headers = {"Authorization": f"Bearer {token}"}
+        self.nodes = 0
+        """Number of node pods of the job. Larger jobs have larger documents."""
+        self._name = f"{address}:{port}"
+        headers = {"Authorization": f"Bearer {token}"}
+        self._polls, self._pushes = (Connection(address, port, headers) for _ in range(2))
+        self._allowance = replace(REQUESTS)
+        self._complained = -math.inf
         self._on_change = on_change or (lambda: None)
         self._wanted: Target | None = None
         self._pushed: tuple[str, Target] | None = None
         self._push = asyncio.Event()
-        self._task = asyncio.get_running_loop().create_task(self._run(), name=f"rendezvous {self.base_url}")
+        self._task = asyncio.get_running_loop().create_task(self._run(), name=f"rendezvous {self._name}")
 
     def set_target(self, target: Target) -> None:
         """Send the target to the rendezvous host: once it is connected, and after each restart. Returns at once."""
@@ -96,22 +95,37 @@ class RendezvousLink:
                 error = failure
             if self.connected:
                 pause = first
-            if not isinstance(error, (aiohttp.ClientError, OSError, RendezvousError)):
-                _log.error("rendezvous link of %s failed", self.base_url, exc_info=error)
-            else:
-                _log.debug("rendezvous link of %s: %s", self.base_url, error)
+            self._complain(error)
             self._set(connected=False, unauthorized=isinstance(error, UnauthorizedError))
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - nothing secret
             pause = min(last, pause * 2)
 
+    def _complain(self, error: Exception) -> None:
+        """Log why the conversation ended. A host that is gone is no news; wrong answers are, once a minute."""
+        now = asyncio.get_running_loop().time()
+        if not isinstance(error, (AnswerError, RendezvousError, OSError)):
+            _log.error("rendezvous link of %s failed", self._name, exc_info=error)
+        elif isinstance(error, (AnswerError, RendezvousError)) and now - self._complained >= _COMPLAINT_SECONDS:
+            self._complained = now
+            _log.warning("the rendezvous host at %s gives a wrong answer: %s", self._name, error)
+        else:
+            _log.debug("rendezvous link of %s: %s", self._name, error)
+
     async def _converse(self) -> None:
         """Exchange documents until something fails."""
-        # Every document is newer than version 0, so the host answers at once, which shows whether it has restarted.
-        self._accept(await self._get(after=0, seconds=0.0))
-        self._push.set()
+        try:
+            # Every document is newer than version 0, so the host answers at once, which shows whether it has restarted.
+            self._accept(await self._get(after=0, seconds=0.0))
+            self._push.set()
+            await self._both(self._poll_forever(), self._push_forever())
+        finally:
+            self._polls.close()
+            self._pushes.close()
+
+    async def _both(self, *forever: Coroutine[Any, Any, None]) -> None:
         # Not a TaskGroup: a failure in one leaves the task marked as cancelled. Up to Python 3.11.2, asyncio.timeout,
-        # which aiohttp uses to connect, then raises CancelledError, which would end this link for good.
-        tasks = [asyncio.create_task(self._poll_forever()), asyncio.create_task(self._push_forever())]
+        # which limits each request, then raises CancelledError, which would end this link for good.
+        tasks = [asyncio.create_task(one) for one in forever]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -133,45 +147,46 @@ class RendezvousLink:
             assert self.latest is not None
             wanted, instance = self._wanted, self.latest.instance
             if wanted is not None and self._pushed != (instance, wanted):
-                state = await self._request("PUT", "/v1/target", {}, ANSWER_SECONDS, wanted.document())
+                state = await self._request(self._pushes, "PUT", "/v1/target", {}, target=wanted)
+                self._pushes.close()  # the host closes idle connections, and the next target may be hours away
                 self._pushed = (state.instance, wanted)
                 self._accept(state)
 
     async def _get(self, after: int, seconds: float) -> RendezvousState:
         query = {"after": str(after), "timeout": str(seconds)}
-        return await self._request("GET", "/v1/state", query, seconds + ANSWER_SECONDS)
+        return await self._request(self._polls, "GET", "/v1/state", query, wait_seconds=seconds)
 
     async def _request(
         self,
+        connection: Connection,
         method: str,
         path: str,
         query: Mapping[str, str],
-        seconds: float,
-        document: Mapping[str, object] | None = None,
+        *,
+        wait_seconds: float = 0.0,
+        target: Target | None = None,
     ) -> RendezvousState:
-        """Return the state in the answer. Raises RendezvousError, aiohttp's and OS errors."""
-        async with self._session.request(
+        """Return the state in the answer. Raises RendezvousError, AnswerError and OSError."""
+        clock = asyncio.get_running_loop().time
+        await asyncio.sleep(self._allowance.spend(clock()))
+        first, each = _DOCUMENT_BYTES
+        answer = await connection.request(
             method,
-            self.base_url + path,
-            params=query,
-            json=document,
-            headers=self._headers,
-            allow_redirects=False,
-            timeout=aiohttp.ClientTimeout(total=seconds, sock_connect=CONNECT_SECONDS),
-        ) as response:
-            if response.status == 401:
-                raise UnauthorizedError("the rendezvous host rejects the token")
-            body = bytearray()
-            async for chunk in response.content.iter_chunked(65536):
-                body += chunk
-                if len(body) > MAX_DOCUMENT_BYTES:
-                    raise RendezvousError(f"a document above {MAX_DOCUMENT_BYTES} bytes")
-            if response.status != 200:
-                raise RendezvousError(f"status {response.status}: {bytes(body[:200])!r}")
-            try:
-                return RendezvousState.read(bytes(body))
-            except ProtocolError as error:
-                raise RendezvousError(f"bad state document: {error}") from None
+            path,
+            query,
+            most_bytes=first + each * self.nodes,
+            wait_seconds=wait_seconds,
+            document=None if target is None else target.document(),
+        )
+        self._allowance.spend(clock(), len(answer.body) // _BYTES_PER_REQUEST)
+        if answer.status == _UNAUTHORIZED:
+            raise UnauthorizedError("it rejects the token")
+        if answer.status != _OK:
+            raise RendezvousError(f"status {answer.status}: {answer.body[:200]!r}")
+        try:
+            return _checked(RendezvousState.read(answer.body), self.nodes)
+        except ProtocolError as error:
+            raise RendezvousError(f"bad state document: {error}") from None
 
     def _accept(self, state: RendezvousState) -> None:
         known = self.latest
@@ -187,3 +202,15 @@ class RendezvousLink:
         self.connected, self.unauthorized = connected, unauthorized
         if changed:
             self._on_change()
+
+
+def _checked(state: RendezvousState, nodes: int) -> RendezvousState:
+    """Return the state if it is one of a job of that many nodes. Raises RendezvousError."""
+    first, each = _ADDRESSES
+    lists = [state.members, state.waiting, state.silent or (), state.missing]
+    lists += [state.target.leavers] if state.target is not None else []
+    lists += [state.last_unrequested.addresses] if state.last_unrequested is not None else []
+    longest = max(map(len, lists))
+    if longest > first + each * nodes:
+        raise RendezvousError(f"{longest} addresses in a list, and the job has {nodes} nodes")
+    return state

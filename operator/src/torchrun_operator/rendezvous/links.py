@@ -5,8 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-import aiohttp
-
 from torchrun_operator.api.names import PORT_HTTP
 from torchrun_operator.cluster.port import Key
 from torchrun_operator.rendezvous import client
@@ -22,8 +20,11 @@ def name_of(key: Key) -> str:
 class Links(Protocol):
     """The interface of the rendezvous hosts that the reconciler needs. No method waits for the network."""
 
-    def ensure(self, key: Key, uid: str, address: str | None) -> None:
-        """Connect to the rendezvous host at that address, of the job with that uid. None: close the connection."""
+    def ensure(self, key: Key, uid: str, address: str | None, nodes: int) -> None:
+        """Connect to the rendezvous host at that address, of the job with that uid. None: close the connection.
+
+        The host may send documents as large as that number of nodes needs.
+        """
         ...
 
     def state(self, key: Key) -> RendezvousState | None:
@@ -55,29 +56,26 @@ class _Link:
 class RendezvousLinks:
     """Implements Links over HTTP, one background connection for each job."""
 
-    def __init__(
-        self, session: aiohttp.ClientSession, key: bytes, wake: Callable[[Key], None], metrics: Metrics
-    ) -> None:
+    def __init__(self, key: bytes, wake: Callable[[Key], None], metrics: Metrics) -> None:
         """`key` is the operator's key for tokens. Calls `wake` whenever the state of a rendezvous host changes."""
-        self._session = session
         self._key = key
         self._wake = wake
         self._metrics = metrics
         self._links: dict[Key, _Link] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
-    def ensure(self, key: Key, uid: str, address: str | None) -> None:
+    def ensure(self, key: Key, uid: str, address: str | None, nodes: int) -> None:
         """See Links.ensure."""
         link = self._links.get(key)
         if link is not None and (link.uid, link.address) == (uid, address):
+            link.connection.nodes = nodes
             self._metrics.rendezvous_link(name_of(key), link.connection.connected)
             return
         self.drop(key)
         if address is not None:
-            host = f"[{address}]" if ":" in address else address
             token = client.token_for(self._key, uid)
-            url = f"http://{host}:{PORT_HTTP}"
-            connection = client.RendezvousLink(self._session, url, token, lambda: self._wake(key))
+            connection = client.RendezvousLink(address, PORT_HTTP, token, lambda: self._wake(key))
+            connection.nodes = nodes
             self._links[key] = _Link(uid, address, connection)
 
     def state(self, key: Key) -> RendezvousState | None:

@@ -18,6 +18,10 @@ from torchrun_operator.api.names import ROLE_NODE, ROLE_RENDEZVOUS
 from torchrun_operator.api.v1alpha1.status import JobState, Restarts
 
 _API_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_MOST_KINDS = 50
+_OTHER = "Other"
+_MOST_RESTARTS = 100
+"""Most restarts of one job that one pass counts. A job may claim any number of them, and all jobs share the counter."""
 _RECONCILE_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
 
@@ -86,6 +90,7 @@ class Metrics:
         ProcessCollector(registry=self.registry)
 
     def _create_job_metrics(self) -> None:
+        self._kinds: set[str] = set()
         self._jobs = Gauge("torchrun_operator_jobs", "Jobs by state.", ["state"], registry=self.registry)
         self._restarts = Counter(
             "torchrun_operator_job_restarts",
@@ -142,8 +147,10 @@ class Metrics:
         self._reconcile_seconds.observe(seconds)
 
     def error(self, kind: str) -> None:
-        """Count an error. `kind` is a word from a small set, never a message."""
-        self._errors.labels(kind).inc()
+        """Count an error. `kind` is one word. After many different ones, further ones count as Other."""
+        if len(self._kinds) < _MOST_KINDS and len(kind) <= _MOST_KINDS:
+            self._kinds.add(kind)
+        self._errors.labels(kind if kind in self._kinds else _OTHER).inc()
 
     def watch_queue(self, depth: Callable[[], int], oldest_seconds: Callable[[], float]) -> None:
         """Register two functions that each read of the metrics calls. They must be fast."""
@@ -175,8 +182,8 @@ class Metrics:
         self._hangs.inc()
 
     def restarts(self, cause: str, count: int = 1) -> None:
-        """Add `count` restarts by `cause`, a key of status.restarts."""
-        self._restarts.labels(cause).inc(count)
+        """Add `count` restarts of one job by `cause`, a key of status.restarts; at most 100 of them."""
+        self._restarts.labels(cause).inc(min(count, _MOST_RESTARTS))
 
     def pods_created(self, role: str, count: int = 1) -> None:
         """Add pods that the operator created; `role` is node or rendezvous."""

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import aiohttp
 import pytest
 from aiohttp import web
 
@@ -40,49 +39,46 @@ def _of(link: RendezvousLink) -> RendezvousState:
 
 async def test_the_link_brings_the_target_and_what_happens(shared: Host) -> None:
     changes: list[tuple[bool, RendezvousState | None]] = []
-    async with aiohttp.ClientSession() as session:
-        link = RendezvousLink(session, shared.url, TOKEN, lambda: changes.append((link.connected, link.latest)))
-        assert (link.latest, link.connected, link.unauthorized) == (None, False, False)
-        link.set_target(WANTED)
-        await until(lambda: link.latest is not None and link.latest.target == WANTED)
-        wanted = replace(WANTED, size=2, leavers=())
-        link.set_target(wanted)
-        await until(lambda: link.latest is not None and link.latest.target == wanted)
-        assert shared.state()["target"]["size"] == 2
-        async with session.post(shared.url + "/v1/progress", json={"step": 7, "worldSize": 1}) as answer:
-            assert answer.status == 200
-        await until(lambda: (said := _of(link).progress) is not None and said.step == 7)
-        assert len(changes) >= 3
-        assert changes[-1] == (True, link.latest)
-        await link.aclose()
-        assert not link.connected
+    link = RendezvousLink("127.0.0.1", shared.http_port, TOKEN, lambda: changes.append((link.connected, link.latest)))
+    assert (link.latest, link.connected, link.unauthorized) == (None, False, False)
+    link.set_target(WANTED)
+    await until(lambda: link.latest is not None and link.latest.target == WANTED)
+    wanted = replace(WANTED, size=2, leavers=())
+    link.set_target(wanted)
+    await until(lambda: link.latest is not None and link.latest.target == wanted)
+    assert shared.state()["target"]["size"] == 2
+    document = json.dumps({"step": 7, "worldSize": 1}).encode()
+    assert (await asyncio.to_thread(shared.request, "POST", "/v1/progress", document))[0] == 200
+    await until(lambda: (said := _of(link).progress) is not None and said.step == 7)
+    assert len(changes) >= 3
+    assert changes[-1] == (True, link.latest)
+    await link.aclose()
+    assert not link.connected
 
 
 async def test_the_link_outlives_the_host_and_sends_the_target_to_the_next_one(tmp_path: Path) -> None:
     loop = asyncio.get_running_loop()
-    async with aiohttp.ClientSession() as session:
-        with running_host(tmp_path) as host:
-            port, http_port = host.port, host.http_port
-            link = RendezvousLink(session, host.url, TOKEN)
-            link.set_target(WANTED)
-            await until(lambda: link.latest is not None and link.latest.target == WANTED)
-            assert link.latest is not None
-            first = link.latest.instance
-            await loop.run_in_executor(None, host.stop, signal.SIGKILL)
-            await until(lambda: not link.connected)
-            assert link.latest.instance == first
-        with running_host(tmp_path, ready=False, http_port=http_port, port=port):
-            await until(lambda: _of(link).instance != first and _of(link).target == WANTED)
-            assert link.connected
-            await link.aclose()
+    with running_host(tmp_path) as host:
+        port, http_port = host.port, host.http_port
+        link = RendezvousLink("127.0.0.1", host.http_port, TOKEN)
+        link.set_target(WANTED)
+        await until(lambda: link.latest is not None and link.latest.target == WANTED)
+        assert link.latest is not None
+        first = link.latest.instance
+        await loop.run_in_executor(None, host.stop, signal.SIGKILL)
+        await until(lambda: not link.connected)
+        assert link.latest.instance == first
+    with running_host(tmp_path, ready=False, http_port=http_port, port=port):
+        await until(lambda: _of(link).instance != first and _of(link).target == WANTED)
+        assert link.connected
+        await link.aclose()
 
 
 async def test_the_link_says_that_its_token_is_refused(shared: Host) -> None:
-    async with aiohttp.ClientSession() as session:
-        link = RendezvousLink(session, shared.url, "another")
-        await until(lambda: link.unauthorized)
-        assert (link.latest, link.connected) == (None, False)
-        await link.aclose()
+    link = RendezvousLink("127.0.0.1", shared.http_port, "another")
+    await until(lambda: link.unauthorized)
+    assert (link.latest, link.connected) == (None, False)
+    await link.aclose()
 
 
 @pytest.mark.parametrize("answer", ["garbage", "endless", "redirect", "error"])
@@ -110,17 +106,16 @@ async def test_the_link_trusts_no_host(answer: str) -> None:
     runner = web.AppRunner(application)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    async with aiohttp.ClientSession() as session:
-        link = RendezvousLink(session, f"http://127.0.0.1:{runner.addresses[0][1]}", TOKEN)
-        await until(lambda: asked >= 2)
-        assert (link.latest, link.connected, link.unauthorized) == (None, False, False)
-        await link.aclose()
+    link = RendezvousLink("127.0.0.1", runner.addresses[0][1], TOKEN)
+    await until(lambda: asked >= 2)
+    assert (link.latest, link.connected, link.unauthorized) == (None, False, False)
+    await link.aclose()
     await runner.cleanup()
 
 
 async def test_a_link_that_has_failed_can_time_out() -> None:
     """A conversation that ends must not leave its task half cancelled. Otherwise, up to Python 3.11.2, asyncio.timeout,
-    which aiohttp uses to connect, raises CancelledError instead of TimeoutError, and the link ends for good.
+    which limits each request, raises CancelledError instead of TimeoutError, and the link ends for good.
     """
     counts: list[int] = []
 
@@ -136,11 +131,10 @@ async def test_a_link_that_has_failed_can_time_out() -> None:
     runner = web.AppRunner(application)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    async with aiohttp.ClientSession() as session:
-        link = RendezvousLink(session, f"http://127.0.0.1:{runner.addresses[0][1]}", TOKEN)
-        await until(lambda: len(counts) >= 5)
-        assert set(counts) == {0}
-        await link.aclose()
+    link = RendezvousLink("127.0.0.1", runner.addresses[0][1], TOKEN)
+    await until(lambda: len(counts) >= 5)
+    assert set(counts) == {0}
+    await link.aclose()
     await runner.cleanup()
 
 
