@@ -56,7 +56,7 @@ def expected(names: list[str]) -> dict[str, Counter[str]]:
         "pods": Counter(f"{name}-{part}" for name in names for part in [*range(_NODES), "rdzv"]),
         "services": Counter(f"{name}{part}" for name in names for part in ("", "-rdzv")),
         "configmaps": Counter(f"{name}{part}" for name in names for part in ("-files", "-rdzv")),
-        "networkpolicies": Counter(f"{name}-rdzv" for name in names),
+        "networkpolicies": Counter(f"{name}-{part}" for name in names for part in ("nodes", "rdzv")),
     }
 
 

@@ -58,11 +58,20 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   verbs: [get]
 # The garbage collector deletes these together with the job.
 - apiGroups: [""]
-  resources: [services, configmaps, persistentvolumeclaims]
+  resources: [services, configmaps]
   verbs: [get, create, patch]
+# Claims belong to their users once they exist.
+- apiGroups: [""]
+  resources: [persistentvolumeclaims]
+  verbs: [get, create]
+# It lists the policies of others, and deletes its own where spec.networkPolicy is false.
 - apiGroups: [networking.k8s.io]
   resources: [networkpolicies]
-  verbs: [get, create, patch]
+  verbs: [get, list, create, patch, delete]
+# So that the resources of the rendezvous pod fit.
+- apiGroups: [""]
+  resources: [limitranges]
+  verbs: [list]
 - apiGroups: [""]
   resources: [events]
   verbs: [create]

@@ -18,12 +18,14 @@ async def test_a_job_starts() -> None:
     assert world.cluster.log == [
         "get digits",
         "list pods",
+        "rules of team",
+        "create digits-rdzv",
         "apply NetworkPolicy digits-rdzv",
+        "apply NetworkPolicy digits-nodes",
         "apply ConfigMap digits-rdzv",
         "create digits-0",
         "create digits-1",
         "create digits-2",
-        "create digits-rdzv",
     ]
     world.cluster.log.clear()
     assert await world.reconcile() == Outcome()
@@ -65,7 +67,7 @@ async def test_owned_objects_are_applied_again_after_a_while_and_after_a_change(
     world.cluster.log.clear()
     world.now += timedelta(seconds=400)
     await world.reconcile()
-    assert len([entry for entry in world.cluster.log if entry.startswith("apply")]) == 4
+    assert len([entry for entry in world.cluster.log if entry.startswith("apply")]) == 5
     world.cluster.log.clear()
     world.cluster.edit(world.job, files=[{"path": "/workspace/a.py", "content": "1"}])
     await world.reconcile()

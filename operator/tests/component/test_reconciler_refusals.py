@@ -130,3 +130,113 @@ async def test_one_pod_that_cannot_be_made_holds_up_no_other() -> None:
     with pytest.raises(ClusterError):
         await world.reconciler.reconcile(KEY)
     assert sorted(world.pods) == ["digits-0", "digits-2", "digits-rdzv"]
+
+
+def quota(world: World, pods: int) -> None:
+    """Let the API server accept no more than that many pods, Terminating ones included."""
+    words = f"exceeded quota: pods, requested: pods=1, limited: pods={pods}"
+    world.cluster.refuse = lambda new: words if new["kind"] == "Pod" and len(world.pods) >= pods else ""
+
+
+async def test_the_rendezvous_pod_comes_before_nodes_that_would_use_up_the_quota() -> None:
+    world = World(nnodes="1:3")
+    quota(world, 2)
+    await world.settle()
+    assert sorted(world.pods) == ["digits-0", "digits-rdzv"]
+    assert world.status["membership"]["summary"] == "1/1:3"
+    world.delete("digits-rdzv")
+    await world.settle()
+    assert sorted(world.pods) == ["digits-0", "digits-rdzv"]
+    assert world.status["membership"]["summary"] == "1/1:3"
+
+
+async def test_no_node_starts_while_the_rendezvous_pod_is_refused() -> None:
+    world = World()
+    quota(world, 0)
+    await world.reconcile()
+    await world.reconcile()
+    assert world.pods == {}
+    accepted = world.condition("Accepted")
+    assert (accepted["reason"], accepted["message"]) == (
+        "RefusedByCluster",
+        "exceeded quota: pods, requested: pods=1, limited: pods=0",
+    )
+    quota(world, 4)
+    await world.settle()
+    assert world.status["membership"]["summary"] == "3/2:4"
+
+
+async def test_no_node_starts_while_another_owner_has_the_name_of_the_rendezvous_pod() -> None:
+    world = World()
+    labels = {"torchrun.dev/job-name": "digits"}
+    theirs = world.cluster.add(
+        {
+            "kind": "Pod",
+            "metadata": {"namespace": "team", "name": "digits-rdzv", "labels": labels},
+            "spec": {},
+            "status": {"phase": "Pending"},
+        }
+    )
+    await world.settle()
+    assert (sorted(world.pods), world.condition("Accepted")["reason"]) == (["digits-rdzv"], "NameTaken")
+    world.cluster.remove(theirs)
+    await world.settle()
+    assert world.status["state"] == "Running"
+
+
+async def test_what_was_not_refused_does_not_wait_for_what_was() -> None:
+    """Another pod that is lost while one is refused comes back at once."""
+    world = World()
+    quota(world, 3)
+    await world.settle()
+    assert sorted(world.pods) == ["digits-0", "digits-1", "digits-rdzv"]
+    await world.reconcile()  # a refusal of digits-2 is 20 s old: tried again, and refused for 15 s more
+    for name in ("digits-0", "digits-rdzv"):
+        world.delete(name)
+        world.cluster.log.clear()
+        await world.reconcile()
+        created = [line for line in world.cluster.log if line.startswith("create")]
+        assert created == [f"create {name}"], name
+
+
+async def test_a_claim_belongs_to_its_user_once_it_exists() -> None:
+    """The operator neither takes back an expansion, nor asks for what the API server then refuses."""
+    claim = {"spec": {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}}
+    world = World(snapshots={"volumeClaimTemplate": claim})
+    await world.settle()
+    found = world.cluster.objects["PersistentVolumeClaim", "team", "digits-snapshots"]
+    found["spec"]["resources"]["requests"]["storage"] = "2Gi"
+    world.now += timedelta(hours=1)
+    world.cluster.log.clear()
+    await world.reconcile()
+    assert "create PersistentVolumeClaim digits-snapshots" in world.cluster.log
+    world.restart_operator()
+    await world.settle()
+    assert found["spec"]["resources"]["requests"]["storage"] == "2Gi"
+
+
+async def test_a_job_without_network_policies_has_none() -> None:
+    """One that admits all would override the policies of others."""
+
+    def policies() -> list[str]:
+        return [name for kind, _, name in world.cluster.objects if kind == "NetworkPolicy"]
+
+    world = await started()
+    theirs = {"kind": "NetworkPolicy", "metadata": {"namespace": "team", "name": "deny"}, "spec": {"podSelector": {}}}
+    world.cluster.add(theirs)
+    assert policies() == ["digits-rdzv", "digits-nodes", "deny"]
+    for wanted, expected in ((False, ["deny"]), (True, ["deny", "digits-rdzv", "digits-nodes"])):
+        world.cluster.edit(world.job, networkPolicy=wanted)
+        await world.settle()
+        assert policies() == expected
+
+
+async def test_a_policy_of_others_that_denies_all_leaves_the_nodes_what_training_needs() -> None:
+    world = await started()
+    nodes = world.cluster.objects["NetworkPolicy", "team", "digits-nodes"]
+    assert nodes["spec"]["policyTypes"] == ["Ingress"]
+    spec = {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    world.cluster.add({"kind": "NetworkPolicy", "metadata": {"namespace": "team", "name": "deny"}, "spec": spec})
+    world.now += timedelta(minutes=5)
+    await world.settle()
+    assert nodes["spec"]["policyTypes"] == ["Ingress", "Egress"]

@@ -3,17 +3,15 @@
 import asyncio
 import base64
 import itertools
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from kubernetes.aio import client, config
 
 from builders import job_manifest
+from real_cluster import adapter, path_of, version
 from stub_cluster import running
 from torchrun_operator.api.v1alpha1 import TorchrunJob, job_of
 from torchrun_operator.cluster.kubernetes import KubernetesCluster
@@ -44,32 +42,6 @@ def new_job(server: Any, **spec: Any) -> TorchrunJob:
     status, answer = server.request("POST", JOBS, manifest)
     assert status == 201, answer
     return job_of(answer)
-
-
-@asynccontextmanager
-async def adapter(server: Any) -> AsyncIterator[KubernetesCluster]:
-    configuration = client.Configuration()
-    await config.load_kube_config(config_file=str(server.kubeconfig), client_configuration=configuration)
-    cluster = KubernetesCluster(client.ApiClient(configuration), lambda *_: None, lambda _key: None)
-    try:
-        yield cluster
-    finally:
-        await cluster.aclose()
-
-
-def version(server: Any, path: str) -> str:
-    status, answer = server.request("GET", path)
-    assert status == 200, answer
-    found: str = answer["metadata"]["resourceVersion"]
-    return found
-
-
-def path_of(manifest: Any) -> str:
-    if manifest["kind"] == "NetworkPolicy":
-        api, plural = "/apis/networking.k8s.io/v1", "networkpolicies"
-    else:
-        api, plural = "/api/v1", f"{manifest['kind'].lower()}s"
-    return f"{api}/namespaces/{manifest['metadata']['namespace']}/{plural}/{manifest['metadata']['name']}"
 
 
 async def test_jobs_are_found(torchrunjobs: Any) -> None:
@@ -160,9 +132,9 @@ async def test_objects_are_made_once_and_kept_as_they_should_be(torchrunjobs: An
         "Service",
         "Service",
         "NetworkPolicy",
+        "NetworkPolicy",
         "ConfigMap",
         "ConfigMap",
-        "PersistentVolumeClaim",
     ]
     async with adapter(torchrunjobs) as cluster:
         versions = []

@@ -9,6 +9,7 @@ from typing import Any
 from torchrun_operator.api.names import LABEL_JOB_NAME
 from torchrun_operator.cluster.port import ClusterError, ConflictError, Manifest, NameTakenError, RefusedError
 from torchrun_operator.core.facts.machines import Machines
+from torchrun_operator.render.namespace import NamespaceRules
 
 Stored = dict[str, Any]
 Fault = Callable[[int, str, bool], Awaitable[None]]
@@ -68,6 +69,33 @@ class MemoryCluster:
         if pod not in self.logs:
             raise ClusterError(404, "NotFound", f"{pod} not found")
         return self.logs[pod]
+
+    async def namespace_rules(self, namespace: str) -> NamespaceRules:
+        """See Cluster.namespace_rules."""
+        await self._around(f"rules of {namespace}")
+        kinds = ("LimitRange", "NetworkPolicy")
+        ranges, policies = (
+            tuple(copy.deepcopy(thing) for (kind, *_), thing in self.objects.items() if kind == wanted)
+            for wanted in kinds
+        )
+        return NamespaceRules(ranges, policies)
+
+    async def create(self, manifest: Manifest) -> None:
+        """See Cluster.create."""
+        what = f"create {manifest['kind']} {manifest['metadata']['name']}"
+        await self._around(what)
+        self._create(manifest)
+        await self._around(what, done=True)
+
+    async def delete_owned(self, manifest: Manifest) -> None:
+        """See Cluster.delete_owned."""
+        metadata = manifest["metadata"]
+        what = f"remove {manifest['kind']} {metadata['name']}"
+        await self._around(what)
+        found = self.objects.get((manifest["kind"], metadata["namespace"], metadata["name"]))
+        if found is not None and _owner(found) == _owner(manifest):
+            self.remove(found)
+        await self._around(what, done=True)
 
     async def create_pod(self, manifest: Manifest) -> None:
         """See Cluster.create_pod."""

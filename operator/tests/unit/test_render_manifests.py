@@ -11,7 +11,7 @@ from builders import DIGEST, job_manifest, make_job
 from golden import check_golden
 from torchrun_operator.api.v1alpha1 import TorchrunJob, job_of
 from torchrun_operator.render.node_pod import node_pod
-from torchrun_operator.render.objects import prerequisites, services
+from torchrun_operator.render.objects import claims, prerequisites, services
 from torchrun_operator.render.programs import Programs
 from torchrun_operator.render.rendezvous_pod import rendezvous_pod
 
@@ -85,7 +85,7 @@ OWNER = {
 
 
 def owned(job: TorchrunJob) -> list[dict[str, Any]]:
-    return [*services(job), *prerequisites(job, PROGRAMS, "torchrun-system")]
+    return [*services(job), *prerequisites(job, PROGRAMS, "torchrun-system"), *claims(job)]
 
 
 @pytest.mark.parametrize(
@@ -231,29 +231,6 @@ def test_what_keeps_nodes_apart_does_not_keep_them_off_the_kubernetes_node_of_th
     manifest["spec"]["template"]["spec"] |= rules
     labels = rendezvous_pod(job_of(manifest), DIGEST)["metadata"]["labels"]
     assert {key for key in labels if key in _LABELS} == kept
-
-
-@pytest.mark.parametrize(
-    ("spec", "namespace", "ingress"),
-    [
-        ({"networkPolicy": False}, "torchrun-system", [{}]),
-        (
-            {"rendezvous": {"port": 30000}},
-            None,
-            [
-                {
-                    "from": [{"podSelector": {"matchLabels": {"torchrun.dev/job-name": "digits"}}}],
-                    "ports": [{"port": 30000, "protocol": "TCP"}],
-                },
-                {"ports": [{"port": 29401, "protocol": "TCP"}]},
-            ],
-        ),
-    ],
-    ids=["switched off", "the operator does not know where it runs"],
-)
-def test_network_policy(spec: dict[str, Any], namespace: str | None, ingress: list[dict[str, Any]]) -> None:
-    policy = prerequisites(make_job(**spec), PROGRAMS, namespace)[0]
-    assert (policy["kind"], policy["spec"]["ingress"]) == ("NetworkPolicy", ingress)
 
 
 def started_by(**container: Any) -> Any:

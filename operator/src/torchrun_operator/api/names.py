@@ -120,6 +120,11 @@ def rendezvous_name(job: str) -> str:
     return f"{job}-rdzv"
 
 
+def node_policy_name(job: str) -> str:
+    """Name of the NetworkPolicy of the nodes."""
+    return f"{job}-nodes"
+
+
 def files_name(job: str) -> str:
     """Name of the ConfigMap with the inline files."""
     return f"{job}-files"

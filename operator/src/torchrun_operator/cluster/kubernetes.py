@@ -12,6 +12,7 @@ from torchrun_operator.cluster.port import (
     Key,
     Manifest,
     NameTakenError,
+    RefusedError,
 )
 from torchrun_operator.cluster.transport import APPLY, LatencyObserver, Transport, answer_of, client_of_environment
 from torchrun_operator.cluster.watch.base import FORBIDDEN, Watch
@@ -20,6 +21,7 @@ from torchrun_operator.cluster.watch.jobs import JobWatch, Login, login
 from torchrun_operator.cluster.watch.machines import MachineWatch
 from torchrun_operator.cluster.watch.pods import PodWatch
 from torchrun_operator.core.facts.machines import Machines
+from torchrun_operator.render.namespace import NamespaceRules
 
 _LOG_SECONDS = 3.0
 """The kubelet of the pod sends the log, and may not answer while a pass waits for it."""
@@ -27,6 +29,7 @@ _PATHS = {
     "Service": "api/v1/namespaces/{namespace}/services",
     "ConfigMap": "api/v1/namespaces/{namespace}/configmaps",
     "PersistentVolumeClaim": "api/v1/namespaces/{namespace}/persistentvolumeclaims",
+    "LimitRange": "api/v1/namespaces/{namespace}/limitranges",
     "NetworkPolicy": "apis/networking.k8s.io/v1/namespaces/{namespace}/networkpolicies",
     "Pod": "api/v1/namespaces/{namespace}/pods",
     "Event": "api/v1/namespaces/{namespace}/events",
@@ -111,6 +114,20 @@ class KubernetesCluster:
             answer_of(status, data)
         return data.decode(errors="replace")
 
+    async def namespace_rules(self, namespace: str) -> NamespaceRules:
+        """See Cluster.namespace_rules."""
+        ranges, policies = await asyncio.gather(
+            self._list("LimitRange", namespace), self._list("NetworkPolicy", namespace)
+        )
+        return NamespaceRules(ranges, policies)
+
+    async def _list(self, kind: str, namespace: str) -> tuple[Manifest, ...]:
+        try:
+            found = await self._transport.list(_PATHS[kind].format(namespace=quote(namespace)), {})
+        except RefusedError:
+            return ()  # an older chart does not grant the right to read them
+        return tuple(found["items"])
+
     async def create_pod(self, manifest: Manifest) -> None:
         """See Cluster.create_pod."""
         created = await self._create_or(manifest, self._leave_as_it_is)
@@ -129,6 +146,28 @@ class KubernetesCluster:
             return  # another pod has the name, so this one is gone
         except ClusterError as error:
             if error.status != 404:
+                raise
+
+    async def create(self, manifest: Manifest) -> None:
+        """See Cluster.create."""
+        try:
+            await self._create_or(manifest, self._leave_as_it_is)
+        except ConflictError as error:
+            # Someone deletes it while pods use it. It stays until these end, which a person must know.
+            raise RefusedError(error.status, error.reason, error.message) from error
+
+    async def delete_owned(self, manifest: Manifest) -> None:
+        """See Cluster.delete_owned."""
+        collection, resource = _collection(manifest)
+        path = f"{collection}/{quote(manifest['metadata']['name'])}"
+        found = await self._transport.read(resource, path)
+        if found is None or _owner(found) != _owner(manifest):
+            return
+        body = {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"uid": found["metadata"]["uid"]}}
+        try:
+            await self._transport.request("DELETE", resource, path, body=body)
+        except ClusterError as error:
+            if error.status not in (404, 409):
                 raise
 
     async def apply(self, manifest: Manifest) -> None:
@@ -165,16 +204,21 @@ class KubernetesCluster:
         """Create the object and return it. If it exists, call `when_there` and return None.
 
         A create comes first: it takes one request per object at the start of a job, when most objects are created. A
-        server-side apply without it would take over an object of another owner with the same name.
+        server-side apply without it would take over an object of another owner with the same name. A quota that the
+        existing object has used up refuses the create before the API server looks for the name.
         """
         collection, resource = _collection(manifest)
-        query = {"fieldManager": FIELD_MANAGER}
+        query, refused = {"fieldManager": FIELD_MANAGER}, None
         try:
             return await self._transport.request("POST", resource, collection, query=query, body=manifest)
         except ConflictError as error:
             if error.reason != "AlreadyExists":
                 raise
+        except RefusedError as error:
+            refused = error
         found = await self._transport.read(resource, f"{collection}/{quote(manifest['metadata']['name'])}")
+        if refused is not None and (found is None or _owner(found) != _owner(manifest)):
+            raise refused
         if found is None:
             raise ConflictError(409, "Conflict", f"{_title(manifest)} was just deleted")
         if _owner(found) != _owner(manifest):
@@ -185,7 +229,7 @@ class KubernetesCluster:
         return None
 
     async def _leave_as_it_is(self, manifest: Manifest) -> None:
-        """Do nothing: the spec of a pod cannot change."""
+        """Do nothing: the spec of a pod cannot change, and a claim belongs to its user."""
 
     async def _patch(self, manifest: Manifest) -> None:
         collection, resource = _collection(manifest)

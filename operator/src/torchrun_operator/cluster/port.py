@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from torchrun_operator.core.facts.machines import Machines
+from torchrun_operator.render.namespace import NamespaceRules
 
 Manifest = Mapping[str, Any]
 Key = tuple[str, str]
@@ -58,6 +59,10 @@ class Cluster(Protocol):
         """Return the last lines of a container's log. Each begins with its time."""
         ...
 
+    async def namespace_rules(self, namespace: str) -> NamespaceRules:
+        """Return what others demand of new objects in the namespace. Rules that it must not read are empty."""
+        ...
+
     async def create_pod(self, manifest: Manifest) -> None:
         """Create a pod. An existing one of that name with the same owner counts as created.
 
@@ -67,6 +72,17 @@ class Cluster(Protocol):
 
     async def delete_pod(self, namespace: str, name: str, uid: str, grace_seconds: int | None) -> None:
         """Delete the pod with this uid, if it exists. ``grace_seconds`` None: its own grace period."""
+        ...
+
+    async def create(self, manifest: Manifest) -> None:
+        """Create an owned object that only its user changes afterwards. An existing one counts as created.
+
+        Raises NameTakenError if an object of that name does not belong to the manifest's owner.
+        """
+        ...
+
+    async def delete_owned(self, manifest: Manifest) -> None:
+        """Delete the object of that kind and name, if it exists and belongs to the manifest's owner."""
         ...
 
     async def apply(self, manifest: Manifest) -> None:

@@ -1,10 +1,13 @@
-"""Carries out a plan: sends the target to the rendezvous host, deletes pods, then creates missing objects."""
+"""Carries out a plan: sends the target to the rendezvous host, deletes pods, then creates missing objects.
+
+The rendezvous pod comes before the nodes: no node can train without it.
+"""
 
 import asyncio
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -13,9 +16,9 @@ from torchrun_operator.api.names import ROLE_NODE, ROLE_RENDEZVOUS, rendezvous_n
 from torchrun_operator.cluster.port import Cluster, Key, Manifest, NameTakenError, RefusedError
 from torchrun_operator.core.decide import Decision
 from torchrun_operator.core.policies.plan import Deletion, Plan
-from torchrun_operator.reconcile.memory import Attempt, Memory
+from torchrun_operator.reconcile.memory import Attempt, Memory, Reference
 from torchrun_operator.render.node_pod import node_pod
-from torchrun_operator.render.objects import prerequisites, services
+from torchrun_operator.render.objects import claims, prerequisites, services, unwanted
 from torchrun_operator.render.programs import Programs
 from torchrun_operator.render.rendezvous_pod import rendezvous_pod
 from torchrun_operator.rendezvous.links import Links
@@ -24,6 +27,9 @@ from torchrun_operator.telemetry.metrics import Metrics
 logger = logging.getLogger(__name__)
 
 _CONCURRENT_WRITES = 20
+
+Request = Coroutine[Any, Any, None]
+Refusals = dict[Reference, RefusedError | NameTakenError]
 
 
 class Actor:
@@ -59,46 +65,84 @@ class Actor:
         return await self._create(job, decision.plan, memory)
 
     async def _delete(self, key: Key, deletions: Sequence[Deletion]) -> None:
-        await self._together([self._cluster.delete_pod(key[0], d.name, d.uid, d.grace_seconds) for d in deletions])
+        await self._attempt(
+            {("Pod", d.uid): self._cluster.delete_pod(key[0], d.name, d.uid, d.grace_seconds) for d in deletions}
+        )
         hosts = sum(1 for deletion in deletions if deletion.name == rendezvous_name(key[1]))
         self._metrics.pods_deleted(ROLE_RENDEZVOUS, hosts)
         self._metrics.pods_deleted(ROLE_NODE, len(deletions) - hosts)
 
     async def _create(self, job: api.TorchrunJob, plan: Plan, memory: Memory) -> float | None:
+        """Create what is missing. What was refused lately waits; the rest does not wait for it."""
         generation, last = job.metadata.generation, memory.attempt
-        if last is not None and (wait := last.retry_seconds(generation, self._clock())) is not None:
+        wait = last.retry_seconds(generation, self._clock()) if last is not None else None
+        held = last.refused if last is not None and wait is not None else frozenset()
+        refused = await self._create_missing(job, plan, memory, held)
+        if wait is not None and not refused:
             return wait
-        refused: RefusedError | NameTakenError | None = None
-        try:
-            await self._create_missing(job, plan, memory)
-        except (RefusedError, NameTakenError) as error:
-            refused = error
-            logger.warning("the API server refused an object of the job: %s", error.message)
+        told = next(iter(refused.values()), None)
+        if told is not None:
+            logger.warning("the API server refused %d objects of the job: %s", len(refused), told.message)
+            memory.rules_read_at = None  # they may not have fitted the rules of the namespace
         before = job.status.refusal is not None if last is None else bool(last.refusal)
-        times = (last.times if last is not None else 0) + 1 if refused is not None else 0
         memory.attempt = attempt = Attempt(
             at=self._clock(),
             generation=generation,
-            refusal=refused.message if refused is not None else "",
-            name_taken=isinstance(refused, NameTakenError),
-            times=times,
+            refusal=told.message if told is not None else "",
+            refused=held.union(refused),
+            name_taken=isinstance(told, NameTakenError),
+            times=(last.times if last is not None else 0) + 1 if refused else 0,
         )
-        if (refused is not None) != before:
+        if bool(refused) != before:
             return 0.0  # the status must report it
         return attempt.retry_seconds(generation, attempt.at)
 
-    async def _create_missing(self, job: api.TorchrunJob, plan: Plan, memory: Memory) -> None:
-        """Create missing objects concurrently, those that pods mount first."""
-        due = [*(prerequisites(job, self._programs, self._operator_namespace) if plan.apply_objects else ())]
-        due += services(job) if plan.apply_services else ()
-        pods = [node_pod(job, index) for index in plan.create_nodes]
+    async def _create_missing(
+        self, job: api.TorchrunJob, plan: Plan, memory: Memory, held: frozenset[Reference]
+    ) -> Refusals:
+        """Create missing objects except the held ones. Return those that the API server refuses, and why.
+
+        The rendezvous pod comes first. Where it is refused, no node takes its place in a quota.
+        """
+        refused: Refusals = {}
         if plan.create_rendezvous:
-            pods.append(rendezvous_pod(job, self._links.token_digest(job.metadata.uid)))
-        await self._together(
-            [*[self._apply(manifest, memory) for manifest in due], *[self._create_pod(pod) for pod in pods]]
-        )
-        self._metrics.pods_created(ROLE_RENDEZVOUS, int(plan.create_rendezvous))
-        self._metrics.pods_created(ROLE_NODE, len(plan.create_nodes))
+            name = "Pod", rendezvous_name(job.metadata.name)
+            if name in held:
+                return refused
+            await self._read_rules(job, memory)
+            host = rendezvous_pod(job, self._links.token_digest(job.metadata.uid), memory.rules)
+            refused = await self._attempt({name: self._create_pod(host)})
+            self._metrics.pods_created(ROLE_RENDEZVOUS, 1)
+            if refused:
+                return refused
+        requests = await self._objects(job, plan, memory)
+        requests |= {_reference(pod): self._create_pod(pod) for pod in (node_pod(job, i) for i in plan.create_nodes)}
+        for reference in held.intersection(requests):
+            requests.pop(reference).close()
+        self._metrics.pods_created(ROLE_NODE, sum(1 for kind, _ in requests if kind == "Pod"))
+        return await self._attempt(requests)
+
+    async def _objects(self, job: api.TorchrunJob, plan: Plan, memory: Memory) -> dict[Reference, Request]:
+        """Return the requests that make the objects beside the pods as they should be, those that pods mount first."""
+        applied: list[Manifest] = []
+        if plan.apply_objects:
+            await self._read_rules(job, memory)
+            applied += prerequisites(job, self._programs, self._operator_namespace, memory.rules)
+        if plan.apply_services:
+            applied += services(job)
+        due: list[tuple[Callable[[Manifest], Request], Sequence[Manifest]]] = [(self._cluster.apply, applied)]
+        if plan.apply_objects:
+            due += [(self._cluster.create, claims(job)), (self._cluster.delete_owned, unwanted(job))]
+        return {
+            _reference(manifest): self._once(request, manifest, memory)
+            for request, manifests in due
+            for manifest in manifests
+        }
+
+    async def _read_rules(self, job: api.TorchrunJob, memory: Memory) -> None:
+        now, last = self._clock(), memory.rules_read_at
+        if last is None or (now - last).total_seconds() >= self._resync_seconds:
+            memory.rules, memory.rules_read_at = await self._cluster.namespace_rules(job.metadata.namespace), now
 
     async def _create_pod(self, pod: Manifest) -> None:
         try:
@@ -107,28 +151,38 @@ class Actor:
             # A node's name is taken. The other nodes continue, unlike with the name of a service.
             raise RefusedError(error.status, error.reason, error.message) from error
 
-    async def _apply(self, manifest: Manifest, memory: Memory) -> None:
-        """Apply an object if it differs from what was applied last, or if that was long ago."""
-        name, now = (manifest["kind"], manifest["metadata"]["name"]), self._clock()
-        digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+    async def _once(self, request: Callable[[Manifest], Request], manifest: Manifest, memory: Memory) -> None:
+        """Make the request about an object if it differs from the last one, or if that was long ago."""
+        name, now = _reference(manifest), self._clock()
+        digest = hashlib.sha256(json.dumps([request.__name__, manifest], sort_keys=True).encode()).hexdigest()
         last = memory.applied.get(name)
         if last is not None and last[0] == digest and (now - last[1]).total_seconds() < self._resync_seconds:
             return
-        await self._cluster.apply(manifest)
+        await request(manifest)
         memory.applied[name] = digest, now
 
-    async def _together(self, requests: Sequence[Coroutine[Any, Any, None]]) -> None:
-        """Await all, then raise one error: one that can be retried rather than a refusal."""
+    async def _attempt(self, requests: Mapping[Reference, Request]) -> Refusals:
+        """Await all requests. Return the refused ones. Then raise one of the other errors, which may pass."""
+        results = await self._together([*requests.values()])
+        found = dict(zip(requests, results, strict=True))
+        for error in found.values():
+            if error is not None and not isinstance(error, RefusedError | NameTakenError):
+                raise error
+        return {name: error for name, error in found.items() if isinstance(error, RefusedError | NameTakenError)}
 
-        async def limited(request: Coroutine[Any, Any, None]) -> None:
+    async def _together(self, requests: Sequence[Request]) -> list[BaseException | None]:
+        """Await all. Return the error of each."""
+
+        async def limited(request: Request) -> None:
             async with self._writes:
                 await request
 
         try:
-            results = await asyncio.gather(*map(limited, requests), return_exceptions=True)
+            return await asyncio.gather(*map(limited, requests), return_exceptions=True)
         finally:
             for request in requests:
                 request.close()  # those that had not begun when this pass was cancelled
-        errors = [result for result in results if isinstance(result, BaseException)]
-        if errors:
-            raise min(errors, key=lambda error: isinstance(error, RefusedError | NameTakenError))
+
+
+def _reference(manifest: Manifest) -> Reference:
+    return manifest["kind"], manifest["metadata"]["name"]

@@ -3,8 +3,13 @@
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from torchrun_operator.render.namespace import NO_RULES, NamespaceRules
+
 _RETRY_SECONDS = (1.0, 2.0, 4.0, 8.0, 15.0)
 """How long to wait after the first attempt that is refused, after the second, and so on."""
+
+Reference = tuple[str, str]
+"""Kind and name of an object of the job."""
 
 
 @dataclass(frozen=True)
@@ -16,6 +21,8 @@ class Attempt:
     """Of the job's spec."""
     refusal: str = ""
     """Empty: it accepted everything."""
+    refused: frozenset[Reference] = frozenset()
+    """What it refused: only these wait."""
     name_taken: bool = False
     times: int = 0
     """Number of refused attempts in a row."""
@@ -38,8 +45,11 @@ class Memory:
     """One job's."""
 
     uid: str
-    applied: dict[tuple[str, str], tuple[str, datetime]] = field(default_factory=dict)
+    applied: dict[Reference, tuple[str, datetime]] = field(default_factory=dict)
     """The digest of what was applied last, and when, by kind and name."""
+    rules: NamespaceRules = NO_RULES
+    rules_read_at: datetime | None = None
+    """When the rules of the namespace were read. None: they are due."""
     attempt: Attempt | None = None
     """None: this operator has not tried yet. The status has the refusal of an earlier operator."""
     status_written_at: datetime | None = None

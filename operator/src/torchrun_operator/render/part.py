@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from torchrun_operator.api.v1alpha1 import TorchrunJob, TorchrunJobSpec
 from torchrun_operator.api.validation import Problem
+from torchrun_operator.render.namespace import NO_RULES, NamespaceRules
 from torchrun_operator.render.programs import Programs
 
 Manifest = dict[str, Any]
@@ -15,11 +16,13 @@ Manifest = dict[str, Any]
 
 @dataclass(frozen=True)
 class Installation:
-    """The facts about this operator that manifests need."""
+    """The facts about this operator, and about the namespace of the job, that manifests need."""
 
     programs: Programs
     namespace: str | None
     """The namespace of the operator, if known."""
+    rules: NamespaceRules = NO_RULES
+    """The rules of the job's namespace."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ def _no_prerequisites(_: TorchrunJob, __: Installation) -> Iterable[Manifest]:
     return ()
 
 
-def _no_services(_: TorchrunJob) -> Iterable[Manifest]:
+def _no_objects(_: TorchrunJob) -> Iterable[Manifest]:
     return ()
 
 
@@ -102,8 +105,12 @@ class Part:
     problems: Callable[[TorchrunJobSpec], Iterable[Problem]] = _no_problems
     """What is wrong with the fields of this feature. The other functions get jobs without problems only."""
     prerequisites: Callable[[TorchrunJob, Installation], Iterable[Manifest]] = _no_prerequisites
-    """Objects that must exist before the pods."""
-    services: Callable[[TorchrunJob], Iterable[Manifest]] = _no_services
+    """Objects that must exist before the pods. The operator keeps them as they are here."""
+    claims: Callable[[TorchrunJob], Iterable[Manifest]] = _no_objects
+    """Objects that must exist before the pods. They belong to the user: the operator only creates them."""
+    unwanted: Callable[[TorchrunJob], Iterable[Manifest]] = _no_objects
+    """Objects of an earlier spec that must not exist: their kind and metadata."""
+    services: Callable[[TorchrunJob], Iterable[Manifest]] = _no_objects
     """Services with the DNS names of the pods."""
     node: Callable[[TorchrunJob, int], Piece] = _no_node_piece
     """What the feature adds to the pod of the node with that index."""

@@ -16,6 +16,7 @@ from torchrun_operator.api.names import (
 from torchrun_operator.api.v1alpha1 import TorchrunJob
 from torchrun_operator.render.catalog import PARTS
 from torchrun_operator.render.metadata import owned_metadata
+from torchrun_operator.render.namespace import NO_RULES, NamespaceRules
 from torchrun_operator.render.part import Manifest, total
 from torchrun_operator.render.programs import PROGRAMS_DIRECTORY, RENDEZVOUS_PROGRAM
 
@@ -37,7 +38,7 @@ _TEMPLATE_FIELDS: Final = (
 such as affinity, schedulerName and volumes."""
 
 
-def rendezvous_pod(job: TorchrunJob, token_digest: str) -> Manifest:
+def rendezvous_pod(job: TorchrunJob, token_digest: str, rules: NamespaceRules = NO_RULES) -> Manifest:
     """Return the pod with the store: the job's own image (same torch, same wire format), no accelerator.
 
     It has the labels and annotations of the template, which queues, meshes and cost reports use. It lacks the labels

@@ -235,8 +235,10 @@ class TorchrunJobSpec(Model):
     network_policy: Annotated[
         bool,
         Field(
-            description="Whether a NetworkPolicy limits access to the rendezvous to the pods of the job and the "
-            "operator. It needs a network plugin that enforces policies."
+            description="Whether NetworkPolicies let only the pods of the job reach its nodes and its rendezvous, and "
+            "the operator the rendezvous. In a namespace whose policies restrict what pods may reach, they also let "
+            "the nodes reach each other and DNS. They need a network plugin that enforces policies. If false, the job "
+            "has no policies."
         ),
     ] = True
     suspend: Annotated[

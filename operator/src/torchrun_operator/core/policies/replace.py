@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from torchrun_operator.api.names import node_name
+from torchrun_operator.api.names import node_name, rendezvous_name
 from torchrun_operator.core.facts.model import Facts, NodePod, Phase
 from torchrun_operator.core.findings.causes import describe
 from torchrun_operator.core.findings.find import Findings
@@ -49,8 +49,10 @@ def _missing(facts: Facts, findings: Findings) -> tuple[int, ...]:
 
 
 def _waits_for_rendezvous(facts: Facts, findings: Findings) -> bool:
-    """Whether new agents would join the old rendezvous and end with it."""
+    """Whether new agents would join the old rendezvous and end with it, or find none because its name is taken."""
     pod = facts.rendezvous_pod
+    if pod is None and rendezvous_name(facts.job.metadata.name) in facts.foreign:
+        return True
     return findings.completion.rendezvous_spent or (pod is not None and pod.phase is Phase.TERMINATING)
 
 

@@ -9,13 +9,14 @@ from torchrun_operator.api.names import snapshots_name
 from torchrun_operator.api.v1alpha1 import TorchrunJob, TorchrunJobSpec
 from torchrun_operator.api.validation import Problem
 from torchrun_operator.render.metadata import owned_metadata
-from torchrun_operator.render.part import Installation, Manifest, Part, Piece
+from torchrun_operator.render.part import Manifest, Part, Piece
 from torchrun_operator.render.paths import is_clean, is_inside, is_reserved
 
 _VOLUME = "torchrun-snapshots"
 
 
-def _claim(job: TorchrunJob, _: Installation) -> Iterator[Manifest]:
+def _claim(job: TorchrunJob) -> Iterator[Manifest]:
+    """Return the claim as it is created. The user may expand it later, or change its labels."""
     if job.spec.snapshots is None or job.spec.snapshots.volume_claim_template is None:
         return
     template = copy.deepcopy(job.spec.snapshots.volume_claim_template)
@@ -68,4 +69,4 @@ def _claim_problems(claim: dict[str, Any]) -> Iterator[Problem]:
         yield Problem(f"{field}.resources", remedies.STORAGE)
 
 
-PART = Part(prerequisites=_claim, node=_node, problems=_problems)
+PART = Part(claims=_claim, node=_node, problems=_problems)
