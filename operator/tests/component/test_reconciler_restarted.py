@@ -72,9 +72,10 @@ async def test_pods_of_a_lost_host_are_deleted_before_the_events_are_recorded() 
     log = world.cluster.log
     deletions = [position for position, entry in enumerate(log) if entry.startswith("delete")]
     events = [position for position, entry in enumerate(log) if entry.startswith("event")]
-    assert (len(deletions), reasons(world)) == (301, ["NodeLost"])
+    assert (len(deletions), reasons(world)) == (301, ["RestartingAllNodes"])
     assert max(deletions) < min(events)
-    assert world.cluster.events[0]["message"].startswith("Each of 300 nodes (pods digits-0, digits-1, ")
+    why = "all nodes start again from the last snapshot, because the rendezvous host is lost: Kubernetes "
+    assert world.cluster.events[0]["message"].startswith(why)
 
 
 async def test_events_are_recorded_even_if_an_action_fails() -> None:

@@ -186,7 +186,7 @@ CHANGES = {
         seen(*THREE, rendezvous_pod=None),
         decision(create_rendezvous=True),
         "Resizing",
-        ("Valid", "AllScheduled", "ReplicasChanged"),
+        ("Valid", "AllScheduled", "RestartingAllNodes"),
     ),
     "the rendezvous pod is gone and its agents have ended": Case(
         training_job(),
@@ -201,7 +201,7 @@ CHANGES = {
             restarts={Cause.INFRASTRUCTURE: 3},
         ),
         "Resizing",
-        ("Valid", "AllScheduled", "NodeLost"),
+        ("Valid", "AllScheduled", "RestartingAllNodes"),
         Restarts(infrastructure=3),
     ),
     "the Kubernetes node of the rendezvous pod is silent": Case(
@@ -212,11 +212,11 @@ CHANGES = {
                 *(Deletion(f"digits-{i}", f"pod-{i}-1", f"the rendezvous host is lost: {SILENCE}", 5) for i in (0, 1)),
                 Deletion("digits-rdzv", "pod-rdzv", SILENCE, 0),
             ),
-            events=tuple(lost(i, f"lost the rendezvous host: {SILENCE}", "infrastructure") for i in (0, 1)),
+            restart_all=f"the rendezvous host is lost: {SILENCE}",
             restarts={Cause.INFRASTRUCTURE: 2},
         ),
         "Resizing",
-        ("Valid", "AllScheduled", "NodeLost"),
+        ("Valid", "AllScheduled", "RestartingAllNodes"),
         Restarts(infrastructure=2),
     ),
     "the rendezvous pod has failed": Case(
@@ -224,7 +224,7 @@ CHANGES = {
         seen(*THREE, rendezvous_pod=replace(HOST, phase=Phase.FAILED)),
         decision(deletions=(Deletion("digits-rdzv", "pod-rdzv", "it has ended", 0),)),
         "Resizing",
-        ("Valid", "AllScheduled", "ReplicasChanged"),
+        ("Valid", "AllScheduled", "RestartingAllNodes"),
     ),
     "the host has not answered a restarted operator yet": Case(
         training_job(),
@@ -249,14 +249,14 @@ CHANGES = {
             )
         ),
         "Resizing",
-        ("Valid", "AllScheduled", "ReplicasChanged"),
+        ("Valid", "AllScheduled", "RestartingAllNodes"),
     ),
     "it is replaced at most once a minute": Case(
         training_job(),
         seen(*THREE, rendezvous_pod=replace(CRASHED, started_at=at(-59))),
         decision(),
         "Resizing",
-        ("Valid", "AllScheduled", "ReplicasChanged"),
+        ("Valid", "AllScheduled", "RestartingAllNodes"),
     ),
     "a host that never served stays for its log": Case(
         after(make_job(), seen(*THREE)),

@@ -37,7 +37,6 @@ from decision_cases import (
     check_case,
     decision,
     doing,
-    lost,
     restarted,
     target,
 )
@@ -46,7 +45,10 @@ from torchrun_operator.api.v1alpha1 import Restarts, TorchrunJob
 from torchrun_operator.core.facts.model import Cause, Facts, Phase
 from torchrun_operator.core.policies.plan import Deletion
 
-START_OVER = "a node was lost after others had finished: all nodes start again from the last snapshot"
+START_OVER = (
+    "pod digits-1 exited with code 137 (SIGKILL) after digits-0 had succeeded; the logs of digits-0 are deleted "
+    "together with the pods"
+)
 BROKEN = seen(DONE[0], failed(1, 137), THREE[2], rendezvous=replace(ALL, closed=True))
 
 ENDS = {
@@ -55,7 +57,6 @@ ENDS = {
         seen(*instead(THREE, failed(1, 3, message="ValueError: bad loss")), rendezvous=ALL),
         doing(
             target=target("10.0.1.1", close=True),
-            events=(lost(1, "exited with code 3 (Error): ValueError: bad loss", "code"),),
             restarts={Cause.CODE: 1},
         ),
         "Failed",
@@ -95,11 +96,11 @@ ENDS = {
                 Deletion("digits-1", "pod-1-1", START_OVER, 0),
                 Deletion("digits-2", "pod-2-1", START_OVER),
             ),
-            events=(lost(1, "exited with code 137 (SIGKILL)", "infrastructure"),),
+            restart_all=START_OVER,
             restarts={Cause.INFRASTRUCTURE: 1},
         ),
         "Resizing",
-        ("Valid", "AllScheduled", "Training", "NodeLost"),
+        ("Valid", "AllScheduled", "Training", "RestartingAllNodes"),
         Restarts(infrastructure=1),
     ),
     "all nodes start again": Case(
@@ -112,7 +113,7 @@ ENDS = {
             deletions=(Deletion("digits-rdzv", "pod-rdzv", "it is closed"),),
         ),
         "Resizing",
-        ("Valid", "NodeLost"),
+        ("Valid", "RestartingAllNodes"),
         Restarts(infrastructure=1),
     ),
     "all nodes start again once the old rendezvous is gone": Case(
@@ -120,7 +121,7 @@ ENDS = {
         seen(rendezvous_pod=replace(HOST, phase=Phase.TERMINATING)),
         decision(),
         "Resizing",
-        ("Valid", "NodeLost"),
+        ("Valid", "RestartingAllNodes"),
         Restarts(infrastructure=1),
     ),
     "all nodes start again with a new rendezvous": Case(
@@ -128,7 +129,7 @@ ENDS = {
         seen(rendezvous_pod=None),
         decision(create_rendezvous=True, create_nodes=(0, 1, 2), apply_services=False),
         "Resizing",
-        ("Valid", "NodeLost"),
+        ("Valid", "RestartingAllNodes"),
         Restarts(infrastructure=1),
     ),
     "it ended before a status had ranks": Case(

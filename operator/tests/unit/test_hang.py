@@ -127,7 +127,7 @@ CASES = {
     "it has ended": Case(
         found_hung(),
         seen(*THREE, rendezvous=hanging(complete=False, members=(), round=1)),
-        decision(target=TOLD),
+        decision(target=TOLD, look_again_seconds=10.0),
         "Resizing",
         ("Valid", "AllScheduled", "ProgressDeadlineExceeded"),
         Restarts(code=1),
@@ -151,7 +151,7 @@ CASES = {
     "too often": Case(
         training_job(maxRestarts=0),
         seen(*THREE, rendezvous=hanging()),
-        replace(HUNG, plan=Plan(target=replace(TOLD, close=True))),
+        replace(HUNG, events=(), plan=Plan(target=replace(TOLD, close=True))),
         "Failed",
         ("Valid", "AllScheduled", "ProgressDeadlineExceeded"),
         Restarts(code=1),
@@ -177,6 +177,7 @@ CASES = {
             deletions=(Deletion("digits-1", "pod-1-1", StuckReason.MISSING, 1),),
             events=(lost(1, StuckReason.MISSING, "infrastructure"),),
             restarts={Cause.INFRASTRUCTURE: 1},
+            look_again_seconds=10.0,
         ),
         "Resizing",
         ("Valid", "AllScheduled", "NodeLost"),
@@ -194,6 +195,7 @@ CASES = {
             target=replace(TOLD, leavers=("10.0.1.1",)),
             events=(lost(1, "is being deleted", "infrastructure"),),
             restarts={Cause.INFRASTRUCTURE: 1},
+            look_again_seconds=10.0,
         ),
         "Resizing",
         ("Valid", "AllScheduled", "NodeLost"),

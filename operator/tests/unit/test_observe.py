@@ -48,7 +48,8 @@ def node(phase: Phase, **changes: Any) -> NodePod:
 
 UNSCHEDULABLE = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 have a GPU"}
 DISRUPTED = {"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"}
-DELETED = {"deletionTimestamp": "2026-01-31T11:30:00Z"}
+DELETED = {"deletionTimestamp": "2026-01-31T11:30:00Z", "deletionGracePeriodSeconds": 30}
+STOPPED = datetime(2026, 1, 31, 11, 29, 30, tzinfo=UTC)
 ENDED_AT = datetime(2026, 1, 31, 11, 20, 5, tzinfo=UTC)
 
 NODES: dict[str, tuple[Any, NodePod]] = {
@@ -101,15 +102,21 @@ NODES: dict[str, tuple[Any, NodePod]] = {
     ),
     "is being deleted": (
         pod(metadata=DELETED, status={"phase": "Running", "podIP": "10.0.0.9"}),
-        node(Phase.TERMINATING, address="10.0.0.9"),
+        node(Phase.TERMINATING, address="10.0.0.9", stop_requested_at=STOPPED, grace_seconds=30),
     ),
     "is being preempted": (
         pod(metadata=DELETED, status={"phase": "Running", "podIP": "10.0.0.9", "conditions": [DISRUPTED]}),
-        node(Phase.TERMINATING, address="10.0.0.9", disruption="PreemptionByScheduler"),
+        node(
+            Phase.TERMINATING,
+            address="10.0.0.9",
+            stop_requested_at=STOPPED,
+            grace_seconds=30,
+            disruption="PreemptionByScheduler",
+        ),
     ),
     "failed while it was being deleted": (
         pod(metadata=DELETED, status={"phase": "Failed", "containerStatuses": trainer(terminated={"exitCode": 1})}),
-        node(Phase.TERMINATING, exit=Exit(1, "", "", None)),
+        node(Phase.TERMINATING, stop_requested_at=STOPPED, grace_seconds=30, exit=Exit(1, "", "", None)),
     ),
     "succeeded, and is being deleted": (
         pod(
@@ -119,7 +126,7 @@ NODES: dict[str, tuple[Any, NodePod]] = {
                 "containerStatuses": trainer(terminated={"exitCode": 0, "reason": "Completed"}),
             },
         ),
-        node(Phase.SUCCEEDED, exit=Exit(0, "Completed", "", None)),
+        node(Phase.SUCCEEDED, stop_requested_at=STOPPED, grace_seconds=30, exit=Exit(0, "Completed", "", None)),
     ),
     "failed with the worker's words": (
         pod(

@@ -57,6 +57,8 @@ class Reason(StrEnum):
     REPLICAS_CHANGED = "ReplicasChanged"
     NODE_LOST = "NodeLost"
     RESTARTING_WORKERS = "RestartingWorkers"
+    RESTARTING_ALL = "RestartingAllNodes"
+    SLOW_TO_STOP = "SlowToStop"
     SETTLED = "Settled"
     SHORT_OF_NODES = "ShortOfNodes"
     # Straggling

@@ -6,14 +6,15 @@ from enum import StrEnum
 
 from torchrun_operator.api.conditions import Condition, ConditionStatus, ConditionType, Reason, find_condition
 from torchrun_operator.api.v1alpha1 import TorchrunJobStatus
+from torchrun_operator.core.facts.model import Cause
 from torchrun_operator.core.findings.failures import describe_failure
 from torchrun_operator.core.findings.find import Findings
 from torchrun_operator.core.findings.losses import Loss
+from torchrun_operator.core.phrases import named
 from torchrun_operator.core.policies.plan import Plan
 
 _MOST_SINGLE = 3
 """More pods than this with the same message share one event."""
-_MOST_NAMED = 5
 
 
 class EventReason(StrEnum):
@@ -36,24 +37,30 @@ class Event:
 
 def events(findings: Findings, plan: Plan) -> tuple[Event, ...]:
     """Return the events of what this pass counts, and of the surplus pods that it removes."""
-    hang, failure = findings.counts.hang, findings.failure
+    hang, failure, failed = findings.counts.hang, findings.failure, findings.counts.exhausted
     found = [
-        *_losses(findings.losses.nodes, EventReason.NODE_LOST, "Node"),
+        *_losses(_untold(findings, plan), EventReason.NODE_LOST, "Node"),
         *_losses(findings.losses.spares, EventReason.SPARE_LOST, "Spare node", "training continues"),
     ]
-    if findings.workers.count and failure is not None:
+    if findings.workers.count and failure is not None and not failed:
         words = describe_failure(failure)
         message = f"Workers failed and restart in place; {words}"
         found.append(Event(EventReason.WORKERS_FAILED, message, warning=True))
-    if hang is not None:
+    if hang is not None and not failed:
         found.append(Event(Reason.PROGRESS_DEADLINE_EXCEEDED, f"Workers hang: {hang.told}", warning=True))
     removed = [deletion for deletion in plan.deletions if deletion.surplus]
     if len(removed) <= _MOST_SINGLE:
         found += [Event(EventReason.NODE_REMOVED, f"Pod {d.name} is removed: {d.why}") for d in removed]
     else:
-        names = _named([deletion.name for deletion in removed])
+        names = named([deletion.name for deletion in removed])
         found.append(Event(EventReason.NODE_REMOVED, f"{len(removed)} pods ({names}) are removed: {removed[0].why}"))
     return tuple(found)
+
+
+def _untold(findings: Findings, plan: Plan) -> list[Loss]:
+    """Return the losses that no event of a condition reports: Failed and RestartingAllNodes name the first one."""
+    failed, everyone = findings.counts.exhausted, bool(plan.restart_all)
+    return [loss for loss in findings.losses.nodes if not (everyone or (failed and loss.cause is Cause.CODE))]
 
 
 def _losses(losses: Sequence[Loss], reason: EventReason, node: str, then: str = "") -> Iterable[Event]:
@@ -68,7 +75,7 @@ def _losses(losses: Sequence[Loss], reason: EventReason, node: str, then: str = 
             for loss in group:
                 yield Event(reason, f"{node} {loss.index} (pod {loss.pod}) {loss.what}; {effect}", warning=True)
         else:
-            who = f"{len(group)} {node.lower()}s (pods {_named([loss.pod for loss in group])})"
+            who = f"{len(group)} {node.lower()}s (pods {named([loss.pod for loss in group])})"
             yield Event(reason, f"Each of {who} {first.what}; {effect}", warning=True)
 
 
@@ -80,11 +87,6 @@ def _alike(losses: Sequence[Loss]) -> list[list[Loss]]:
     return [*groups.values()]
 
 
-def _named(names: Sequence[str]) -> str:
-    more = len(names) - _MOST_NAMED
-    return ", ".join([*names[:_MOST_NAMED], *([f"and {more} more"] if more > 0 else [])])
-
-
 _BAD_WHEN_TRUE = frozenset({ConditionType.FAILED, ConditionType.STRAGGLING})
 _BAD_WHEN_FALSE = frozenset({ConditionType.ACCEPTED})
 _SILENT_WHEN_FALSE = frozenset({ConditionType.SUSPENDED, ConditionType.RUNNING, ConditionType.SCHEDULED})
@@ -93,6 +95,8 @@ _SILENT_AT_FIRST = frozenset({ConditionType.ACCEPTED, ConditionType.SCHEDULED})
 """These are normally True from the start."""
 _TOLD_BY_EVENTS = frozenset({Reason.NODE_LOST, Reason.RESTARTING_WORKERS, Reason.PROGRESS_DEADLINE_EXCEEDED})
 """Reasons for Resizing whose causes have events of their own: NodeLost, WorkersFailed, ProgressDeadlineExceeded."""
+_TOLD_IN_BETWEEN = frozenset({Reason.RESTARTING_ALL, Reason.SLOW_TO_STOP})
+"""Reasons for Resizing that get an event also where another change was under way before."""
 
 
 def transitions(old: TorchrunJobStatus, new: TorchrunJobStatus) -> tuple[Event, ...]:
@@ -107,6 +111,8 @@ def transitions(old: TorchrunJobStatus, new: TorchrunJobStatus) -> tuple[Event, 
 
 def _worth_telling(before: Condition | None, after: Condition) -> bool:
     if before is not None and before.status is after.status:
+        if after.reason in _TOLD_IN_BETWEEN:
+            return before.reason != after.reason
         return _bad(after) and (before.reason, before.message) != (after.reason, after.message)
     if after.status is ConditionStatus.TRUE:
         told = after.type == ConditionType.RESIZING and after.reason in _TOLD_BY_EVENTS
@@ -116,5 +122,5 @@ def _worth_telling(before: Condition | None, after: Condition) -> bool:
 
 def _bad(condition: Condition) -> bool:
     if condition.status is ConditionStatus.TRUE:
-        return condition.type in _BAD_WHEN_TRUE
+        return condition.type in _BAD_WHEN_TRUE or condition.reason in _TOLD_IN_BETWEEN
     return condition.type in _BAD_WHEN_FALSE

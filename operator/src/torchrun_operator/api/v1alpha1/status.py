@@ -31,7 +31,12 @@ class MembershipChange(TolerantModel):
     time: Annotated[Time, Field(description="When the operator noticed the change.")]
     cause: Annotated[str, Field(description="Why the membership changed, in one word.", max_length=64)]
     recovery_seconds: Annotated[
-        float | None, Field(description="Seconds until the next round trained. Unset until then.", ge=0)
+        float | None,
+        Field(
+            description="Seconds until the next round took a step, or formed if the script reports none. "
+            "Unset until then.",
+            ge=0,
+        ),
     ] = None
     lost_steps: Annotated[
         int | None, Field(description="Training steps that had to be repeated, if progress is known.", ge=0)
@@ -42,7 +47,8 @@ class Membership(TolerantModel):
     """The nodes that train together."""
 
     round: Annotated[
-        Count, Field(description="Number of the rendezvous round, counted from the start of the rendezvous host.")
+        Count,
+        Field(description="Number of the rendezvous round. It never falls, also where the rendezvous host restarts."),
     ] = 0
     nodes: Annotated[Count, Field(description="Number of nodes that train now.")] = 0
     world_size: Annotated[Count, Field(description="Number of workers that train now.")] = 0
@@ -106,6 +112,10 @@ class RendezvousStatus(TolerantModel):
     ] = None
     unrequested: Annotated[Count, Field(description="Unrequested ends of rounds in that process, counted so far.")] = 0
     since: Annotated[Time | None, Field(description="When the operator first observed that process.")] = None
+    first_round: Annotated[
+        int | None,
+        Field(description="Number of round 0 of that process in status.membership. Unset for the first process.", ge=0),
+    ] = None
     hung_round: Annotated[
         int | None, Field(description="The last round of that process that was ended because the workers hung.", ge=0)
     ] = None

@@ -97,6 +97,10 @@ class NodePod:
     created_at: datetime | None = None
     started_at: datetime | None = None
     """When the kubelet accepted the pod."""
+    stop_requested_at: datetime | None = None
+    """When its deletion was requested, by the clock of the API server."""
+    grace_seconds: int = 0
+    """Seconds from that request until the kubelet kills the pod."""
     disruption: str = ""
     """Why Kubernetes disrupts the pod, as one word: preemption, eviction, taint. Empty: it does not."""
     trouble: str = ""

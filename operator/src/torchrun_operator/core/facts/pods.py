@@ -1,7 +1,7 @@
 """Reads pods as the API server reports them."""
 
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from torchrun_operator.api.names import (
@@ -94,6 +94,8 @@ def _node_pod(pod: Mapping[str, Any], index: int, lost: str) -> NodePod:
         machine=pod["spec"].get("nodeName"),
         created_at=time_of(pod["metadata"].get("creationTimestamp")),
         started_at=time_of(status.get("startTime")),
+        stop_requested_at=_stop_requested_at(pod["metadata"]),
+        grace_seconds=pod["metadata"].get("deletionGracePeriodSeconds") or 0,
         disruption=_disruption(status),
         trouble=lost if phase is Phase.LOST else "",
         exit=_exit(status),
@@ -102,6 +104,12 @@ def _node_pod(pod: Mapping[str, Any], index: int, lost: str) -> NodePod:
         runs_since=_runs_since(status),
         wait=waiting(status, TRAINER_CONTAINER),
     )
+
+
+def _stop_requested_at(metadata: Mapping[str, Any]) -> datetime | None:
+    """Return when the deletion was requested. The deletion timestamp is the end of the grace period."""
+    ends = time_of(metadata.get("deletionTimestamp"))
+    return ends - timedelta(seconds=metadata.get("deletionGracePeriodSeconds") or 0) if ends is not None else None
 
 
 def _rendezvous_pod(pod: Mapping[str, Any], lost: str) -> RendezvousPod:

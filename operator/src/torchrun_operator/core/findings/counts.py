@@ -31,6 +31,10 @@ class Counts:
     by_code: frozenset[str] = frozenset()
     """Failed pods that the code made fail, counted now or before, by uid."""
 
+    def shown_round(self, number: int) -> int:
+        """Return the number that people see of a round of the present host process."""
+        return (self.bookkeeping.first_round or 0) + number
+
 
 def count(
     facts: Facts,
@@ -95,4 +99,13 @@ def _bookkeeping(facts: Facts, workers: WorkerFailures, hung: int | None) -> Ren
         hung_round=hung,
         lost_round=workers.lost_round,
         failing_since=workers.since,
+        first_round=_first_round(facts, rendezvous.instance),
     )
+
+
+def _first_round(facts: Facts, instance: str) -> int | None:
+    """Return the number of round 0 of this host process. The next process continues the numbers of the last one."""
+    status = facts.job.status
+    if status.rendezvous.instance in (None, instance):
+        return status.rendezvous.first_round
+    return status.membership.round + 1

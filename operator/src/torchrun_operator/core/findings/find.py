@@ -12,6 +12,7 @@ from torchrun_operator.core.findings.losses import Losses, losses
 from torchrun_operator.core.findings.membership import Members, members
 from torchrun_operator.core.findings.reach import Reach, reach
 from torchrun_operator.core.findings.size import Size, size
+from torchrun_operator.core.findings.stopping import Stopping, stopping
 from torchrun_operator.core.findings.stragglers import straggler
 from torchrun_operator.core.findings.stuck import Stuck, stuck
 from torchrun_operator.core.findings.wanted import Wanted, wanted
@@ -38,6 +39,7 @@ class Findings:
     size: Size
     reach: Reach
     straggler: Straggler | None
+    stopping: Stopping
 
 
 def find(facts: Facts) -> Findings:
@@ -67,4 +69,5 @@ def find(facts: Facts) -> Findings:
         size=size(facts, goal, counts, replaces=active and not counts.exhausted),
         reach=reach(facts),
         straggler=straggler(facts),
+        stopping=stopping(facts, goal),
     )

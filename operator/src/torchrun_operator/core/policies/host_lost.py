@@ -16,4 +16,5 @@ def host_lost(facts: Facts, findings: Findings) -> Plan | None:
         return None
     why = f"the rendezvous host is lost: {host.trouble}"
     running = [node for node in facts.nodes if node.phase is Phase.RUNNING]
-    return going_on(facts, findings, deletions=[Deletion(n.name, n.uid, why, ORPHAN_GRACE_SECONDS) for n in running])
+    deletions = [Deletion(node.name, node.uid, why, ORPHAN_GRACE_SECONDS) for node in running]
+    return going_on(facts, findings, deletions=deletions, restart_all=why)

@@ -29,6 +29,8 @@ class Plan:
     create_nodes: tuple[int, ...] = ()
     """Indices."""
     deletions: tuple[Deletion, ...] = ()
+    restart_all: str = ""
+    """Why all nodes start again, for people. Empty: they do not."""
     target: Target | None = None
     """The target of the rendezvous host. None: send nothing."""
     look_again_seconds: float | None = None

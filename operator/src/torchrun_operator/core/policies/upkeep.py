@@ -19,6 +19,7 @@ def going_on(
     *,
     create_nodes: tuple[int, ...] = (),
     deletions: Iterable[Deletion] = (),
+    restart_all: str = "",
     later: Iterable[datetime] = (),
 ) -> Plan:
     """Return the plan of a job that continues: it keeps its objects and its rendezvous pod."""
@@ -31,8 +32,11 @@ def going_on(
         create_rendezvous=missing and not findings.name_taken,
         create_nodes=create_nodes,
         deletions=_once([*deletions, *([] if findings.completion.broken else stale_host(facts, findings))]),
+        restart_all=restart_all,
         target=None if findings.completion.finishing else target(facts, findings),
-        look_again_seconds=seconds_until([*later, *_undecided(findings), services], facts.now),
+        look_again_seconds=seconds_until(
+            [*later, *findings.stopping.later, *_undecided(findings), services], facts.now
+        ),
     )
 
 

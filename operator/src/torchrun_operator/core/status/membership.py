@@ -1,5 +1,7 @@
 """status.membership: the nodes that train together, and the last change."""
 
+from datetime import datetime
+
 from torchrun_operator.api import v1alpha1 as api
 from torchrun_operator.core.facts.model import Cause, Facts, Phase, Stage
 from torchrun_operator.core.findings.failures import failed_at
@@ -10,13 +12,16 @@ from torchrun_operator.core.status.running import only_unheard
 def membership(facts: Facts, findings: Findings) -> api.Membership:
     """Return the membership. While the rendezvous host does not answer: the last known one."""
     old, rendezvous, spec = facts.job.status.membership, facts.rendezvous, facts.job.spec
-    if rendezvous is None and only_unheard(facts):
+    over = findings.stage is Stage.ENDED or findings.completion.complete or findings.counts.exhausted
+    if over:
+        active = 0  # what still runs is about to be stopped
+    elif rendezvous is None and only_unheard(facts):
         active = min(old.nodes, sum(1 for node in facts.nodes if node.phase is Phase.RUNNING))
     else:
         active = len(findings.members.training)
     progress = rendezvous.progress if rendezvous is not None else None
     return api.Membership(
-        round=rendezvous.round if rendezvous is not None else old.round,
+        round=_round(facts, findings),
         nodes=active,
         world_size=_world_size(facts, active, progress.world_size if progress else None),
         desired_nodes=findings.wanted.nodes,
@@ -25,6 +30,13 @@ def membership(facts: Facts, findings: Findings) -> api.Membership:
         instance=rendezvous.instance if rendezvous is not None else old.instance,
         last_change=_last_change(facts, findings),
     )
+
+
+def _round(facts: Facts, findings: Findings) -> int:
+    """Return the number of the round, which grows over all host processes of the job."""
+    if facts.rendezvous is None or findings.stage is not Stage.ACTIVE:
+        return facts.job.status.membership.round
+    return findings.counts.shown_round(facts.rendezvous.round)
 
 
 def _ready_spares(facts: Facts, findings: Findings) -> int | None:
@@ -46,7 +58,10 @@ def _world_size(facts: Facts, nodes: int, reported: int | None) -> int:
 
 
 def _last_change(facts: Facts, findings: Findings) -> api.MembershipChange | None:
-    """Return the newest change. It has the time of recovery once the script reports a step of a later round."""
+    """Return the newest change. It has the time of recovery once a later round has taken a step.
+
+    For a script that reports no steps, it is the time until that round formed.
+    """
     change = facts.job.status.membership.last_change
     if findings.stage is Stage.SUSPENDED:
         return change
@@ -65,10 +80,16 @@ def _recovered(facts: Facts, change: api.MembershipChange | None) -> api.Members
     rendezvous = facts.rendezvous
     if change is None or change.recovery_seconds is not None or rendezvous is None or not rendezvous.complete:
         return change
-    progress, formed = rendezvous.progress, rendezvous.completed_at
-    if progress is None or formed is None or not change.time < formed <= progress.time:
+    before, progress, formed = facts.job.status.progress, rendezvous.progress, rendezvous.completed_at
+    if formed is None or formed <= change.time:
+        return change
+    if progress is None and before is None:
+        return change.model_copy(update={"recovery_seconds": _seconds(change, formed)})
+    if progress is None or progress.time < formed:
         return change  # steps of the previous round, which may continue for a while after the loss of a node
-    before = facts.job.status.progress.step if facts.job.status.progress else None
-    lost = max(0, before - progress.step + 1) if before is not None else None
-    recovery = round((progress.time - change.time).total_seconds(), 1)
-    return change.model_copy(update={"recovery_seconds": recovery, "lost_steps": lost})
+    lost = max(0, before.step - progress.step + 1) if before is not None and before.step is not None else None
+    return change.model_copy(update={"recovery_seconds": _seconds(change, progress.time), "lost_steps": lost})
+
+
+def _seconds(change: api.MembershipChange, trained: datetime) -> float:
+    return round((trained - change.time).total_seconds(), 1)

@@ -39,7 +39,7 @@ def report(facts: Facts, findings: Findings, plan: Plan) -> api.TorchrunJobStatu
     live = [node for node in facts.nodes if node.live and node.uid not in deleted]
     over = ended or findings.completion.complete or findings.counts.exhausted
     trains = membership(facts, findings)
-    conditions = _conditions(facts, findings, trains)
+    conditions = _conditions(facts, findings, plan, trains)
     state = _state(conditions, facts)
     return api.TorchrunJobStatus(
         observed_generation=job.metadata.generation,
@@ -63,9 +63,9 @@ def report(facts: Facts, findings: Findings, plan: Plan) -> api.TorchrunJobStatu
     )
 
 
-def _conditions(facts: Facts, findings: Findings, trains: api.Membership) -> tuple[Condition, ...]:
+def _conditions(facts: Facts, findings: Findings, plan: Plan, trains: api.Membership) -> tuple[Condition, ...]:
     conditions = facts.job.status.conditions
-    for verdict in _verdicts(facts, findings, trains):
+    for verdict in _verdicts(facts, findings, plan, trains):
         conditions = set_condition(
             conditions,
             verdict.type,
@@ -78,7 +78,7 @@ def _conditions(facts: Facts, findings: Findings, trains: api.Membership) -> tup
     return conditions
 
 
-def _verdicts(facts: Facts, findings: Findings, trains: api.Membership) -> list[Verdict]:
+def _verdicts(facts: Facts, findings: Findings, plan: Plan, trains: api.Membership) -> list[Verdict]:
     """Return all conditions that apply. The conditions of an ended job never change."""
     if findings.stage is Stage.ENDED:
         return []
@@ -87,7 +87,7 @@ def _verdicts(facts: Facts, findings: Findings, trains: api.Membership) -> list[
         suspended(facts, findings),
         scheduled(facts, findings),
         running(facts, findings, trains),
-        resizing(facts, findings, trains),
+        resizing(facts, findings, plan, trains),
         *straggling(facts, findings),
         *complete(facts, findings),
         *failed(facts, findings),

@@ -1,17 +1,18 @@
 """The condition Resizing: True from a change of a job that has trained until the round that settles it."""
 
-from torchrun_operator.api.conditions import ConditionType, Reason
-from torchrun_operator.api.v1alpha1 import Membership
-from torchrun_operator.core.facts.model import GONE, Facts, Phase, Stage
+from torchrun_operator.api.conditions import ConditionType, Reason, find_condition
+from torchrun_operator.api.v1alpha1 import Membership, NodeStatus
+from torchrun_operator.core.facts.model import GONE, Cause, Facts, Phase, RendezvousPod, Stage
 from torchrun_operator.core.findings.find import Findings
+from torchrun_operator.core.phrases import counted, named
+from torchrun_operator.core.policies.plan import Plan
 from torchrun_operator.core.status.verdict import Verdict
 
-_MOST_LOST = 5
 _MOST_ABSENT = 3
 _NO_CHANGE = "no change is under way"
 
 
-def resizing(facts: Facts, findings: Findings, membership: Membership) -> Verdict:
+def resizing(facts: Facts, findings: Findings, plan: Plan, membership: Membership) -> Verdict:
     """Return whether a change is under way, and its reason. It is settled once all nodes that can train do."""
     trained = any(node.rank is not None for node in facts.job.status.nodes)
     if not trained or findings.stage is Stage.SUSPENDED or findings.completion.complete or findings.counts.exhausted:
@@ -20,18 +21,24 @@ def resizing(facts: Facts, findings: Findings, membership: Membership) -> Verdic
     have, wanted = membership.nodes, membership.desired_nodes
     leaving = bool(findings.members.surplus)
     finishing = not lost and any(node.phase is Phase.SUCCEEDED for node in facts.nodes)
-    if (have == wanted and not leaving) or finishing:
+    everyone = _everyone(facts, findings, plan, have)
+    if not everyone and ((have == wanted and not leaving) or finishing):
         return _settled()
     if have and have >= findings.size.round and not leaving and not findings.size.held:
         words = "; ".join(_absent(facts, findings)[:_MOST_ABSENT])
-        message = f"{have} of {wanted} nodes train; the others join later: {words}"
+        message = f"{have} of {counted(wanted, 'node')} train; the others join later: {words}"
         return Verdict(ConditionType.RESIZING, False, Reason.SHORT_OF_NODES, message)
+    if findings.stopping.slow:
+        message = "; ".join([f"{have} of {counted(wanted, 'node')} train", *findings.stopping.slow])
+        return Verdict(ConditionType.RESIZING, True, Reason.SLOW_TO_STOP, message)
+    if everyone:
+        return Verdict(ConditionType.RESIZING, True, Reason.RESTARTING_ALL, everyone)
     if lost:
-        message = f"{have} of {wanted} nodes train; lost: {', '.join(sorted(lost)[:_MOST_LOST])}"
+        message = f"{have} of {counted(wanted, 'node')} train; lost: {named(sorted(lost))}"
         return Verdict(ConditionType.RESIZING, True, Reason.NODE_LOST, message)
     if facts.rendezvous is not None and not facts.rendezvous.complete and len(facts.nodes) >= wanted:
         return _restarting(facts, findings, wanted)
-    message = f"{have} nodes train; the job wants {wanted}"
+    message = f"{have} of {counted(wanted, 'node')} train; the job changes its size"
     return Verdict(ConditionType.RESIZING, True, Reason.REPLICAS_CHANGED, message)
 
 
@@ -39,15 +46,43 @@ def _settled() -> Verdict:
     return Verdict(ConditionType.RESIZING, False, Reason.SETTLED, _NO_CHANGE)
 
 
+def _everyone(facts: Facts, findings: Findings, plan: Plan, have: int) -> str:
+    """Return that all nodes start again and why; empty if they do not. The first words stay until a node trains."""
+    before = find_condition(facts.job.status.conditions, ConditionType.RESIZING)
+    if not have and before is not None and before.reason == Reason.RESTARTING_ALL:
+        return before.message
+    ending = bool(have) or findings.completion.finishing
+    why = plan.restart_all or ("" if ending else _host_away(facts.rendezvous_pod))
+    return f"all nodes start again from the last snapshot, because {why}" if why else ""
+
+
+def _host_away(pod: RendezvousPod | None) -> str:
+    """Return why agents have no rendezvous host. Empty: its pod runs."""
+    if pod is None:
+        return "the rendezvous pod is gone"
+    if pod.phase is Phase.RUNNING:
+        return ""
+    if pod.phase in (Phase.PENDING, Phase.STARTING):
+        return f"the rendezvous pod {pod.name} is new"
+    return f"the rendezvous pod {pod.name} {'is being deleted' if pod.phase is Phase.TERMINATING else 'has ended'}"
+
+
 def _lost(facts: Facts, findings: Findings) -> list[str]:
-    """Return the names of the lost pods without a replacement."""
+    """Return the names of the lost pods without a replacement. Pods that leave by plan are not lost."""
     present = {node.index for node in facts.nodes if node.phase not in GONE}
+    change = facts.job.status.membership.last_change
+    planned = {Phase.TERMINATING} if change is not None and change.cause == Cause.RESIZE else frozenset()
     recorded = [
         node.pod
         for node in facts.job.status.nodes
-        if node.phase in GONE and node.index not in present and not node.spare
+        if node.phase in GONE - planned and node.index not in present and _expected(node, findings)
     ]
     return [*recorded, *(loss.pod for loss in findings.losses.nodes if loss.pod not in recorded)]
+
+
+def _expected(node: NodeStatus, findings: Findings) -> bool:
+    """Whether the job wants the node to train."""
+    return node.index < findings.wanted.pods and not node.spare
 
 
 def _absent(facts: Facts, findings: Findings) -> list[str]:
@@ -62,8 +97,8 @@ def _absent(facts: Facts, findings: Findings) -> list[str]:
 def _restarting(facts: Facts, findings: Findings, wanted: int) -> Verdict:
     assert facts.rendezvous is not None
     joined, hung = len(facts.rendezvous.members), findings.counts.hung_round
-    message = f"workers restart; {joined} of {wanted} nodes have joined the next round"
+    message = f"workers restart; {joined} of {counted(wanted, 'node')} have joined the next round"
     if hung is not None and facts.rendezvous.round <= hung + 1:
-        message = f"round {hung} made no progress; {message}"
+        message = f"round {findings.counts.shown_round(hung)} made no progress; {message}"
         return Verdict(ConditionType.RESIZING, True, Reason.PROGRESS_DEADLINE_EXCEEDED, message)
     return Verdict(ConditionType.RESIZING, True, Reason.RESTARTING_WORKERS, message)

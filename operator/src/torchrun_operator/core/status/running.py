@@ -31,7 +31,7 @@ def running(facts: Facts, findings: Findings, membership: Membership) -> Verdict
     if facts.rendezvous is None:
         return Verdict(ConditionType.RUNNING, False, Reason.STARTING_RENDEZVOUS, _unheard(facts))
     joined, needed = len(facts.rendezvous.members), findings.wanted.minimum
-    message = f"{joined} of at least {needed} nodes have joined round {facts.rendezvous.round}"
+    message = f"{joined} of at least {needed} nodes have joined round {membership.round}"
     return Verdict(ConditionType.RUNNING, False, Reason.WAITING_FOR_NODES, message)
 
 

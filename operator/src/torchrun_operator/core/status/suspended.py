@@ -3,6 +3,7 @@
 from torchrun_operator.api.conditions import ConditionType, Reason
 from torchrun_operator.core.facts.model import Facts, Stage
 from torchrun_operator.core.findings.find import Findings
+from torchrun_operator.core.phrases import counted
 from torchrun_operator.core.status.verdict import Verdict
 
 
@@ -11,7 +12,8 @@ def suspended(facts: Facts, findings: Findings) -> Verdict:
     if findings.stage is not Stage.SUSPENDED:
         return Verdict(ConditionType.SUSPENDED, False, Reason.NOT_SUSPENDED, "spec.suspend is not set")
     if facts.nodes:
-        message = f"{len(facts.nodes)} pods are being deleted"
+        are = "is" if len(facts.nodes) == 1 else "are"
+        message = "; ".join([f"{counted(len(facts.nodes), 'pod')} {are} being deleted", *findings.stopping.slow])
         return Verdict(ConditionType.SUSPENDED, True, Reason.SUSPENDING, message)
     message = "no pods while spec.suspend is true; set it to false to continue from the last snapshot"
     return Verdict(ConditionType.SUSPENDED, True, Reason.SUSPENDED, message)
