@@ -288,7 +288,7 @@ SENT: dict[str, tuple[Call, Answers, Asked]] = {
     ),
     "status": (
         apply_status,
-        {f"PATCH {JOB}/status": (200, {})},
+        {f"PATCH {JOB}/status": (200, job_at(42))},
         Asked(
             "PATCH",
             f"{JOB}/status",

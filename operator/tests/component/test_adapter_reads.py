@@ -17,9 +17,8 @@ def job_at(version: int) -> dict[str, Any]:
 
 
 def jobs_of(*names: str) -> tuple[int, Any]:
-    return 200, {
-        "items": [{"metadata": {"namespace": name.split("/")[0], "name": name.split("/")[1]}} for name in names]
-    }
+    items = [{"metadata": {"namespace": name.split("/")[0], "name": name.split("/")[1]}} for name in names]
+    return 200, {"metadata": {"resourceVersion": "10"}, "items": items}
 
 
 async def test_jobs_of_all_namespaces_or_of_some() -> None:
@@ -55,6 +54,29 @@ async def test_a_job_that_is_known_is_not_asked_for() -> None:
         await cluster.list_jobs()
         assert await cluster.get_job("team", "digits") == job_at(40)
         assert stub.requests == [asked, written, listed, asked]
+
+
+async def test_jobs_are_listed_in_pages() -> None:
+    listed = "/apis/torchrun.dev/v1alpha1/torchrunjobs"
+    async with api_stub() as stub, adapter(stub.url) as (cluster, _):
+        status, first = jobs_of("a/1", "b/2")
+        first["metadata"]["continue"] = "next"
+        stub.on(f"GET {listed}", (status, first), jobs_of("c/3"))
+        assert list(await cluster.list_jobs()) == [("a", "1"), ("b", "2"), ("c", "3")]
+        assert [asked.query for asked in stub.asked] == [{"limit": "500"}, {"limit": "500", "continue": "next"}]
+
+
+@pytest.mark.parametrize(
+    ("files", "requests"), [(60_000, 0), (70_000, 2), (1_400_000, 2)], ids=["small", "large", "the largest"]
+)
+async def test_large_jobs_are_not_kept(files: int, requests: int) -> None:
+    large = {**job_at(40), "spec": {"files": {"train.py": "x" * files}}}
+    async with api_stub() as stub, adapter(stub.url) as (cluster, _):
+        stub.on(f"GET {JOB}", (200, large))
+        cluster.cache.put(("team", "digits"), {**large, "metadata": {**large["metadata"], "managedFields": [{}]}})
+        for _ in range(2):
+            assert await cluster.get_job("team", "digits") == large
+        assert len(stub.asked) == requests
 
 
 @pytest.mark.parametrize("status", [404, 409, 500])

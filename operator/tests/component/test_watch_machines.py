@@ -32,8 +32,9 @@ def kept(ready: str = "True", *taints: str) -> dict[str, Any]:
 
 async def machines(it: Followed, expected: dict[str, Any], any_ready: bool = True) -> None:
     """Wait until exactly this is known of m1, m2 and m3."""
+    named = {name: known and {"metadata": {"name": name}, **known} for name, known in expected.items()}
     async with asyncio.timeout(5):
-        while await it.cluster.list_machines(["m1", "m2", "m3"]) != (expected, any_ready):  # noqa: ASYNC110
+        while await it.cluster.list_machines(["m1", "m2", "m3"]) != (named, any_ready):  # noqa: ASYNC110
             await asyncio.sleep(0.005)
 
 

@@ -17,6 +17,7 @@ from torchrun_operator.cluster.port import (
 from torchrun_operator.cluster.transport import APPLY, LatencyObserver, Transport, answer_of, client_of_environment
 from torchrun_operator.cluster.watch.base import FORBIDDEN, Watch
 from torchrun_operator.cluster.watch.cache import JobCache
+from torchrun_operator.cluster.watch.collection import pages
 from torchrun_operator.cluster.watch.jobs import JobWatch, Login, login
 from torchrun_operator.cluster.watch.machines import MachineWatch
 from torchrun_operator.cluster.watch.pods import PodWatch
@@ -84,15 +85,21 @@ class KubernetesCluster:
     async def list_jobs(self) -> Sequence[Key]:
         """See Cluster.list_jobs. The next pass over each job reads it again, in case the watch has missed a change."""
         paths = [_jobs(namespace) for namespace in self._namespaces] or [f"apis/{GROUP}/{VERSION}/{PLURAL}"]
-        requests = [self._transport.request("GET", "torchrunjobs", path) for path in paths]
-        answers = await asyncio.gather(*requests, return_exceptions=True)
+        answers = await asyncio.gather(*map(self._keys, paths), return_exceptions=True)
         lists = [answer for answer in answers if not isinstance(answer, BaseException)]
         for error in answers:
             # A forbidden namespace does not hide the others. The watch of jobs reports it.
             if isinstance(error, BaseException) and not (lists and _is_forbidden(error)):
                 raise error
         self.cache.clear()
-        return [(item["metadata"]["namespace"], item["metadata"]["name"]) for found in lists for item in found["items"]]
+        return [key for found in lists for key in found]
+
+    async def _keys(self, path: str) -> list[Key]:
+        return [
+            (item["metadata"]["namespace"], item["metadata"]["name"])
+            async for page in pages(self._transport, path, {})
+            for item in page["items"]
+        ]
 
     async def list_pods(self, namespace: str, job: str) -> Sequence[Manifest]:
         """See Cluster.list_pods. Reads from the watch, which may lag but keeps the order of changes."""

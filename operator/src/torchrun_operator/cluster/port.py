@@ -32,6 +32,10 @@ class RefusedError(ClusterError):
     """The API server does not accept this object (400, 403, 413, 422). A person must change something."""
 
 
+class TooLargeError(ClusterError):
+    """The answer is larger than this process may read. Ask for less."""
+
+
 class NameTakenError(ClusterError):
     """An object of that name exists and has another owner. The operator never changes it."""
 

@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 import aiohttp
 from kubernetes.aio import client, config
 
-from torchrun_operator.cluster.port import ClusterError, ConflictError, Manifest, RefusedError
+from torchrun_operator.cluster.port import ClusterError, ConflictError, Manifest, RefusedError, TooLargeError
 from torchrun_operator.cluster.watch.base import SILENCE_SECONDS
 
 JSON = "application/json"
@@ -21,6 +21,8 @@ _NOT_PLAIN = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 """Characters that YAML rejects, or reads as a line break, unless they are escaped."""
 _HALVES = re.compile("[\ud800-\udfff]")
 _TIMEOUT_SECONDS = 30.0
+_ANSWER_BYTES = 32 << 20
+"""Maximum size of an answer and of an event. An object has at most 1.5 MiB in etcd, and six times that in JSON."""
 _CONNECTIONS = 24
 """Each one costs a TLS handshake in a burst of requests. More connections are not faster."""
 _KINDS = {400: RefusedError, 403: RefusedError, 409: ConflictError, 413: RefusedError, 422: RefusedError}
@@ -70,7 +72,7 @@ class Transport:
                 if stream.status > 299:
                     answer_of(stream.status, await stream.read())
                 opened()
-                async for line in stream.content:
+                async for line in _lines(stream.content, path):
                     yield line
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise ClusterError(0, type(error).__name__, f"WATCH {path}: {error}") from error
@@ -106,22 +108,57 @@ class Transport:
         query: Mapping[str, str] | None = None,
         body: Manifest | None = None,
         content_type: str = JSON,
-        seconds: float = _TIMEOUT_SECONDS,
+        seconds: float | None = None,
+        most_bytes: int | None = None,
     ) -> tuple[int, bytes]:
-        """Return status and body of any answer."""
+        """Return status and body of any answer. Raises TooLargeError if the body is too large."""
         headers = {"Accept": JSON, "Content-Type": content_type}
         await self._api.update_params_for_auth(headers, [], ["BearerToken"], path, verb, body)
         url = f"{self._api.configuration.host}/{path}" + (f"?{urlencode(query)}" if query else "")
         status, started = 0, time.monotonic()
         try:
             sent = _yaml_text(body) if content_type == APPLY else body
-            response = await self._api.call_api(verb, url, headers, sent, _request_timeout=seconds)
-            status, data = response.status, await response.read()
+            response = await self._api.call_api(verb, url, headers, sent, _request_timeout=seconds or _TIMEOUT_SECONDS)
+            status, data = (
+                response.status,
+                await _body(response.response, most_bytes or _ANSWER_BYTES, f"{verb} {path}"),
+            )
         except (aiohttp.ClientError, TimeoutError, ssl.SSLError, OSError) as error:
             raise ClusterError(0, type(error).__name__, f"{verb} {path}: {error}") from error
         finally:
             self._observe(verb, resource, status, time.monotonic() - started)
         return status, data
+
+
+async def _body(response: aiohttp.ClientResponse, most_bytes: int, what: str) -> bytes:
+    """Read a body of limited size. The connection of a larger one is closed."""
+    data = bytearray()
+    async for chunk in response.content.iter_any():
+        data += chunk
+        if len(data) > most_bytes:
+            response.close()
+            raise TooLargeError(0, "TooLarge", f"{what}: an answer of more than {most_bytes} bytes")
+    return bytes(data)
+
+
+async def _lines(content: aiohttp.StreamReader, path: str) -> AsyncIterator[bytes]:
+    """Return the lines of a stream. aiohttp's own limit for lines is below the largest object.
+
+    One object that exceeds a limit would end the watch at the same place again and again.
+    """
+    parts: list[bytes] = []
+    size = 0
+    async for chunk in content.iter_any():
+        first, *others = chunk.split(b"\n")
+        parts.append(first)
+        size += len(first)
+        for other in others:
+            yield b"".join(parts)
+            parts, size = [other], len(other)
+        if size > _ANSWER_BYTES:
+            raise TooLargeError(0, "TooLarge", f"WATCH {path}: an event of more than {_ANSWER_BYTES} bytes")
+    if size:
+        yield b"".join(parts)
 
 
 def _yaml_text(body: object) -> str:

@@ -4,7 +4,13 @@ The cache may lag. That is safe: the API server rejects the status of a pass tha
 forgets that version.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from torchrun_operator.cluster.port import Key, Manifest
+
+_MOST_CHARACTERS = 65536
+"""Maximum size of a kept job. A larger one is read for each pass: it may have 1.5 MiB, and there may be any number."""
 
 
 class JobCache:
@@ -20,8 +26,14 @@ class JobCache:
     def put(self, key: Key, job: Manifest) -> None:
         """Keep this version unless a newer one is known. Events and answers may arrive out of order."""
         known = self._jobs.get(key)
-        if known is None or _version(job) >= _version(known):
-            self._jobs[key] = job
+        if known is not None and _version(job) < _version(known):
+            return
+        metadata = {name: value for name, value in job["metadata"].items() if name != "managedFields"}
+        kept = {**job, "metadata": metadata}
+        if _size(kept, _MOST_CHARACTERS) <= _MOST_CHARACTERS:
+            self._jobs[key] = kept
+        else:
+            self.forget(key)
 
     def update(self, key: Key, job: Manifest | None) -> None:
         """Keep this version as put() does, or forget the job if it was deleted (None)."""
@@ -46,3 +58,17 @@ def _version(job: Manifest) -> int:
     https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions guarantees it.
     """
     return int(job["metadata"]["resourceVersion"])
+
+
+def _size(value: Any, most: int) -> int:  # noqa: ANN401 - any JSON value
+    """Return about the number of characters of a value, or any number above `most` once it is above."""
+    if isinstance(value, str):
+        return len(value)
+    if not isinstance(value, Mapping | list):
+        return 1
+    size = 2
+    for inner in value.values() if isinstance(value, Mapping) else value:
+        size += 2 + _size(inner, most - size)
+        if size > most:
+            break
+    return size + (sum(map(len, value)) if isinstance(value, Mapping) else 0)

@@ -1,4 +1,4 @@
-"""A watch without kopf: one LIST, then a WATCH from its resource version on. Reads cost no request.
+"""A watch without kopf: a LIST in pages, then a WATCH from its resource version on. Reads cost no request.
 
 It misses nothing: if the API server no longer has the events since the last one, the watch lists everything again.
 
@@ -9,13 +9,15 @@ starting pods, that took three quarters of the operator's CPU time.
 import asyncio
 import json
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from torchrun_operator.cluster.port import ClusterError
+from torchrun_operator.cluster.port import ClusterError, Manifest, TooLargeError
 from torchrun_operator.cluster.watch.base import FORBIDDEN, RENEW_SECONDS, Kind, Watch
 
 _RETRY_SECONDS = 1.0
+_PAGE = 500
+"""Objects in one page of a list. Only the kept part of each object outlives its page."""
 _GONE = 410
 """The API server no longer has the events since the requested resource version."""
 
@@ -24,7 +26,7 @@ class Api(Protocol):
     """The requests that a watch needs. Both raise ClusterError."""
 
     async def list(self, path: str, query: Mapping[str, str]) -> dict[str, Any]:
-        """Return a list."""
+        """Return a list, or a page of one. Raises TooLargeError if it does not fit into memory."""
         ...
 
     def watch(self, path: str, query: Mapping[str, str], opened: Callable[[], None]) -> AsyncIterator[bytes]:
@@ -33,6 +35,27 @@ class Api(Protocol):
         Calls `opened` once the server has accepted the request.
         """
         ...
+
+
+async def pages(api: Api, path: str, query: Mapping[str, str]) -> AsyncIterator[dict[str, Any]]:
+    """Return the pages of a list, all of one version. Raises ClusterError, with status 410 if that version is too old.
+
+    Objects may have any size: a page that does not fit is requested again with fewer objects.
+    """
+    size, token = _PAGE, ""
+    while True:
+        more = {"continue": token} if token else {}
+        try:
+            page = await api.list(path, {**query, "limit": str(size), **more})
+        except TooLargeError:
+            if size == 1:
+                raise
+            size = max(1, size // 8)
+            continue
+        yield page
+        token = page["metadata"].get("continue") or ""
+        if not token:
+            return
 
 
 class CollectionWatch(Watch):
@@ -58,7 +81,7 @@ class CollectionWatch(Watch):
                     version = await self._list()
                 version = await self._follow(version)
             except ClusterError as error:
-                if error.status == _GONE:
+                if error.status == _GONE and version is not None:
                     version = None
                     continue
                 self.failed(error)
@@ -74,10 +97,13 @@ class CollectionWatch(Watch):
             self.beat()
 
     async def _list(self) -> str:
-        answer = await self._api.list(self._path, self._query)
-        self._replace(answer["items"])
+        kept: list[Manifest] = []
+        async for page in pages(self._api, self._path, self._query):
+            kept += map(self._kept, page["items"])
+            self.beat()
+        self._replace(kept)
         self.listed()
-        return self._seen(answer)
+        return self._seen(page)
 
     def _seen(self, thing: Mapping[str, Any]) -> str:
         version: str = thing["metadata"]["resourceVersion"]
@@ -102,16 +128,20 @@ class CollectionWatch(Watch):
             if kind == "DELETED":
                 self._remove(thing)
             elif kind != "BOOKMARK":
-                self._put(thing)
+                self._put(self._kept(thing))
         self.beat()
         return version
 
     @abstractmethod
-    def _replace(self, things: Iterable[Mapping[str, Any]]) -> None:
+    def _kept(self, thing: Mapping[str, Any]) -> Manifest:
+        """Return what to keep of an object, with its name and namespace."""
+
+    @abstractmethod
+    def _replace(self, kept: Sequence[Manifest]) -> None:
         """Keep these objects and no others."""
 
     @abstractmethod
-    def _put(self, thing: Mapping[str, Any]) -> None:
+    def _put(self, kept: Manifest) -> None:
         """Keep an object that is new or has changed."""
 
     @abstractmethod

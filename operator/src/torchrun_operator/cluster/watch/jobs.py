@@ -30,6 +30,8 @@ whole process was frozen, kopf does not hang.
 """
 _STOP_SECONDS = 10.0
 _DISCOVERY_SECONDS = 10.0
+_PAGE = 50
+"""Jobs in one page of kopf's list. A job may have 1.5 MiB, because it may contain files."""
 
 Login = Callable[..., kopf.ConnectionInfo | None]
 
@@ -251,6 +253,7 @@ def _settings(delays: _Delays) -> kopf.OperatorSettings:
     settings.process.ultimate_exiting_timeout = None  # it would kill the whole process
     settings.networking.request_timeout = 30
     settings.networking.error_backoffs = delays
+    settings.watching.chunk_size = _PAGE
     settings.watching.server_timeout = RENEW_SECONDS
     settings.watching.inactivity_timeout = SILENCE_SECONDS
     logging.getLogger("kopf.objects").setLevel(logging.WARNING)

@@ -1,6 +1,6 @@
 """The watch of the cluster's Kubernetes nodes."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from torchrun_operator.cluster.port import ClusterError, Manifest
@@ -45,8 +45,11 @@ class MachineWatch(CollectionWatch):
             self._replace(())
             self._removed.clear()
 
-    def _replace(self, things: Iterable[Mapping[str, Any]]) -> None:
-        before, now = self._machines, {thing["metadata"]["name"]: _kept(thing) for thing in things}
+    def _kept(self, thing: Mapping[str, Any]) -> Manifest:
+        return {"metadata": {"name": thing["metadata"]["name"]}, **_health(thing)}
+
+    def _replace(self, kept: Sequence[Manifest]) -> None:
+        before, now = self._machines, {machine["metadata"]["name"]: machine for machine in kept}
         self._machines = now
         for name in now:
             self._removed.pop(name, None)
@@ -56,8 +59,8 @@ class MachineWatch(CollectionWatch):
             if before.get(name) != now.get(name):
                 self._changed(name)
 
-    def _put(self, thing: Mapping[str, Any]) -> None:
-        name, kept = thing["metadata"]["name"], _kept(thing)
+    def _put(self, kept: Manifest) -> None:
+        name = kept["metadata"]["name"]
         if self._machines.get(name) != kept:
             self._machines[name] = kept
             self._removed.pop(name, None)
@@ -75,7 +78,7 @@ class MachineWatch(CollectionWatch):
             del self._removed[next(iter(self._removed))]
 
 
-def _kept(machine: Mapping[str, Any]) -> Manifest:
+def _health(machine: Mapping[str, Any]) -> Manifest:
     """Keep taints and the Ready condition without its times, so that a heartbeat of the kubelet is not a change."""
     conditions = (machine.get("status") or {}).get("conditions") or ()
     ready = [

@@ -1,12 +1,13 @@
 """The watch of the jobs' pods in one namespace or in all."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
 from torchrun_operator.api.names import LABEL_JOB_NAME
 from torchrun_operator.cluster.port import Key, Manifest
 from torchrun_operator.cluster.watch.collection import Api, CollectionWatch
+from torchrun_operator.cluster.watch.trimming import trimmed
 
 
 class PodWatch(CollectionWatch):
@@ -30,7 +31,7 @@ class PodWatch(CollectionWatch):
         Otherwise a watch that lags would show the previous pod of that name.
         """
         if int(pod["metadata"]["resourceVersion"]) > self._version:
-            self._keep(pod)
+            self._keep(trimmed(pod))
 
     def wake_jobs_on(self, machine: str) -> None:
         """Wake the jobs that have pods on that Kubernetes node."""
@@ -38,16 +39,19 @@ class PodWatch(CollectionWatch):
             if any(pod["spec"].get("nodeName") == machine for pod in pods.values()):
                 self._wake(key)
 
-    def _replace(self, things: Iterable[Mapping[str, Any]]) -> None:
+    def _kept(self, thing: Mapping[str, Any]) -> Manifest:
+        return trimmed(thing)
+
+    def _replace(self, kept: Sequence[Manifest]) -> None:
         before, self._pods = self._pods, {}
-        for pod in things:
+        for pod in kept:
             self._keep(pod)
         for key in {*before, *self._pods}:
             self._wake(key)
 
-    def _put(self, thing: Mapping[str, Any]) -> None:
-        self._keep(thing)
-        self._wake(_key(thing))
+    def _put(self, kept: Manifest) -> None:
+        self._keep(kept)
+        self._wake(_key(kept))
 
     def _remove(self, thing: Mapping[str, Any]) -> None:
         key = _key(thing)
@@ -57,16 +61,9 @@ class PodWatch(CollectionWatch):
             self._pods.pop(key, None)
         self._wake(key)
 
-    def _keep(self, pod: Mapping[str, Any]) -> None:
-        self._pods.setdefault(_key(pod), {})[pod["metadata"]["name"]] = _trimmed(pod)
+    def _keep(self, pod: Manifest) -> None:
+        self._pods.setdefault(_key(pod), {})[pod["metadata"]["name"]] = pod
 
 
 def _key(pod: Mapping[str, Any]) -> Key:
     return pod["metadata"]["namespace"], pod["metadata"]["labels"][LABEL_JOB_NAME]
-
-
-def _trimmed(pod: Mapping[str, Any]) -> Manifest:
-    """Keep what decisions need. With thousands of pods, the rest would take most of the memory."""
-    metadata = {name: value for name, value in pod["metadata"].items() if name != "managedFields"}
-    spec = {"nodeName": pod["spec"]["nodeName"]} if pod["spec"].get("nodeName") else {}
-    return {"metadata": metadata, "spec": spec, "status": pod.get("status") or {}}
