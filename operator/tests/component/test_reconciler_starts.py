@@ -1,9 +1,11 @@
 """Starts that fail: one start is one failure, however many nodes fail in it, and each start waits longer."""
 
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
 
+from memory_cluster import Stored
 from world import World, counts
 
 
@@ -30,3 +32,69 @@ async def test_a_start_that_fails_on_each_node_is_one_failure(code: int | None, 
         world.now += timedelta(seconds=400)
         await world.reconcile()
     assert world.status["state"] == "Failed"
+
+
+def killed(world: World, pod: Stored) -> None:
+    world.end(pod, 137)
+
+
+def rejected(world: World, pod: Stored) -> None:
+    world.reject(pod, "OutOfcpu", "Pod was rejected: Node didn't have enough resource: cpu")
+
+
+def deleted(world: World, pod: Stored) -> None:
+    world.cluster.remove(pod)
+
+
+def evicted(world: World, pod: Stored) -> None:
+    world.end(pod, 137)
+    pod["status"] |= {"reason": "Evicted", "message": "The node was low on resource: memory."}
+
+
+ENDS = {"killed": killed, "rejected": rejected, "deleted": deleted, "evicted": evicted}
+WAITS = [0, 5, 10, 20, 40, 80, 160, 300, 300]
+"""Seconds between the ends of pods and the creations of their replacements."""
+
+
+@pytest.mark.parametrize(
+    ("end", "restarts"),
+    [*((end, False) for end in ENDS.values()), (killed, True)],
+    ids=[*ENDS, "killed, and the operator restarts"],
+)
+async def test_what_ends_a_pod_soon_after_each_start_makes_it_wait_longer(
+    end: Callable[[World, Stored], None], restarts: bool
+) -> None:
+    world = World(nnodes="1:2", replicas=2)
+    await world.settle()
+    waits = []
+    for _ in range(len(WAITS)):
+        pod = world.nodes["digits-1"]
+        world.run(pod)
+        await world.reconcile()
+        end(world, pod)
+        if restarts:
+            world.restart_operator()
+        ended = world.now
+        while world.nodes.get("digits-1", pod)["metadata"]["uid"] == pod["metadata"]["uid"]:
+            outcome = await world.reconcile()
+            assert outcome is not None
+            world.now += timedelta(seconds=outcome.look_again_seconds or 0)
+        waits.append((world.now - ended).total_seconds())
+    assert [round(wait) for wait in waits] == WAITS
+    assert counts(world).keys() <= {"infrastructure", "preemption"}
+
+
+async def test_a_minute_of_running_ends_the_back_off() -> None:
+    world = World(nnodes="1:2", replicas=2)
+    await world.settle()
+    for failures in (1, 2, 3):
+        world.end(world.nodes["digits-1"], 137)
+        await world.reconcile()
+        assert world.status["nodes"][1]["backOff"]["failures"] == failures
+        world.now += timedelta(seconds=20)
+        await starts(world)
+    await world.settle()  # for longer than any timer
+    assert "backOff" not in world.status["nodes"][1]
+    world.end(world.nodes["digits-1"], 137)
+    await world.reconcile()
+    assert world.status["nodes"][1]["backOff"]["failures"] == 1

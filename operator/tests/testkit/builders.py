@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from torchrun_operator.api.v1alpha1 import TorchrunJob, TorchrunJobStatus, job_of
+from torchrun_operator.api.v1alpha1 import BackOff, TorchrunJob, TorchrunJobStatus, job_of
 from torchrun_operator.core import decide as core
 from torchrun_operator.core.decide import Decision
 from torchrun_operator.core.facts.model import Exit, Facts, NodePod, Phase, RendezvousPod
@@ -141,6 +141,13 @@ def failing(job: TorchrunJob, seconds: float = -3) -> TorchrunJob:
     """Return the job once the operator has seen, that long after NOW, failures of workers that it has not counted."""
     recorded = job.status.rendezvous.model_copy(update={"failing_since": at(seconds)})
     return job.model_copy(update={"status": job.status.model_copy(update={"rendezvous": recorded})})
+
+
+def backing_off(job: TorchrunJob, index: int, failures: int, **times: datetime) -> TorchrunJob:
+    """Return the job whose status counts these failures of a node in a row soon after its start."""
+    entry = BackOff(failures=failures, **{"retry_time": NOW - timedelta(minutes=5), **times})
+    nodes = (n.model_copy(update={"back_off": entry}) if n.index == index else n for n in job.status.nodes)
+    return job.model_copy(update={"status": job.status.model_copy(update={"nodes": tuple(nodes)})})
 
 
 def without(nodes: tuple[NodePod, ...], index: int) -> tuple[NodePod, ...]:

@@ -13,6 +13,7 @@ from builders import (
     THREE,
     after,
     at,
+    backing_off,
     decide,
     facts,
     failed,
@@ -42,7 +43,7 @@ from decision_cases import (
 )
 from torchrun_operator.api.v1alpha1 import Restarts
 from torchrun_operator.core.events import Event
-from torchrun_operator.core.facts.model import Cause, Exit, Phase, Wait
+from torchrun_operator.core.facts.model import Cause, Phase, Wait
 from torchrun_operator.core.policies.plan import Deletion
 
 CRASHED = replace(HOST, phase=Phase.STARTING, ready=False, wait=Wait("CrashLoopBackOff", "back-off"))
@@ -146,7 +147,7 @@ CHANGES = {
             *instead(THREE, make_node(1, life=2)),
             rendezvous=make_rendezvous(*instead(THREE, make_node(1, life=2)), round=2),
         ),
-        decision(),
+        decision(look_again_seconds=60.0),
         "Running",
         ("Valid", "AllScheduled", "Training"),
         Restarts(infrastructure=1),
@@ -306,21 +307,28 @@ CHANGES = {
         ("Valid", "Training", "NodeLost"),
         Restarts(infrastructure=1),
     ),
-    "a failed node waits before it is replaced": Case(
-        restarted(training_job(), 2),
+    "a node that fails soon after each start waits, and the others do not wait for it": Case(
+        backing_off(training_job(), 1, 2),
         seen(*instead(THREE, failed(1, 3)), rendezvous=ALL),
         decision(
             target=target("10.0.1.1", size=2),
-            events=(lost(1, "exited with code 3 (Error)", "code"),),
-            look_again_seconds=2.0,
+            events=(
+                lost(
+                    1,
+                    "exited with code 3 (Error); 3 times in a row within a minute of the start, so its replacement "
+                    "waits 10 s",
+                    "code",
+                ),
+            ),
+            look_again_seconds=10.0,
             restarts={Cause.CODE: 1},
         ),
         "Resizing",
         ("Valid", "AllScheduled", "Training", "NodeLost"),
-        Restarts(code=3),
+        Restarts(code=1),
     ),
     "and is replaced then": Case(
-        after(restarted(training_job(), 2), seen(*instead(THREE, failed(1, 3)), rendezvous=ALL)),
+        after(backing_off(training_job(), 1, 2), seen(*instead(THREE, failed(1, 3)), rendezvous=ALL)),
         seen(*instead(THREE, failed(1, 3)), rendezvous=ALL),
         decision(
             target=target("10.0.1.1"),
@@ -328,8 +336,8 @@ CHANGES = {
         ),
         "Resizing",
         ("Valid", "AllScheduled", "Training", "NodeLost"),
-        Restarts(code=3),
-        now=at(2),
+        Restarts(code=1),
+        now=at(10),
     ),
     "a killed node is replaced at once, even if the pass that counted it stopped there": Case(
         after(restarted(training_job(), 3), seen(*instead(THREE, failed(1, 137)), rendezvous=ALL)),
@@ -355,13 +363,6 @@ def test_decide(case: Case) -> None:
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_deciding_again_on_the_written_status_changes_nothing(case: Case) -> None:
     check_again(case)
-
-
-def test_a_new_pod_that_dies_at_once_is_not_replaced_before_five_seconds() -> None:
-    young = failed(1, 128, "StartError", created_at=at(-1))
-    young = replace(young, exit=Exit(128, "StartError", "", at(-1)))
-    found = decide(training_job(), seen(*instead(THREE, young), rendezvous=ALL), NOW)
-    assert (found.plan.deletions, found.plan.look_again_seconds) == ((), 4.0)
 
 
 def test_since_is_when_the_host_was_first_seen() -> None:

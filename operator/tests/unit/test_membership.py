@@ -6,11 +6,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from builders import (
-    CREATED,
     HOST,
     NOW,
     THREE,
-    at,
     facts,
     failed,
     instead,
@@ -23,7 +21,7 @@ from builders import (
 from torchrun_operator.core.facts.model import Facts, NodePod, Phase, Wait
 from torchrun_operator.core.findings.membership import is_full, leavers, ranks, training
 from torchrun_operator.core.findings.reach import services_due
-from torchrun_operator.core.findings.size import absence, absences, patience_ends, replace_at, round_size
+from torchrun_operator.core.findings.size import absence, absences, patience_ends, round_size
 from torchrun_operator.core.findings.wanted import Wanted
 
 STRANGER = make_rendezvous(*THREE, waiting=("10.9.9.9",))
@@ -168,24 +166,6 @@ def test_training(observed: Facts, expected: tuple[NodePod, ...]) -> None:
 )
 def test_ranks(observed: Facts, expected: list[int | None]) -> None:
     assert [ranks(observed).get(node.address or "") for node in THREE] == expected
-
-
-@pytest.mark.parametrize(
-    ("node", "code_restarts", "by_code", "expected"),
-    [
-        (failed(0), 0, False, CREATED.replace(second=5)),
-        (failed(0), 1, True, CREATED.replace(second=5)),
-        (failed(0), 2, True, at(1)),
-        (failed(0), 3, True, at(2)),
-        (failed(0), 5, True, at(8)),
-        (failed(0), 1000, True, at(60)),
-        (failed(0), 5, False, CREATED.replace(second=5)),
-        (failed(0, created_at=NOW), 2, True, at(5)),
-        (make_node(0, Phase.FAILED, created_at=None), 5, True, None),
-    ],
-)
-def test_replace_at(node: NodePod, code_restarts: int, by_code: bool, expected: datetime | None) -> None:
-    assert replace_at(node, code_restarts, failed_by_code=by_code) == expected
 
 
 YOUNG = make_node(2, Phase.PENDING, created_at=NOW - timedelta(seconds=1))

@@ -221,9 +221,9 @@ def spares(observed: Facts, before: TorchrunJob | None = None) -> list[int]:
         (seen(*FOUR, rendezvous=make_rendezvous(*FOUR[:2])), None, []),
         (seen(*FOUR, rendezvous=make_rendezvous(complete=False, round=1)), spared(), [1]),
         (seen(*FOUR, rendezvous=make_rendezvous(*FOUR[:3], round=1)), spared(), [3]),
-        (seen(*MEMBERS, rendezvous=FULL), spared(), []),
+        (seen(*MEMBERS, rendezvous=FULL), spared(), [1]),
     ],
-    ids=["no host", "no round", "a full round", "a small one", "between rounds", "another round", "it is gone"],
+    ids=["no host", "no round", "a full round", "a small one", "between rounds", "another round", "it has just gone"],
 )
 def test_who_is_a_spare(observed: Facts, before: TorchrunJob | None, expected: list[int]) -> None:
     assert spares(observed, before) == expected

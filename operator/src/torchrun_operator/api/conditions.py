@@ -52,6 +52,7 @@ class Reason(StrEnum):
     WAITING_FOR_NODES = "WaitingForNodes"
     STARTING_RENDEZVOUS = "StartingRendezvous"
     PODS_WAITING = "PodsWaiting"
+    BACK_OFF = "BackOff"
     ENDED = "Ended"
     # Resizing
     REPLICAS_CHANGED = "ReplicasChanged"

@@ -1,12 +1,13 @@
 """The events of one pass: what it found and did, and which conditions changed. Pure."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from torchrun_operator.api.conditions import Condition, ConditionStatus, ConditionType, Reason, find_condition
 from torchrun_operator.api.v1alpha1 import TorchrunJobStatus
 from torchrun_operator.core.facts.model import Cause
+from torchrun_operator.core.findings.backoff import waiting_words
 from torchrun_operator.core.findings.failures import describe_failure
 from torchrun_operator.core.findings.find import Findings
 from torchrun_operator.core.findings.losses import Loss
@@ -39,8 +40,10 @@ def events(findings: Findings, plan: Plan) -> tuple[Event, ...]:
     """Return the events of what this pass counts, and of the surplus pods that it removes."""
     hang, failure, failed = findings.counts.hang, findings.failure, findings.counts.exhausted
     found = [
-        *_losses(_untold(findings, plan), EventReason.NODE_LOST, "Node"),
-        *_losses(findings.losses.spares, EventReason.SPARE_LOST, "Spare node", "training continues"),
+        *_losses(_repeated(_untold(findings, plan), findings), EventReason.NODE_LOST, "Node"),
+        *_losses(
+            _repeated(findings.losses.spares, findings), EventReason.SPARE_LOST, "Spare node", "training continues"
+        ),
     ]
     if findings.workers.count and failure is not None and not failed:
         words = describe_failure(failure)
@@ -61,6 +64,17 @@ def _untold(findings: Findings, plan: Plan) -> list[Loss]:
     """Return the losses that no event of a condition reports: Failed and RestartingAllNodes name the first one."""
     failed, everyone = findings.counts.exhausted, bool(plan.restart_all)
     return [loss for loss in findings.losses.nodes if not (everyone or (failed and loss.cause is Cause.CODE))]
+
+
+def _repeated(losses: Iterable[Loss], findings: Findings) -> list[Loss]:
+    """Add to each loss that repeats soon after the start how often that was, and how long the replacement waits."""
+    entries = findings.back_off.nodes
+    return [
+        replace(loss, what=f"{loss.what}; {waiting_words(entry)}")
+        if (entry := entries.get(loss.index)) is not None and entry.failures > 1
+        else loss
+        for loss in losses
+    ]
 
 
 def _losses(losses: Sequence[Loss], reason: EventReason, node: str, then: str = "") -> Iterable[Event]:

@@ -13,6 +13,7 @@ from torchrun_operator.api.v1alpha1.spec import (
     TorchrunJobSpec,
 )
 from torchrun_operator.api.v1alpha1.status import (
+    BackOff,
     Failure,
     JobState,
     Membership,
@@ -27,6 +28,7 @@ from torchrun_operator.api.v1alpha1.status import (
 )
 
 __all__ = [
+    "BackOff",
     "ConfigMapReference",
     "Elasticity",
     "Failure",

@@ -166,6 +166,20 @@ class Straggler(TolerantModel):
     step_seconds: Annotated[float, Field(description="Seconds that a step takes.", ge=0)]
 
 
+class BackOff(TolerantModel):
+    """How often the pods of a node ended soon after their start, and how long the next one waits."""
+
+    failures: Annotated[Count, Field(description="How many pods in a row ended soon after their start.")]
+    retry_time: Annotated[Time, Field(description="When the operator replaces the pod that ended last.")]
+    running_since: Annotated[
+        Time | None,
+        Field(
+            description="When the operator first saw the trainer container of the replacement run. After a minute, the "
+            "count begins again."
+        ),
+    ] = None
+
+
 class NodeStatus(TolerantModel):
     """One node of the job."""
 
@@ -182,6 +196,9 @@ class NodeStatus(TolerantModel):
     rank: Annotated[int | None, Field(description="Group rank in the current round.", ge=0)] = None
     spare: Annotated[
         bool | None, Field(description="Whether the node is a spare: the current round is full, and the node waits.")
+    ] = None
+    back_off: Annotated[
+        BackOff | None, Field(description="Set if the last pod of the node ended soon after its start.")
     ] = None
     start_counted: Annotated[
         bool | None,

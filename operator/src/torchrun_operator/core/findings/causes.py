@@ -1,7 +1,6 @@
 """Why a node failed: code, infrastructure or preemption."""
 
 import signal
-from collections.abc import Iterable
 from datetime import timedelta
 
 from torchrun_operator.api.v1alpha1 import NodeStatus, RendezvousStatus
@@ -41,18 +40,6 @@ def cause_of_failure(
     if by_signal(ended) or late or _store_lost(pod, ended, rendezvous, recorded):
         return Cause.INFRASTRUCTURE
     return Cause.CODE
-
-
-def failed_by_code(
-    pod: NodePod,
-    recorded: Iterable[NodeStatus],
-    rendezvous: RendezvousState | None,
-    rendezvous_status: RendezvousStatus,
-) -> bool:
-    """Whether the code made this pod fail. The loss may be counted now or before."""
-    unknown = NodeStatus(index=pod.index, pod=pod.name, uid=pod.uid)
-    node = next((node for node in recorded if node.uid == pod.uid), unknown)
-    return cause_of_failure(node, pod, rendezvous, rendezvous_status) is Cause.CODE
 
 
 def _store_lost(pod: NodePod, ended: Exit, rendezvous: RendezvousState | None, recorded: RendezvousStatus) -> bool:

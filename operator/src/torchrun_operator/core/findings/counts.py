@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from torchrun_operator.api.v1alpha1 import RendezvousStatus, Restarts
-from torchrun_operator.core.facts.model import Cause, Facts, Phase
-from torchrun_operator.core.findings.causes import failed_by_code
+from torchrun_operator.core.facts.model import Cause, Facts
 from torchrun_operator.core.findings.completion import Completion
 from torchrun_operator.core.findings.hangs import Hang, Hangs
 from torchrun_operator.core.findings.losses import Losses
@@ -28,8 +27,6 @@ class Counts:
     """The last round that was found to hang in the present host process."""
     exhausted: bool = False
     """The code failed more often than spec.maxRestarts allows."""
-    by_code: frozenset[str] = frozenset()
-    """Failed pods that the code made fail, counted now or before, by uid."""
 
     def shown_round(self, number: int) -> int:
         """Return the number that people see of a round of the present host process."""
@@ -65,12 +62,6 @@ def count(
         fresh=fresh,
         hung_round=hung,
         exhausted=restarts.code > facts.job.spec.max_restarts and not end.complete,
-        by_code=frozenset(
-            node.uid
-            for node in facts.nodes
-            if node.phase is Phase.FAILED
-            and failed_by_code(node, facts.job.status.nodes, facts.rendezvous, bookkeeping)
-        ),
     )
 
 

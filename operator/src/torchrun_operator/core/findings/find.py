@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torchrun_operator.api.v1alpha1 import Failure, Straggler
 from torchrun_operator.core.facts.model import Facts, Stage
+from torchrun_operator.core.findings.backoff import NO_BACK_OFF, BackOffs, back_off
 from torchrun_operator.core.findings.completion import Completion, completion
 from torchrun_operator.core.findings.counts import Counts, count
 from torchrun_operator.core.findings.failures import newest
@@ -36,6 +37,7 @@ class Findings:
     counts: Counts
     failure: Failure | None
     """The newest failure, if this pass counts one."""
+    back_off: BackOffs
     size: Size
     reach: Reach
     straggler: Straggler | None
@@ -54,6 +56,7 @@ def find(facts: Facts) -> Findings:
     hung = hangs(facts, round_)
     workers = worker_failures(facts, lost, round_) if active else NO_FAILURES
     counts = count(facts, round_, lost, hung, workers, end, active=active)
+    backed_off = back_off(facts, goal, lost) if active and not counts.exhausted else NO_BACK_OFF
     return Findings(
         stage=stage,
         name_taken=facts.name_taken and all(node.rank is None for node in job.status.nodes),
@@ -66,7 +69,8 @@ def find(facts: Facts) -> Findings:
         workers=workers,
         counts=counts,
         failure=newest(facts, lost.nodes, workers, counts.hang) if counts.fresh else None,
-        size=size(facts, goal, counts, replaces=active and not counts.exhausted),
+        back_off=backed_off,
+        size=size(facts, goal, backed_off),
         reach=reach(facts),
         straggler=straggler(facts),
         stopping=stopping(facts, goal),

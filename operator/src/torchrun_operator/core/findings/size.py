@@ -1,11 +1,12 @@
 """The size of the next round, and the nodes that it does not wait for."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from torchrun_operator.core.facts.model import Facts, NodePod, Phase
-from torchrun_operator.core.findings.counts import Counts
+from torchrun_operator.core.findings.backoff import BackOffs, absence_of
+from torchrun_operator.core.findings.causes import describe
 from torchrun_operator.core.findings.wanted import Wanted
 
 FATAL_WAITS = frozenset(
@@ -16,7 +17,6 @@ FATAL_WAITS = frozenset(
 """Reasons of a waiting container that rarely pass without a person."""
 _PATIENCE = {Phase.PENDING: timedelta(seconds=3), Phase.STARTING: timedelta(seconds=15)}
 """A pod that fits is scheduled sooner. A pod whose image is on its Kubernetes node runs sooner."""
-_SHORT_LIFE = timedelta(seconds=5)
 
 
 @dataclass(frozen=True)
@@ -27,18 +27,19 @@ class Size:
     """Nodes of the next round."""
     absent: Mapping[int, str]
     """The nodes that the round does not wait for, by index, and why."""
-    held: Mapping[int, datetime]
-    """Failed nodes that are replaced later, by index, and when."""
     later: tuple[datetime, ...]
     """Times at which the size changes without an event."""
 
 
-def size(facts: Facts, wanted: Wanted, counts: Counts, *, replaces: bool) -> Size:
-    """Return the size of the next round. Only an active job delays the replacement of failed nodes."""
-    absent = absences(facts)
-    held_back = held(facts.nodes, counts.restarts.code, counts.by_code, facts.now) if replaces else {}
-    later = (*held_back.values(), *patience_ends(facts, wanted.pods))
-    return Size(round_size(wanted, {*absent, *held_back}), absent, held_back, later)
+def size(facts: Facts, wanted: Wanted, backed_off: BackOffs) -> Size:
+    """Return the size of the next round."""
+    pods = {node.index: node for node in facts.nodes}
+    held = {
+        index: absence_of(backed_off.nodes[index], describe(pods[index].exit) if index in pods else "")
+        for index in backed_off.held
+    }
+    absent = {**absences(facts), **held}
+    return Size(round_size(wanted, absent), absent, tuple(patience_ends(facts, wanted.pods)))
 
 
 def round_size(wanted: Wanted, late: Collection[int]) -> int:
@@ -85,31 +86,3 @@ def patience_ends(facts: Facts, node_pods: int) -> list[datetime]:
     """Return the times after which the round no longer waits for nodes that do not run yet."""
     ends = [_patience_ends(facts, node) for node in facts.nodes if node.index < node_pods]
     return [end for end in ends if end is not None and end > facts.now]
-
-
-def held(nodes: Iterable[NodePod], code_restarts: int, by_code: Collection[str], now: datetime) -> dict[int, datetime]:
-    """Return the failed nodes that are replaced later, by index, and when.
-
-    ``by_code``: for each failed pod (uid), whether the code made it fail.
-    """
-    times = {
-        node.index: replace_at(node, code_restarts, failed_by_code=node.uid in by_code)
-        for node in nodes
-        if node.phase is Phase.FAILED
-    }
-    return {index: time for index, time in times.items() if time is not None and time > now}
-
-
-def replace_at(node: NodePod, code_restarts: int, *, failed_by_code: bool) -> datetime | None:
-    """Return when to replace a failed node. None: now.
-
-    A node whose code fails repeatedly waits 1, 2, 4… and at most 60 s. A node that fails at once is replaced at the
-    earliest 5 s after its creation, so that a pod that cannot run does not flood the cluster.
-    """
-    ended = node.exit.finished_at if node.exit is not None else None
-    candidates = []
-    if failed_by_code and ended is not None and code_restarts > 1:
-        candidates.append(ended + timedelta(seconds=min(60, 2 ** (code_restarts - 2))))
-    if node.created_at is not None:
-        candidates.append(node.created_at + _SHORT_LIFE)
-    return max(candidates, default=None)

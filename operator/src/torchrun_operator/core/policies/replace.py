@@ -19,9 +19,8 @@ def replace(facts: Facts, findings: Findings) -> Plan:
     """Create and delete nodes until the job has the wanted ones."""
     deletions = [found for node in facts.nodes if (found := _deletion(node, findings)) is not None]
     create = () if _waits_for_rendezvous(facts, findings) else _missing(facts, findings)
-    return going_on(
-        facts, findings, create_nodes=create, deletions=deletions, later=(*findings.size.later, *findings.stuck.later)
-    )
+    later = (*findings.size.later, *findings.stuck.later, *findings.back_off.later)
+    return going_on(facts, findings, create_nodes=create, deletions=deletions, later=later)
 
 
 def _deletion(node: NodePod, findings: Findings) -> Deletion | None:
@@ -33,14 +32,14 @@ def _deletion(node: NodePod, findings: Findings) -> Deletion | None:
     if why is not None:
         grace = _STUCK_GRACE_SECONDS if why is StuckReason.MISSING else ORPHAN_GRACE_SECONDS
         return Deletion(node.name, node.uid, why.value, grace)
-    if node.phase is Phase.FAILED and node.index not in findings.size.held:
+    if node.phase is Phase.FAILED and node.index not in findings.back_off.held:
         return deletion(node, describe(node.exit))
     return None
 
 
 def _missing(facts: Facts, findings: Findings) -> tuple[int, ...]:
-    """Return the indices without a pod. If a pod of an earlier job has the name, its index waits."""
-    name, there = facts.job.metadata.name, {node.index for node in facts.nodes}
+    """Return the indices without a pod that do not wait. If a pod of an earlier job has the name, its index waits."""
+    name, there = facts.job.metadata.name, {*findings.back_off.held, *(node.index for node in facts.nodes)}
     return tuple(
         index
         for index in range(findings.wanted.pods)

@@ -15,9 +15,10 @@ def nodes(facts: Facts, findings: Findings, deleted: frozenset[str]) -> tuple[ap
     recorded = {node.index: node for node in facts.job.status.nodes}
     entries = {node.index: _node(node, recorded.get(node.index), facts, findings, deleted) for node in facts.nodes}
     for index, node in recorded.items():
-        if index not in entries and index < findings.wanted.pods and not node.spare:
+        back_off = findings.back_off.nodes.get(index)
+        if index not in entries and index < findings.wanted.pods and (back_off or not node.spare):
             rank = node.rank if _may_be_member(node, facts) else None
-            entries[index] = node.model_copy(update={"phase": Phase.LOST, "rank": rank})
+            entries[index] = node.model_copy(update={"phase": Phase.LOST, "rank": rank, "back_off": back_off})
     return tuple(entries[index] for index in sorted(entries))
 
 
@@ -37,6 +38,7 @@ def _node(
         address=node.address,
         rank=rank,
         spare=_is_spare(facts, findings, rank, known=known is not None and bool(known.spare)) or None,
+        back_off=findings.back_off.nodes.get(node.index),
         start_counted=_start_counted(findings, known, rank) or None,
     )
 

@@ -1,6 +1,7 @@
 """The condition Resizing: True from a change of a job that has trained until the round that settles it."""
 
 from torchrun_operator.api.conditions import ConditionType, Reason, find_condition
+from torchrun_operator.api.names import node_name
 from torchrun_operator.api.v1alpha1 import Membership, NodeStatus
 from torchrun_operator.core.facts.model import GONE, Cause, Facts, Phase, RendezvousPod, Stage
 from torchrun_operator.core.findings.find import Findings
@@ -24,7 +25,7 @@ def resizing(facts: Facts, findings: Findings, plan: Plan, membership: Membershi
     everyone = _everyone(facts, findings, plan, have)
     if not everyone and ((have == wanted and not leaving) or finishing):
         return _settled()
-    if have and have >= findings.size.round and not leaving and not findings.size.held:
+    if have and have >= findings.size.round and not leaving and not findings.losses.nodes:
         words = "; ".join(_absent(facts, findings)[:_MOST_ABSENT])
         message = f"{have} of {counted(wanted, 'node')} train; the others join later: {words}"
         return Verdict(ConditionType.RESIZING, False, Reason.SHORT_OF_NODES, message)
@@ -87,11 +88,8 @@ def _expected(node: NodeStatus, findings: Findings) -> bool:
 
 def _absent(facts: Facts, findings: Findings) -> list[str]:
     """Return a phrase for each absent node, with the reason."""
-    return [
-        f"{node.name}: {findings.size.absent[node.index]}"
-        for node in facts.nodes
-        if node.index < findings.wanted.nodes and node.index in findings.size.absent
-    ]
+    absent, name = findings.size.absent, facts.job.metadata.name
+    return [f"{node_name(name, index)}: {absent[index]}" for index in sorted(absent) if index < findings.wanted.nodes]
 
 
 def _restarting(facts: Facts, findings: Findings, wanted: int) -> Verdict:

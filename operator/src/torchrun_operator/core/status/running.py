@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 from torchrun_operator.api.conditions import ConditionType, Reason
-from torchrun_operator.api.names import PORT_HTTP, rendezvous_name
+from torchrun_operator.api.names import PORT_HTTP, node_name, rendezvous_name
 from torchrun_operator.api.v1alpha1 import Membership
 from torchrun_operator.core.facts.model import Facts, NodePod, Phase, RendezvousPod, Stage
 from torchrun_operator.core.findings.find import Findings
@@ -28,11 +28,21 @@ def running(facts: Facts, findings: Findings, membership: Membership) -> Verdict
     if waits is not None:
         message = f"pod {waits.name} cannot start: {waits.wait.reason}: {waits.wait.message}"
         return Verdict(ConditionType.RUNNING, False, Reason.PODS_WAITING, message)
+    if findings.back_off.held:
+        return Verdict(ConditionType.RUNNING, False, Reason.BACK_OFF, _held(facts, findings))
     if facts.rendezvous is None:
         return Verdict(ConditionType.RUNNING, False, Reason.STARTING_RENDEZVOUS, _unheard(facts))
     joined, needed = len(facts.rendezvous.members), findings.wanted.minimum
     message = f"{joined} of at least {needed} nodes have joined round {membership.round}"
     return Verdict(ConditionType.RUNNING, False, Reason.WAITING_FOR_NODES, message)
+
+
+def _held(facts: Facts, findings: Findings) -> str:
+    """Return which node waits for its replacement, and how many others do."""
+    held = sorted(findings.back_off.held)
+    message = f"pod {node_name(facts.job.metadata.name, held[0])} {findings.size.absent[held[0]]}"
+    more = len(held) - 1
+    return message + (f"; {more} more {'pods wait' if more > 1 else 'pod waits'} as well" if more else "")
 
 
 def only_unheard(facts: Facts) -> bool:
