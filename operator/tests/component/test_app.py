@@ -16,6 +16,7 @@ from kubernetes.aio.config import kube_config
 from api_stub import ApiStub, api_stub, lines
 from stub_cluster import FORBIDDEN, GROUP, NODES, PODS, collection, event, job, listed, serve_discovery
 from torchrun_operator.cluster.watch import jobs
+from torchrun_operator.process import rotation
 from torchrun_operator.process.app import run
 from torchrun_operator.settings import Settings
 
@@ -110,3 +111,20 @@ async def test_it_ends_where_a_watch_hangs(
         monkeypatch.setattr(jobs, "_HUNG_TICKS", -1)
         assert await it.exit_status() == 1
         assert "watch of jobs has ended: the operator stops" in caplog.text
+
+
+async def test_it_ends_once_its_key_is_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Kubernetes restarts it, and it replaces the rendezvous pods. With a useless key it could not start again."""
+    monkeypatch.setattr(rotation, "_PERIOD_SECONDS", 0.01)
+    async with operator(tmp_path, monkeypatch) as it:
+        await it.until("/readyz", 200)
+        (tmp_path / "key").write_bytes(b"short")
+        async with asyncio.timeout(20):
+            while "the rendezvous key cannot be used any more" not in caplog.text:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert await it.get("/healthz") == (200, "ok\n")
+        (tmp_path / "key").write_bytes(b"n" * 32)
+        assert await it.exit_status() == 0
+        assert "the rendezvous key has changed: the operator starts again" in caplog.text
