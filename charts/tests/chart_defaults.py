@@ -8,9 +8,11 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "torchrun-operator"
 CRD = CHART / "files" / "torchrun.dev_torchrunjobs.yaml"
+GUIDE = ROOT / "docs" / "install.md"
 RELEASE = "rel"
 NAME = "rel-torchrun-operator"
 NAMESPACE = "ops"
+POLICY = f"{NAME}.{NAMESPACE}"
 
 Objects = dict[str, dict[str, Any]]
 Values = Mapping[str, Any]
@@ -40,6 +42,10 @@ RULES = [
     {"apiGroups": [""], "resources": ["limitranges"], "verbs": ["list"]},
     {"apiGroups": [""], "resources": ["events"], "verbs": ["create"]},
 ]
+LOST = [
+    {"key": f"node.kubernetes.io/{taint}", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 30}
+    for taint in ("not-ready", "unreachable")
+]
 ENV = {
     "TORCHRUN_OPERATOR_WATCH_NAMESPACES": "",
     "TORCHRUN_OPERATOR_WORKERS": "16",
@@ -65,6 +71,7 @@ DEFAULT_POD = {
         "seccompProfile": {"type": "RuntimeDefault"},
     },
     "terminationGracePeriodSeconds": 30,
+    "tolerations": LOST,
     "containers": [
         {
             "name": "operator",

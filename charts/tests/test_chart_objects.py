@@ -1,6 +1,7 @@
 """The objects of the Helm chart, and the rights of the operator: those that it needs and no others."""
 
 import base64
+import re
 import shutil
 from pathlib import Path
 
@@ -13,9 +14,11 @@ from chart_defaults import (
     CRD,
     DEFAULT_POD,
     ENV,
+    GUIDE,
     LABELS,
     NAME,
     NAMESPACE,
+    POLICY,
     RELEASE,
     RULES,
     SELECTOR,
@@ -43,6 +46,10 @@ def test_everything_that_is_made_by_default(default: Objects) -> None:
         f"ClusterRoleBinding/{NAME}",
         f"ClusterRole/{NAME}-nodes",
         f"ClusterRoleBinding/{NAME}-nodes",
+        f"ClusterRole/{NAME}-view",
+        f"ClusterRole/{NAME}-edit",
+        f"ValidatingAdmissionPolicy/{POLICY}",
+        f"ValidatingAdmissionPolicyBinding/{POLICY}",
         f"Secret/{NAME}-rendezvous",
         f"Service/{NAME}-metrics",
         f"Deployment/{NAME}",
@@ -84,6 +91,15 @@ def test_the_rights_are_exactly_these(default: Objects) -> None:
     ]
 
 
+def test_the_installation_guide_lists_every_right_with_its_reason(default: Objects) -> None:
+    rows = re.findall(r"^\| (core|[a-z0-9.]+) \| ([^|`]+) \| ([^|`]+) \| (.+) \|$", GUIDE.read_text(), re.MULTILINE)
+    told = [
+        {"apiGroups": [group.replace("core", "")], "resources": resources.split(", "), "verbs": verbs.split(", ")}
+        for group, resources, verbs, _ in rows
+    ]
+    assert told == [*RULES, *default[f"ClusterRole/{NAME}-nodes"]["rules"]]
+
+
 @pytest.mark.parametrize("values", [{}, {"watchNamespaces": ["a", "b"]}])
 def test_no_right_is_a_wildcard_or_about_secrets(values: Values, render: Render) -> None:
     roles = [each for each in render(values).values() if each["kind"] in {"Role", "ClusterRole"}]
@@ -96,14 +112,66 @@ def test_no_right_is_a_wildcard_or_about_secrets(values: Values, render: Render)
 def test_nodes_are_only_read_wherever_jobs_are(values: Values, render: Render) -> None:
     objects = render(values)
     role, binding = objects[f"ClusterRole/{NAME}-nodes"], objects[f"ClusterRoleBinding/{NAME}-nodes"]
-    assert role["rules"] == [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch"]}]
+    assert role["rules"] == [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["list", "watch"]}]
     assert binding["roleRef"]["name"] == f"{NAME}-nodes"
     assert binding["subjects"] == [{"kind": "ServiceAccount", "name": NAME, "namespace": NAMESPACE}]
 
 
+def test_nobody_gets_the_right_to_write_the_status(default: Objects) -> None:
+    aggregate = {f"rbac.authorization.k8s.io/aggregate-to-{role}": "true" for role in ("view", "edit", "admin")}
+    view, edit = default[f"ClusterRole/{NAME}-view"], default[f"ClusterRole/{NAME}-edit"]
+    assert view["metadata"]["labels"] == LABELS | aggregate
+    assert edit["metadata"]["labels"] | {"rbac.authorization.k8s.io/aggregate-to-view": "true"} == LABELS | aggregate
+    group = ["torchrun.dev"]
+    assert view["rules"] == [
+        {"apiGroups": group, "resources": ["torchrunjobs"], "verbs": ["get", "list", "watch"]},
+        {"apiGroups": group, "resources": ["torchrunjobs/status", "torchrunjobs/scale"], "verbs": ["get"]},
+    ]
+    assert edit["rules"] == [
+        {
+            "apiGroups": group,
+            "resources": ["torchrunjobs"],
+            "verbs": ["create", "update", "patch", "delete", "deletecollection"],
+        },
+        {"apiGroups": group, "resources": ["torchrunjobs/scale"], "verbs": ["update", "patch"]},
+    ]
+
+
+def test_the_policy_covers_all_that_the_operator_may_write(default: Objects, render: Render) -> None:
+    """Otherwise a new right would be without limits."""
+    written = [rule for rule in RULES if {"create", "update", "patch", "delete", "deletecollection"} & {*rule["verbs"]}]
+    spec = default[f"ValidatingAdmissionPolicy/{POLICY}"]["spec"]
+    assert spec["matchConstraints"]["resourceRules"] == [
+        {
+            "apiGroups": rule["apiGroups"],
+            "apiVersions": ["*"],
+            "operations": ["CREATE", "UPDATE", "DELETE"],
+            "resources": rule["resources"],
+        }
+        for rule in written
+        if rule["resources"] != ["torchrunjobs/finalizers"]  # no request, only a check of owner references
+    ]
+    assert default[f"ValidatingAdmissionPolicyBinding/{POLICY}"]["spec"] == {
+        "policyName": POLICY,
+        "validationActions": ["Deny"],
+    }
+    for values, account in ({}, NAME), ({"serviceAccount": {"create": False, "name": "mine"}}, "mine"):
+        condition = render(values)[f"ValidatingAdmissionPolicy/{POLICY}"]["spec"]["matchConditions"][0]
+        assert condition["expression"] == f'request.userInfo.username == "system:serviceaccount:{NAMESPACE}:{account}"'
+
+
+def test_a_cluster_without_such_policies_gets_none(helm: Helm) -> None:
+    done = helm("template", RELEASE, str(CHART), "--kube-version", "1.29.9")
+    assert done.returncode == 0, done.stderr
+    assert "ValidatingAdmissionPolicy" not in done.stdout
+
+
 def test_named_namespaces_get_a_role_each_and_the_cluster_none(render: Render) -> None:
     objects = render({"watchNamespaces": ["a", NAMESPACE], "rbac": {"nodes": False}})
-    assert not [name for name in objects if name.startswith("Cluster")]
+    assert [name for name in objects if name.startswith("Cluster")] == [
+        f"ClusterRole/{NAME}-view",
+        f"ClusterRole/{NAME}-edit",
+    ]
     for suffix in ("@a", ""):
         assert objects[f"Role/{NAME}{suffix}"]["rules"] == RULES
         binding = objects[f"RoleBinding/{NAME}{suffix}"]
@@ -173,9 +241,11 @@ def test_a_service_monitor_finds_its_service(render: Render) -> None:
 @pytest.mark.parametrize(
     ("values", "absent"),
     [
-        ({"rbac": {"create": False}}, ["ClusterRole/", "ClusterRoleBinding/"]),
+        ({"rbac": {"create": False, "aggregate": False}}, ["ClusterRole/", "ClusterRoleBinding/"]),
+        ({"rbac": {"aggregate": False}}, [f"ClusterRole/{NAME}-view", f"ClusterRole/{NAME}-edit"]),
+        ({"validatingAdmissionPolicy": {"create": False}}, ["ValidatingAdmissionPolicy"]),
         ({"rbac": {"nodes": False}}, [f"ClusterRole/{NAME}-nodes", f"ClusterRoleBinding/{NAME}-nodes"]),
-        ({"rbac": {"create": False}, "watchNamespaces": ["a"]}, ["Role/", "RoleBinding/", "ClusterRole/"]),
+        ({"rbac": {"create": False}, "watchNamespaces": ["a"]}, ["Role/", "RoleBinding/", f"ClusterRole/{NAME}-nodes"]),
         ({"serviceAccount": {"create": False, "name": "mine"}}, ["ServiceAccount/"]),
         ({"metrics": {"service": {"create": False}}}, ["Service/"]),
     ],
@@ -203,7 +273,7 @@ def test_names_and_labels_agree(release: str, values: Values, name: str, render:
     ):
         assert selector.items() <= template.items()
     labelled = [each["metadata"] for each in objects.values() if each["kind"] != "CustomResourceDefinition"]
-    assert [each["labels"] | COMPONENT for each in labelled] == [template] * len(labelled)
+    assert [template | each["labels"] == each["labels"] | COMPONENT for each in labelled] == [True] * len(labelled)
     assert max(len(each["name"]) for each in labelled) <= 63
 
 

@@ -10,10 +10,11 @@ from chart_defaults import (
     CHART,
     COMPONENT,
     DEFAULT_POD,
+    GUIDE,
     LABELS,
+    LOST,
     NAME,
     RELEASE,
-    ROOT,
     Helm,
     Objects,
     Render,
@@ -30,7 +31,16 @@ from torchrun_operator.settings import Settings
         ({"imagePullSecrets": ["a"]}, {"imagePullSecrets": [{"name": "a"}]}),
         ({"priorityClassName": "high"}, {"priorityClassName": "high"}),
         ({"nodeSelector": {"a": "b"}}, {"nodeSelector": {"a": "b"}}),
+        ({"tolerations": [{"key": "gpu"}]}, {"tolerations": [{"key": "gpu"}, *LOST]}),
+        (
+            {"tolerations": [LOST[0] | {"tolerationSeconds": 5}]},
+            {"tolerations": [LOST[0] | {"tolerationSeconds": 5}, LOST[1]]},
+        ),
         ({"tolerations": [{"operator": "Exists"}]}, {"tolerations": [{"operator": "Exists"}]}),
+        (
+            {"tolerations": [{"operator": "Exists", "effect": "NoSchedule"}]},
+            {"tolerations": [{"operator": "Exists", "effect": "NoSchedule"}, *LOST]},
+        ),
         ({"affinity": {"nodeAffinity": {}}}, {"affinity": {"nodeAffinity": {}}}),
         (
             {"topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone"}]},
@@ -119,6 +129,8 @@ def test_labels_and_annotations_of_the_pod(render: Render) -> None:
         ({"fullnameOverride": "Upper"}, "fullnameOverride"),
         ({"fullnameOverride": "x" * 53}, "fullnameOverride"),
         ({"crds": {"install": "yes"}}, "install"),
+        ({"validatingAdmissionPolicy": {"enabled": True}}, "enabled"),
+        ({"rbac": {"aggregate": "admin"}}, "aggregate"),
         ({"watchNamespaces": "a,b"}, "watchNamespaces"),
         ({"watchNamespaces": ["team-*"]}, "watchNamespaces"),
         ({"watchNamespaces": ["a", "a"]}, "watchNamespaces"),
@@ -150,7 +162,7 @@ def test_wrong_values_are_refused_by_name(values: Values, named: str, helm: Helm
 
 def test_every_value_is_in_the_schema_and_the_installation_guide() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
-    guide = (ROOT / "docs" / "install.md").read_text()
+    guide = GUIDE.read_text()
 
     def leaves(node: dict[str, Any], path: str = "") -> list[str]:
         if "properties" not in node or path == ".resources":

@@ -76,3 +76,23 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   resources: [events]
   verbs: [create]
 {{- end }}
+
+{{/*
+A lost Kubernetes node keeps its operator for 30 s, not for the 300 s that Kubernetes adds by default: nothing repairs
+jobs in the meantime. Tolerations of the same taints in the values take precedence.
+*/}}
+{{- define "torchrun-operator.tolerations" -}}
+{{- $tolerations := .Values.tolerations -}}
+{{- range $key := list "node.kubernetes.io/not-ready" "node.kubernetes.io/unreachable" -}}
+{{- $given := false -}}
+{{- range $.Values.tolerations -}}
+{{- if and (eq (.key | default $key) $key) (eq (.effect | default "NoExecute") "NoExecute") -}}
+{{- $given = true -}}
+{{- end -}}
+{{- end -}}
+{{- if not $given -}}
+{{- $tolerations = append $tolerations (dict "key" $key "operator" "Exists" "effect" "NoExecute" "tolerationSeconds" 30) -}}
+{{- end -}}
+{{- end -}}
+{{- toYaml $tolerations -}}
+{{- end }}
