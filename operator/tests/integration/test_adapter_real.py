@@ -1,4 +1,4 @@
-"""Adapter, manifests and reconciler on a real API server, which accepts everything and gets nothing twice."""
+"""Adapter, manifests and reconciler on a real API server, with the rights of the chart: it refuses nothing."""
 
 import asyncio
 import base64

@@ -12,7 +12,7 @@ from torchrun_operator.cluster.kubernetes import KubernetesCluster
 @asynccontextmanager
 async def adapter(server: Any) -> AsyncIterator[KubernetesCluster]:
     configuration = client.Configuration()
-    await config.load_kube_config(config_file=str(server.kubeconfig), client_configuration=configuration)
+    await config.load_kube_config(config_file=str(server.as_operator().kubeconfig), client_configuration=configuration)
     cluster = KubernetesCluster(client.ApiClient(configuration), lambda *_: None, lambda _key: None)
     try:
         yield cluster
