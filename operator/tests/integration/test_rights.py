@@ -240,7 +240,7 @@ def writes(job: dict[str, Any]) -> dict[str, Write]:
 
 @pytest.fixture(scope="module")
 def possible(torchrunjobs: Any) -> Iterator[dict[str, Write]]:
-    """Create the objects that the requests are about, as the tester, whom the policy does not concern.
+    """Create the objects that the requests are about, as the tester, which the policy does not limit.
 
     Without the additional right, the API server would refuse changes of owner references before it asks the policy.
     """
