@@ -199,6 +199,33 @@ async def test_what_was_not_refused_does_not_wait_for_what_was() -> None:
         assert created == [f"create {name}"], name
 
 
+async def test_a_round_does_not_wait_for_a_pod_that_is_refused() -> None:
+    """A quota admits one node: the other one is absent at once, also for an operator that has just started."""
+    world = World(nnodes="1:2", replicas=1)
+    quota(world, 2)
+    await world.settle()
+    world.cluster.edit(world.job, replicas=2)
+    for restart in (False, False, True, False):
+        if restart:
+            world.restart_operator()
+        await world.reconcile()
+        await world.reconcile()
+        (host,) = world.hosts.values()
+        assert host.target is not None
+        assert host.target.size == 1
+        resizing = world.condition("Resizing")
+        assert (world.status["state"], resizing["status"], resizing["reason"]) == ("Running", "False", "ShortOfNodes")
+        words = "exceeded quota: pods, requested: pods=1, limited: pods=2"
+        assert resizing["message"] == f"1 of 2 nodes train; the others join later: digits-1: {words}"
+        assert world.condition("Accepted")["reason"] == "RefusedByCluster"
+    world.end(world.nodes["digits-0"], 137)
+    await world.settle()
+    assert world.status["membership"]["summary"] == "1/1:2"
+    quota(world, 3)
+    await world.settle()
+    assert (world.status["membership"]["summary"], world.condition("Resizing")["reason"]) == ("2/1:2", "Settled")
+
+
 async def test_a_claim_belongs_to_its_user_once_it_exists() -> None:
     """The operator neither takes back an expansion, nor asks for what the API server then refuses."""
     claim = {"spec": {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}}

@@ -42,7 +42,9 @@ class Reader:
         digest = self._links.token_digest(job.metadata.uid)
         facts = gather(job, self._clock(), pods, state, token_digest=digest, machines=machines)
         if memory.attempt is not None:  # newer than the status
-            facts = replace(facts, refusal=memory.attempt.refusal, name_taken=memory.attempt.name_taken)
+            attempt = memory.attempt
+            refused = frozenset(name for kind, name in attempt.refused if kind == "Pod")
+            facts = replace(facts, refusal=attempt.refusal, refused=refused, name_taken=attempt.name_taken)
         wanted = logs_to_read(facts)
         return replace(facts, said=await self._said(key, job, wanted)) if wanted else facts
 

@@ -150,6 +150,8 @@ class Facts:
     """The digest that the rendezvous pod should have."""
     refusal: str = ""
     """The message with which the API server last refused an object of the job. Empty: it refuses none."""
+    refused: frozenset[str] | None = None
+    """Names of the pods that the API server refused last. None: a restarted operator does not know which ones."""
     name_taken: bool = False
     """The refusal is about an object with that name and another owner."""
     foreign: tuple[str, ...] = ()

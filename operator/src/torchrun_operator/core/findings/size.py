@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from torchrun_operator.api.names import node_name
 from torchrun_operator.core.facts.model import Facts, NodePod, Phase
 from torchrun_operator.core.findings.backoff import BackOffs, absence_of
 from torchrun_operator.core.findings.causes import describe
@@ -38,7 +39,7 @@ def size(facts: Facts, wanted: Wanted, backed_off: BackOffs) -> Size:
         index: absence_of(backed_off.nodes[index], describe(pods[index].exit) if index in pods else "")
         for index in backed_off.held
     }
-    absent = {**absences(facts), **held}
+    absent = {**absences(facts), **refused(facts, wanted.pods), **held}
     return Size(round_size(wanted, absent), absent, tuple(patience_ends(facts, wanted.pods)))
 
 
@@ -46,8 +47,8 @@ def round_size(wanted: Wanted, late: Collection[int]) -> int:
     """Return the number of nodes of the next round.
 
     These are the wanted nodes, less the late ones (indices) that no spare replaces. The round waits for a node that
-    starts: the others restart their workers meanwhile, which takes as long. A node that is not scheduled, cannot pull
-    its image, is silent, or is not replaced yet after a failure is late. It joins a later round.
+    starts: the others restart their workers meanwhile, which takes as long. A node that is refused, is not
+    scheduled, cannot pull its image, is silent, or is not replaced yet after a failure is late. It joins a later round.
     """
     there = wanted.pods - sum(1 for index in set(late) if index < wanted.pods)
     return max(wanted.minimum, min(wanted.nodes, there))
@@ -71,6 +72,18 @@ def absence(facts: Facts, node: NodePod) -> str:
 def absences(facts: Facts) -> dict[int, str]:
     """Return the nodes that the round does not wait for, by index, and why."""
     return {node.index: why for node in facts.nodes if (why := absence(facts, node))}
+
+
+def refused(facts: Facts, node_pods: int) -> dict[int, str]:
+    """Return the nodes whose pods the API server refuses to create, by index, and why. They join once it accepts."""
+    if not facts.refusal or facts.name_taken:
+        return {}
+    name, there = facts.job.metadata.name, {node.index for node in facts.nodes}
+    return {
+        index: facts.refusal
+        for index in range(node_pods)
+        if index not in there and (facts.refused is None or node_name(name, index) in facts.refused)
+    }
 
 
 def _patience_ends(facts: Facts, node: NodePod) -> datetime | None:
