@@ -6,6 +6,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic.alias_generators import to_camel
+
 from torchrun_operator.api import remedies
 from torchrun_operator.api.names import (
     ALLOWED_NCCL_PREFIXES,
@@ -25,6 +27,7 @@ from torchrun_operator.api.names import (
     TRAINER_CONTAINER,
     WORKER_PYTHON,
 )
+from torchrun_operator.api.v1alpha1 import FROZEN
 
 
 @dataclass(frozen=True)
@@ -338,13 +341,13 @@ _TEMPLATE = (
 _FROZEN = tuple(
     Rule(
         "spec",
-        f"oldSelf.suspend || (has(self.{name}) == has(oldSelf.{name}) "
+        f"self.suspend || oldSelf.suspend || (has(self.{name}) == has(oldSelf.{name}) "
         f"&& (!has(self.{name}) || self.{name} == oldSelf.{name}))",
-        "cannot be changed while the job is not suspended: set spec.suspend to true first, or create a new job",
+        "cannot be changed while the job is not suspended: set spec.suspend to true, or create a new job",
         field=f".{name}",
         reason="FieldValueForbidden",
     )
-    for name in ("nnodes", "nprocPerNode", "rendezvous", "nccl", "files", "snapshots", "template")
+    for name in map(to_camel, FROZEN)
 )
 
 RULES: tuple[Rule, ...] = (_NAME, *_NODES, *_DEADLINES, *_WIRING, *_FILES, *_SNAPSHOTS, *_TEMPLATE, *_FROZEN)

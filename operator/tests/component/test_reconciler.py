@@ -4,7 +4,9 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from torchrun_operator.api.v1alpha1 import TorchrunJobStatus
+import pytest
+
+from torchrun_operator.api.v1alpha1 import TorchrunJobStatus, job_of
 from torchrun_operator.reconcile.reconciler import Outcome
 from torchrun_rendezvous.protocol import Progress
 from world import World, counts, reasons, started
@@ -70,7 +72,7 @@ async def test_owned_objects_are_applied_again_after_a_while_and_after_a_change(
     assert len([entry for entry in world.cluster.log if entry.startswith("apply")]) == 5
     world.cluster.log.clear()
     world.cluster.edit(world.job, files=[{"path": "/workspace/a.py", "content": "1"}])
-    await world.reconcile()
+    await world.settle()
     assert "apply ConfigMap digits-files" in world.cluster.log
 
 
@@ -162,3 +164,50 @@ async def test_a_restarted_operator_counts_nothing_twice() -> None:
         world.restart_operator()
         await world.settle()
     assert (counts(world), before, world.status["state"]) == (before, {"infrastructure": 1}, "Running")
+
+
+NEWER = {"spec": {"containers": [{"name": "trainer", "image": "train:2", "command": ["torchrun"]}]}}
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.parametrize("spec", [{"template": NEWER}, {"nnodes": "1:4"}, {"rendezvous": {"port": 30000}}])
+async def test_no_pod_of_an_earlier_spec_survives_a_suspension_that_no_pass_has_seen(
+    spec: dict[str, Any], restarted: bool
+) -> None:
+    world = await started()
+    before = {pod["metadata"]["uid"] for pod in world.pods.values()}
+    world.cluster.edit(world.job, suspend=True, **spec)
+    world.cluster.edit(world.job, suspend=False)
+    if restarted:
+        world.restart_operator()
+    await world.reconcile()
+    suspended = world.condition("Suspended")
+    assert (suspended["status"], suspended["reason"], suspended["message"]) == (
+        "True",
+        "Suspending",
+        "the spec has changed while the job was suspended; the pods of the earlier spec are being deleted",
+    )
+    await world.settle()
+    assert (world.status["state"], world.indices(), counts(world)) == ("Running", [0, 1, 2], {})
+    assert before.isdisjoint(pod["metadata"]["uid"] for pod in world.pods.values())
+    digests = {pod["metadata"]["annotations"]["torchrun.dev/spec-digest"] for pod in world.pods.values()}
+    assert digests == {job_of(world.job).spec.frozen_digest}
+
+
+async def test_a_suspension_that_changes_nothing_and_that_no_pass_has_seen_ends_no_pod() -> None:
+    world = await started()
+    before = {pod["metadata"]["uid"] for pod in world.pods.values()}
+    for suspend in (True, False):
+        world.cluster.edit(world.job, suspend=suspend)
+    await world.settle()
+    assert {pod["metadata"]["uid"] for pod in world.pods.values()} == before
+
+
+async def test_pods_of_an_older_operator_continue() -> None:
+    world = await started()
+    before = {pod["metadata"]["uid"] for pod in world.pods.values()}
+    for pod in world.pods.values():
+        del pod["metadata"]["annotations"]["torchrun.dev/spec-digest"]
+    world.restart_operator()
+    await world.settle()
+    assert {pod["metadata"]["uid"] for pod in world.pods.values()} == before

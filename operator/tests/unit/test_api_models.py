@@ -216,3 +216,24 @@ def test_moments_are_whole_seconds_in_utc(moment: datetime, text: str) -> None:
 )
 def test_options_of_torchrun_that_the_job_sets(command: list[str], found: list[tuple[str, str]]) -> None:
     assert list(reserved_options(command)) == found
+
+
+@pytest.mark.parametrize(
+    ("spec", "same"),
+    [
+        ({}, True),
+        ({"rendezvous": {"port": 29400, "conf": {}}, "nprocPerNode": 1, "files": []}, True),
+        ({"replicas": 3, "suspend": True, "maxRestarts": 9, "elasticity": {"spares": 1}, "networkPolicy": False}, True),
+        ({"nnodes": "2:5"}, False),
+        ({"nprocPerNode": 2}, False),
+        ({"rendezvous": {"port": 29500}}, False),
+        ({"nccl": {"env": {"NCCL_DEBUG": "INFO"}}}, False),
+        ({"files": [{"path": "/a.py", "content": ""}]}, False),
+        ({"snapshots": {"claimName": "shared"}}, False),
+        ({"template": {"spec": {"containers": [], "nodeSelector": {"pool": "a"}}}}, False),
+    ],
+)
+def test_the_digest_of_what_pods_are_made_from(spec: dict[str, Any], same: bool) -> None:
+    first = {"nnodes": "2:4", "template": {"spec": {"containers": []}}}
+    found = [spec_of({"spec": each}).frozen_digest for each in (first, {**first, **spec})]
+    assert (found[0] == found[1]) is same

@@ -82,7 +82,7 @@ def test_a_new_feature_is_one_entry_in_the_catalog(monkeypatch: pytest.MonkeyPat
     assert objects.prerequisites(job, programs, None)[-1] == objects.services(job)[-1] == hat
     pod = node_pod.node_pod(job, 1)
     assert pod["metadata"]["labels"]["hat"] == "red"
-    assert pod["metadata"]["annotations"] == {"brim": "wide"}
+    assert pod["metadata"]["annotations"]["brim"] == "wide"
     assert pod["spec"]["schedulerName"] == "hatter"
     assert pod["spec"]["containers"][0]["env"][-1] == HAT.env[0]
     assert rendezvous_pod.rendezvous_pod(job, DIGEST)["spec"]["priority"] == 3

@@ -23,6 +23,8 @@ COMPONENT_OPERATOR: Final = "operator"
 LABEL_MANAGED_BY: Final = "app.kubernetes.io/managed-by"
 ANNOTATION_TOKEN_DIGEST: Final = f"{GROUP}/token-digest"
 """On the rendezvous Pod: the hex SHA-256 of the token that the rendezvous host accepts."""
+ANNOTATION_SPEC_DIGEST: Final = f"{GROUP}/spec-digest"
+"""On every pod: the digest of the frozen fields of the spec that it was made from."""
 ROLE_NODE: Final = "node"
 ROLE_RENDEZVOUS: Final = "rendezvous"
 

@@ -2,6 +2,7 @@
 
 from torchrun_operator.api.v1alpha1.job import ObjectMeta, TorchrunJob, job_of, spec_of, status_of
 from torchrun_operator.api.v1alpha1.spec import (
+    FROZEN,
     ConfigMapReference,
     Elasticity,
     File,
@@ -28,6 +29,7 @@ from torchrun_operator.api.v1alpha1.status import (
 )
 
 __all__ = [
+    "FROZEN",
     "BackOff",
     "ConfigMapReference",
     "Elasticity",

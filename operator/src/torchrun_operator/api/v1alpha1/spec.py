@@ -1,7 +1,10 @@
 """The desired state of a TorchrunJob; field names follow torchrun, or ``batch/v1 Job`` where torchrun has none."""
 
+import hashlib
+import json
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from functools import cached_property
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -168,6 +171,10 @@ class Elasticity(Model):
     ] = ()
 
 
+FROZEN: Final = ("nnodes", "nproc_per_node", "rendezvous", "nccl", "files", "snapshots", "template")
+"""The fields of the spec that pods are made from. They change only while a job is suspended."""
+
+
 class TorchrunJobSpec(Model):
     """The desired state of a TorchrunJob."""
 
@@ -245,7 +252,8 @@ class TorchrunJobSpec(Model):
         bool,
         Field(
             description="Whether the job is suspended: all its pods are deleted. Setting this field to false resumes "
-            "training from the last snapshot. While it is true, you can change every other field."
+            "training from the last snapshot. You can change every other field while it is true, and in the same "
+            "request that sets it to true or to false."
         ),
     ] = False
     template: Annotated[
@@ -270,6 +278,15 @@ class TorchrunJobSpec(Model):
     def max_nodes(self) -> int:
         """The maximum number of nodes, spares aside."""
         return self.node_range.max
+
+    @cached_property
+    def frozen_digest(self) -> str:
+        """A digest of the frozen fields. Each pod carries it: the operator may miss a short suspension.
+
+        Defaults do not count. A new field, which no job sets yet, thus leaves the digest as it is.
+        """
+        fields = self.model_dump(mode="json", include=set(FROZEN), exclude_defaults=True)
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def containers(self) -> list[dict[str, Any]]:

@@ -112,6 +112,8 @@ class NodePod:
     runs_since: datetime | None = None
     """When the trainer container started, by the clock of its Kubernetes node."""
     wait: Wait = NO_WAIT
+    outdated: bool = False
+    """The pod was made from an earlier spec."""
 
     @property
     def live(self) -> bool:
@@ -133,6 +135,8 @@ class RendezvousPod:
     trouble: str = ""
     """What happened to its Kubernetes node, if the pod is lost."""
     wait: Wait = NO_WAIT
+    outdated: bool = False
+    """The pod was made from an earlier spec."""
 
 
 @dataclass(frozen=True)
@@ -164,4 +168,13 @@ class Facts:
         """What the job is asked to do. A job that has ended stays so, even if it is suspended later."""
         if has_ended(self.job.status.conditions):
             return Stage.ENDED
-        return Stage.SUSPENDED if self.job.spec.suspend else Stage.ACTIVE
+        return Stage.SUSPENDED if self.job.spec.suspend or self.outdated else Stage.ACTIVE
+
+    @property
+    def outdated(self) -> bool:
+        """Whether pods of an earlier spec are still to be deleted: the job was suspended, and no pass has seen that."""
+        pods: list[NodePod | RendezvousPod] = [
+            *self.nodes,
+            *([self.rendezvous_pod] if self.rendezvous_pod is not None else []),
+        ]
+        return any(pod.outdated and pod.phase is not Phase.TERMINATING for pod in pods)

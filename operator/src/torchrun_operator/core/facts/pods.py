@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from torchrun_operator.api.names import (
+    ANNOTATION_SPEC_DIGEST,
     ANNOTATION_TOKEN_DIGEST,
     LABEL_NODE_INDEX,
     LABEL_ROLE,
@@ -37,7 +38,7 @@ def gather(
 
     This includes pods whose Kubernetes node is missing from ``machines``.
     """
-    trouble = troubles(machines or Machines())
+    trouble, digest = troubles(machines or Machines()), job.spec.frozen_digest
     nodes: list[NodePod] = []
     foreign: list[str] = []
     rendezvous_pod = None
@@ -46,10 +47,10 @@ def gather(
         if not _owned(pod, job.metadata.uid):
             foreign.append(pod["metadata"]["name"])
         elif labels.get(LABEL_ROLE) == ROLE_RENDEZVOUS:
-            rendezvous_pod = _rendezvous_pod(pod, _lost(pod, trouble, heard=rendezvous is not None))
+            rendezvous_pod = _rendezvous_pod(pod, _lost(pod, trouble, heard=rendezvous is not None), digest)
         elif labels.get(LABEL_ROLE) == ROLE_NODE and str(labels.get(LABEL_NODE_INDEX, "")).isdecimal():
             heard = rendezvous is not None and hears(rendezvous, (pod.get("status") or {}).get("podIP"))
-            nodes.append(_node_pod(pod, int(labels[LABEL_NODE_INDEX]), _lost(pod, trouble, heard=heard)))
+            nodes.append(_node_pod(pod, int(labels[LABEL_NODE_INDEX]), _lost(pod, trouble, heard=heard), digest))
     refused = job.status.refusal
     return Facts(
         job=job,
@@ -82,7 +83,7 @@ def _lost(pod: Mapping[str, Any], trouble: Mapping[str, Trouble], *, heard: bool
     return found.what if found is not None and (found.certain or not heard) else ""
 
 
-def _node_pod(pod: Mapping[str, Any], index: int, lost: str) -> NodePod:
+def _node_pod(pod: Mapping[str, Any], index: int, lost: str, digest: str) -> NodePod:
     status = pod.get("status") or {}
     phase = _node_phase(pod, status, lost)
     return NodePod(
@@ -103,6 +104,7 @@ def _node_pod(pod: Mapping[str, Any], index: int, lost: str) -> NodePod:
         lingers=phase in _ENDED and _others_run(status),
         runs_since=_runs_since(status),
         wait=waiting(status, TRAINER_CONTAINER),
+        outdated=_annotation(pod, ANNOTATION_SPEC_DIGEST) not in ("", digest),
     )
 
 
@@ -112,7 +114,7 @@ def _stop_requested_at(metadata: Mapping[str, Any]) -> datetime | None:
     return ends - timedelta(seconds=metadata.get("deletionGracePeriodSeconds") or 0) if ends is not None else None
 
 
-def _rendezvous_pod(pod: Mapping[str, Any], lost: str) -> RendezvousPod:
+def _rendezvous_pod(pod: Mapping[str, Any], lost: str, digest: str) -> RendezvousPod:
     status = pod.get("status") or {}
     ready = condition(status, "Ready")
     return RendezvousPod(
@@ -121,11 +123,16 @@ def _rendezvous_pod(pod: Mapping[str, Any], lost: str) -> RendezvousPod:
         phase=Phase.LOST if lost else _phase(pod),
         address=status.get("podIP"),
         ready=ready is not None and ready.get("status") == "True",
-        token_digest=(pod["metadata"].get("annotations") or {}).get(ANNOTATION_TOKEN_DIGEST, ""),
+        token_digest=_annotation(pod, ANNOTATION_TOKEN_DIGEST),
         started_at=time_of(status.get("startTime")),
         trouble=lost,
         wait=waiting(status, RENDEZVOUS_CONTAINER),
+        outdated=_annotation(pod, ANNOTATION_SPEC_DIGEST) not in ("", digest),
     )
+
+
+def _annotation(pod: Mapping[str, Any], name: str) -> str:
+    return str((pod["metadata"].get("annotations") or {}).get(name, ""))
 
 
 _ENDED = frozenset({Phase.SUCCEEDED, Phase.FAILED})

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from torchrun_operator.api import remedies
 from torchrun_operator.api.names import (
+    ANNOTATION_SPEC_DIGEST,
     GROUP,
     LABEL_NODE_INDEX,
     LABEL_ROLE,
@@ -23,6 +24,7 @@ from torchrun_operator.render.part import Part, Piece
 
 def _node(job: TorchrunJob, index: int) -> Piece:
     return Piece(
+        annotations={ANNOTATION_SPEC_DIGEST: job.spec.frozen_digest},
         labels={LABEL_ROLE: ROLE_NODE, LABEL_NODE_INDEX: str(index)},
         pod_fields={
             "restartPolicy": "Never",
@@ -76,4 +78,8 @@ def _trainer_problems(spec: TorchrunJobSpec) -> Iterator[Problem]:
             yield Problem(f"spec.template.spec.containers[{index}].image", remedies.IMAGE)
 
 
-PART = Part(node=_node, problems=_problems)
+def _rendezvous(job: TorchrunJob) -> Piece:
+    return Piece(annotations={ANNOTATION_SPEC_DIGEST: job.spec.frozen_digest})
+
+
+PART = Part(node=_node, rendezvous=_rendezvous, problems=_problems)
