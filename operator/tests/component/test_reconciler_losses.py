@@ -2,6 +2,9 @@
 
 from datetime import timedelta
 
+import pytest
+
+from builders import job_manifest
 from world import World, counts, reasons, started
 
 NODES = ["digits-0", "digits-1", "digits-2"]
@@ -59,6 +62,86 @@ async def test_a_kubernetes_node_that_only_the_api_server_cannot_reach() -> None
         await world.settle()
         assert (world.status["state"], counts(world)) == ("Running", {})
     assert set(world.cluster.most_pods.values()) == {1}
+
+
+def trains_on(world: World) -> None:
+    """Check that no pod was deleted, and that the job trains."""
+    assert set(world.cluster.most_pods.values()) == {1}
+    assert not [entry for entry in world.cluster.log if entry.startswith("delete")]
+    assert (world.status["state"], counts(world)) == ("Running", {})
+
+
+@pytest.mark.parametrize("name", ["digits-1", "digits-rdzv"])
+async def test_a_restarted_operator_listens_before_it_judges(name: str) -> None:
+    """A kubelet is silent, but the processes on its Kubernetes node train."""
+    world = await started()
+    world.give_up(world.pods[name]["spec"]["nodeName"])
+    await world.settle()
+    world.restart_operator()
+    world.links.deaf = True
+    for _ in range(15):
+        await world.reconcile()
+        world.now += timedelta(seconds=1)
+    world.links.deaf = False
+    await world.settle()
+    trains_on(world)
+
+
+@pytest.mark.parametrize("cut_seconds", [1, 15])
+async def test_a_short_cut_between_operator_and_host_loses_nothing(cut_seconds: int) -> None:
+    world = await started()
+    for pod in world.pods.values():
+        if pod["metadata"]["name"] != "digits-0":
+            world.give_up(pod["spec"]["nodeName"])
+    await world.settle()
+    world.links.deaf = True
+    for _ in range(cut_seconds):
+        await world.reconcile()
+        world.now += timedelta(seconds=1)
+    world.links.deaf = False
+    await world.settle()
+    trains_on(world)
+
+
+async def test_half_of_the_kubernetes_nodes_fall_silent_and_return() -> None:
+    """The API server and the rendezvous host are on one side of a partition, half of the nodes on the other."""
+    world = await started(nnodes="2:10", replicas=10)
+    machines = [world.cut_off(f"digits-{index}") for index in range(5, 10)]
+    await world.settle()
+    for machine in machines:
+        world.give_up(machine)
+    for _ in range(30):
+        await world.reconcile()
+        world.live()
+        world.now += timedelta(seconds=1)
+    assert sum(world.cluster.most_pods.values()) <= 11 + 1, "more than one of the silent Kubernetes nodes was given up"
+    for machine in machines:
+        world.heal(machine)
+    await world.settle()
+    assert (world.status["membership"]["summary"], world.status["state"]) == ("10/2:10", "Running")
+    assert sum(world.cluster.most_pods.values()) <= 11 + 1
+
+
+async def test_half_of_the_kubernetes_nodes_fall_silent_for_good() -> None:
+    world = await started(nnodes="2:10", replicas=10)
+    for index in range(5, 10):
+        world.give_up(world.cut_off(f"digits-{index}"))
+    await world.settle()
+    assert (world.status["membership"]["summary"], world.status["state"]) == ("10/2:10", "Running")
+
+
+async def test_a_template_that_tolerates_silence_waits_for_kubernetes() -> None:
+    template = job_manifest()["spec"]["template"]
+    template["spec"]["tolerations"] = [
+        {"key": "node.kubernetes.io/unreachable", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 600}
+    ]
+    world = await started(template=template)
+    world.give_up(world.cut_off("digits-1"))
+    await world.settle()
+    assert (world.status["membership"]["summary"], world.cluster.most_pods["digits-1"]) == ("2/2:4", 1)
+    world.cluster.delete_gracefully(world.pods["digits-1"])  # Kubernetes evicts it
+    await world.settle()
+    assert (world.status["membership"]["summary"], world.cluster.most_pods["digits-1"]) == ("3/2:4", 2)
 
 
 async def test_a_pod_that_stays_terminating_on_a_lost_kubernetes_node_is_replaced() -> None:

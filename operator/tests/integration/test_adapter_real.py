@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from builders import job_manifest
+from fake_links import FakeLinks
 from real_cluster import adapter, path_of, version
 from stub_cluster import running
 from torchrun_operator.api.v1alpha1 import TorchrunJob, job_of
@@ -21,7 +22,7 @@ from torchrun_operator.render.node_pod import node_pod
 from torchrun_operator.render.objects import prerequisites, services
 from torchrun_operator.render.rendezvous_pod import rendezvous_pod
 from torchrun_operator.telemetry.metrics import Metrics
-from world import PROGRAMS, FakeLinks
+from world import PROGRAMS
 
 pytestmark = pytest.mark.integration
 
@@ -208,7 +209,7 @@ async def test_a_job_is_reconciled(torchrunjobs: Any) -> None:
     key = ("default", name)
     async with adapter(torchrunjobs) as cluster, running(cluster, "pods", "nodes"):
         for _ in range(2):  # the second time by a new operator
-            links = FakeLinks({})
+            links = FakeLinks({}, lambda: 0.0)
             reconciler = Reconciler(cluster, links, Metrics("test"), lambda: datetime.now(UTC), PROGRAMS)
             await reconciler.reconcile(key)
             await pods_shown(cluster, name, 4)

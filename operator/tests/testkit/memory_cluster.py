@@ -8,7 +8,7 @@ from typing import Any
 
 from torchrun_operator.api.names import LABEL_JOB_NAME
 from torchrun_operator.cluster.port import ClusterError, ConflictError, Manifest, NameTakenError, RefusedError
-from torchrun_operator.core.facts.machines import Machines
+from torchrun_operator.core.facts.machines import Machines, Silence
 from torchrun_operator.render.namespace import NamespaceRules
 
 Stored = dict[str, Any]
@@ -33,6 +33,9 @@ class MemoryCluster:
         self.logs: dict[str, str] = {}
         """By pod name, with times."""
         self.removed_machines: set[str] = set()
+        self.clock: Callable[[], float] = lambda: 0.0
+        """The time in seconds, for the silence of kubelets."""
+        self._silent_since: dict[str, float] = {}
         self._numbers = itertools.count(1)
         self.most_pods: dict[str, int] = {}
         """By pod name, the number of created pods."""
@@ -61,7 +64,9 @@ class MemoryCluster:
         """See Cluster.list_machines; no request: a watch knows it."""
         known: dict[str, Manifest | None] = {name: None for name in names if name in self.removed_machines}
         known |= {name: self.objects["Node", "", name] for name in names if ("Node", "", name) in self.objects}
-        return Machines(known, any(_ready(thing) for (kind, _, _), thing in self.objects.items() if kind == "Node"))
+        nodes = {name: thing for (kind, _, name), thing in self.objects.items() if kind == "Node"}
+        silent = {name: Silence("", since, self.clock() - since) for name, since in self._silent_since.items()}
+        return Machines(known, any(_ready(thing) for thing in nodes.values()), {"": len(nodes)}, silent)
 
     async def read_log(self, namespace: str, pod: str, container: str, lines: int) -> str:
         """See Cluster.read_log."""
@@ -164,10 +169,15 @@ class MemoryCluster:
     def set_ready(self, name: str, status: str) -> None:
         """Set the Ready condition of the Kubernetes node."""
         self.objects["Node", "", name]["status"] = {"conditions": [{"type": "Ready", "status": status}]}
+        if status != "Unknown":
+            self._silent_since.pop(name, None)
+        elif name not in self._silent_since:
+            self._silent_since[name] = self.clock()
 
     def remove_machine(self, name: str) -> None:
         """Remove the Kubernetes node from the cluster."""
         self.remove(self.objects["Node", "", name])
+        self._silent_since.pop(name, None)
         self.removed_machines.add(name)
 
     def edit(self, job: Stored, **spec: Any) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
+from fake_links import Host
 from memory_cluster import Stored
 from torchrun_operator.api.names import LABEL_ROLE, ROLE_RENDEZVOUS
 from torchrun_rendezvous.memory import Memory
@@ -14,7 +15,7 @@ from torchrun_rendezvous.protocol import RendezvousState
 from torchrun_rendezvous.report import described
 from torchrun_rendezvous.rounds import decide
 from torchrun_rendezvous.view import Node, View
-from world import Host, World
+from world import World
 
 TICK = 0.1
 IMPORT_SECONDS = 3.0

@@ -1,14 +1,14 @@
 """A small world for the reconciler: Kubernetes nodes that run pods, agents that join a rendezvous, and time."""
 
 import asyncio
-import hashlib
 import itertools
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from builders import NOW, job_manifest
+from fake_links import FakeLinks, Host
 from memory_cluster import MemoryCluster, Stored
 from torchrun_operator.api.names import LABEL_NODE_INDEX, LABEL_ROLE, ROLE_NODE, ROLE_RENDEZVOUS
 from torchrun_operator.cluster.port import ClusterError, ConflictError, Key
@@ -16,62 +16,10 @@ from torchrun_operator.reconcile.reconciler import Outcome, Reconciler
 from torchrun_operator.reconcile.tell import EventRecorder
 from torchrun_operator.render.programs import Programs
 from torchrun_operator.telemetry.metrics import Metrics
-from torchrun_rendezvous.protocol import Member, Overdue, Pace, RendezvousState, RoundsEnded, Target, Unrequested
+from torchrun_rendezvous.protocol import Member, Overdue, Pace, RendezvousState, RoundsEnded, Unrequested
 
 PROGRAMS = Programs(rendezvous=b"the rendezvous host", launcher=b"the launcher")
 KEY: Key = ("team", "digits")
-
-
-def digest_of(uid: str) -> str:
-    """Return the digest of the token for the host of the job with that uid."""
-    return hashlib.sha256(uid.encode()).hexdigest()
-
-
-@dataclass
-class Host:
-    """The rendezvous host in one rendezvous pod."""
-
-    instance: str
-    state: RendezvousState
-    target: Target | None = None
-
-
-@dataclass
-class FakeLinks:
-    """Implements Links. It reaches the hosts of the world at once, or not at all."""
-
-    hosts: dict[str, Host]
-    """By address."""
-    connected: dict[Key, tuple[str, str]] = field(default_factory=dict)
-
-    def ensure(self, key: Key, uid: str, address: str | None, nodes: int) -> None:
-        """See Links.ensure."""
-        if address is None:
-            self.connected.pop(key, None)
-        else:
-            self.connected[key] = (uid, address)
-
-    def state(self, key: Key) -> RendezvousState | None:
-        """See Links.state."""
-        host = self._host(key)
-        return host.state if host is not None else None
-
-    def tell(self, key: Key, target: Target) -> None:
-        """See Links.tell."""
-        host = self._host(key)
-        if host is not None:
-            host.target = target
-
-    def drop(self, key: Key) -> None:
-        """See Links.drop."""
-        self.connected.pop(key, None)
-
-    def token_digest(self, uid: str) -> str:
-        """See Links.token_digest."""
-        return digest_of(uid)
-
-    def _host(self, key: Key) -> Host | None:
-        return self.hosts.get(self.connected[key][1]) if key in self.connected else None
 
 
 class World:
@@ -80,7 +28,10 @@ class World:
     def __init__(self, **spec: Any) -> None:
         self.now = NOW
         self.cluster = MemoryCluster()
+        self.cluster.clock = self._seconds
         self.hosts: dict[str, Host] = {}
+        self.cut_hosts: dict[str, Host] = {}
+        """Those on silent Kubernetes nodes, by address."""
         self.metrics = Metrics("test")
         self._addresses = itertools.count(1)
         self._instances = itertools.count(1)
@@ -101,9 +52,12 @@ class World:
         """Start a new operator."""
         if self.recorder is not None:
             self.recorder.close()
-        self.links = FakeLinks(self.hosts)
+        self.links = FakeLinks(self.hosts, self._seconds)
         self.reconciler = Reconciler(self.cluster, self.links, self.metrics, lambda: self.now, PROGRAMS)
         self.recorder = self.reconciler.recorder
+
+    def _seconds(self) -> float:
+        return self.now.timestamp()
 
     @property
     def status(self) -> dict[str, Any]:
@@ -241,21 +195,27 @@ class World:
             host.state = replace(host.state, pace=Pace(longest_start_seconds=8.0, overdue=overdue))
 
     def _hosts_come_and_go(self) -> None:
+        """Start and end hosts. One that is cut off closes no connection: its agents hang until it is back."""
         running = {
-            pod["status"]["podIP"]
+            pod["status"]["podIP"]: pod["spec"].get("nodeName") in self.silent_machines
             for pod in self.pods.values()
             if pod["metadata"]["labels"].get(LABEL_ROLE) == ROLE_RENDEZVOUS
             and pod["status"]["phase"] == "Running"
             and "deletionTimestamp" not in pod["metadata"]
-            and pod["spec"].get("nodeName") not in self.silent_machines
         }
-        for address in set(self.hosts) - running:
-            if self.hosts.pop(address).state.round:  # an agent that has not joined yet tries again
+        reached = {address for address, cut in running.items() if not cut}
+        for address in set(self.hosts) - reached:
+            host = self.hosts.pop(address)
+            if address in running:
+                self.cut_hosts[address] = host
+            elif host.state.round:  # an agent that has not joined yet tries again
                 for pod in self._agents_alive().values():
                     self.end(pod, 1)
-        for address in running - set(self.hosts):
+        self.cut_hosts = {address: host for address, host in self.cut_hosts.items() if address in running}
+        for address in reached - set(self.hosts):
             instance = f"{next(self._instances):02x}"
-            self.hosts[address] = Host(instance, RendezvousState(instance, silent=()))
+            new = Host(instance, RendezvousState(instance, silent=()))
+            self.hosts[address] = self.cut_hosts.pop(address, new)
 
     def _agents_alive(self) -> dict[str, Stored]:
         return {

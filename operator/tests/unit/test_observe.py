@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from builders import NOW, facts, make_job
+from torchrun_operator.core.facts.hearing import Hearing
 from torchrun_operator.core.facts.machines import Machines, troubles
 from torchrun_operator.core.facts.model import Exit, NodePod, Phase, RendezvousPod, Wait
 from torchrun_operator.core.facts.pods import gather
@@ -215,6 +216,8 @@ TOLD: dict[str, RendezvousState | None] = {
     "the host does not say who is silent": replace(HEARD, silent=None),
     "no host": None,
 }
+LISTENED = Hearing(connected_seconds=60.0)
+DEAF = Hearing(attempts=9, host_seconds=60.0)
 MACHINES: dict[str, tuple[Any, Any, str, Phase, str]] = {
     # name: the Kubernetes node, the pod's status, the state document, the phase, why
     "ready": ({"status": {"conditions": [{"type": "Ready", "status": "True"}]}}, RUNS, "silent", Phase.RUNNING, ""),
@@ -236,12 +239,12 @@ MACHINES: dict[str, tuple[Any, Any, str, Phase, str]] = {
     "silent, its agent waits": (SILENT_KUBELET, RUNS, "waiting", Phase.RUNNING, ""),
     "silent, and so is its agent": (SILENT_KUBELET, RUNS, "silent", Phase.LOST, SILENCE),
     "silent, its agent is in no round": (SILENT_KUBELET, RUNS, "no member", Phase.LOST, SILENCE),
-    "silent, no further information": (
+    "silent, the host names no silent agents": (
         SILENT_KUBELET,
         RUNS,
         "the host does not say who is silent",
-        Phase.LOST,
-        SILENCE,
+        Phase.RUNNING,
+        "",
     ),
     "silent, no host answers": (SILENT_KUBELET, RUNS, "no host", Phase.LOST, SILENCE),
     "silent, its pod had succeeded": (SILENT_KUBELET, DONE, "no host", Phase.SUCCEEDED, ""),
@@ -259,7 +262,11 @@ def test_pods_of_kubernetes_nodes_in_trouble(
     raw = pod(status=status, metadata=metadata)
     if metadata and phase is Phase.RUNNING:
         phase = Phase.TERMINATING
-    (found,) = gather(make_job(), NOW, [raw], TOLD[told], machines=Machines({"m1": machine}, any_ready=True)).nodes
+    state = TOLD[told]
+    hearing = LISTENED if state is not None else DEAF
+    (found,) = gather(
+        make_job(), NOW, [raw], state, machines=Machines({"m1": machine}, any_ready=True), hearing=hearing
+    ).nodes
     assert (found.phase, found.trouble) == (phase, why)
 
 
@@ -277,7 +284,10 @@ def test_rendezvous_pod_of_a_kubernetes_node_in_trouble(
     machine: Any, state: RendezvousState | None, phase: Phase, why: str
 ) -> None:
     pods = [pod(role="rendezvous", status=RUNS)]
-    found = gather(make_job(), NOW, pods, state, machines=Machines({"m1": machine}, any_ready=True)).rendezvous_pod
+    machines = Machines({"m1": machine}, any_ready=True)
+    found = gather(
+        make_job(), NOW, pods, state, machines=machines, hearing=DEAF if state is None else LISTENED
+    ).rendezvous_pod
     assert found is not None
     assert (found.phase, found.trouble) == (phase, why)
 

@@ -36,11 +36,11 @@ class Reader:
         """Return the facts of a job. Raises ClusterError if the API server could not be read."""
         # The rendezvous state is read first: every address in it then belongs to a pod in the list, or to one that has
         # gone.
-        state = self._links.state(key)
+        state, hearing = self._links.state(key), self._links.hearing(key)
         pods = await self._cluster.list_pods(*key)
         machines = await self._cluster.list_machines(names(pods))
         digest = self._links.token_digest(job.metadata.uid)
-        facts = gather(job, self._clock(), pods, state, token_digest=digest, machines=machines)
+        facts = gather(job, self._clock(), pods, state, token_digest=digest, machines=machines, hearing=hearing)
         if memory.attempt is not None:  # newer than the status
             attempt = memory.attempt
             refused = frozenset(name for kind, name in attempt.refused if kind == "Pod")

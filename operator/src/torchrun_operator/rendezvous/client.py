@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from torchrun_operator.allowance import Allowance
+from torchrun_operator.rendezvous.ears import Ears
 from torchrun_operator.rendezvous.exchange import AnswerError, Connection
 from torchrun_rendezvous.protocol import ProtocolError, RendezvousState, Target
 
@@ -60,6 +61,7 @@ class RendezvousLink:
         self.latest: RendezvousState | None = None
         self.connected = False
         self.unauthorized = False
+        self.ears = Ears(asyncio.get_running_loop().time)
         self.nodes = 0
         """Number of node pods of the job. Larger jobs have larger documents."""
         self._name = f"{address}:{port}"
@@ -96,6 +98,7 @@ class RendezvousLink:
             if self.connected:
                 pause = first
             self._complain(error)
+            self.ears.failed(alive=isinstance(error, (AnswerError, RendezvousError)))
             self._set(connected=False, unauthorized=isinstance(error, UnauthorizedError))
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - nothing secret
             pause = min(last, pause * 2)
@@ -195,6 +198,7 @@ class RendezvousLink:
         if known is None or known.instance != state.instance:
             self._push.set()
         self.latest = state
+        self.ears.answered(state)
         self._set(connected=True, unauthorized=False, changed=state != known)
 
     def _set(self, *, connected: bool, unauthorized: bool, changed: bool = False) -> None:

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from torchrun_operator.api.names import PORT_HTTP
 from torchrun_operator.cluster.port import Key
+from torchrun_operator.core.facts.hearing import Hearing
 from torchrun_operator.rendezvous import client
 from torchrun_operator.telemetry.metrics import Metrics
 from torchrun_rendezvous.protocol import RendezvousState, Target
@@ -29,6 +30,10 @@ class Links(Protocol):
 
     def state(self, key: Key) -> RendezvousState | None:
         """Return the last state of the rendezvous host, or None while it does not answer."""
+        ...
+
+    def hearing(self, key: Key) -> Hearing:
+        """Return how long this process has listened to the rendezvous host, and what it has not heard."""
         ...
 
     def tell(self, key: Key, target: Target) -> None:
@@ -88,6 +93,11 @@ class RendezvousLinks:
             link.rounds = state.round
             self._metrics.rounds_completed()
         return state
+
+    def hearing(self, key: Key) -> Hearing:
+        """See Links.hearing."""
+        link = self._links.get(key)
+        return link.connection.ears.hearing() if link is not None else Hearing()
 
     def tell(self, key: Key, target: Target) -> None:
         """See Links.tell."""

@@ -160,6 +160,8 @@ class Facts:
     """The refusal is about an object with that name and another owner."""
     foreign: tuple[str, ...] = ()
     """Names of pods with the job's label and another owner."""
+    judged_at: datetime | None = None
+    """When the next pod on a silent Kubernetes node counts as lost if nothing changes."""
     said: Mapping[str, Words] = field(default_factory=dict)
     """The errors of failed workers, by pod, for the pods whose logs were read."""
 

@@ -1,6 +1,6 @@
 """Reads pods as the API server reports them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -16,7 +16,9 @@ from torchrun_operator.api.names import (
 )
 from torchrun_operator.api.v1alpha1 import TorchrunJob
 from torchrun_operator.core.facts.exits import EVICTED, PREEMPTED, exceeds_own_limit
-from torchrun_operator.core.facts.machines import Machines, Trouble, troubles
+from torchrun_operator.core.facts.hearing import Hearing
+from torchrun_operator.core.facts.lost import Evidence, tolerates_silence
+from torchrun_operator.core.facts.machines import Machines
 from torchrun_operator.core.facts.model import Exit, Facts, NodePod, Phase, RendezvousPod
 from torchrun_operator.core.facts.waiting import condition, time_of, waiting
 from torchrun_rendezvous.protocol import RendezvousState
@@ -28,30 +30,37 @@ _MESSAGE_CHARACTERS = 4096
 def gather(
     job: TorchrunJob,
     now: datetime,
-    pods: Iterable[Mapping[str, Any]],
+    pods: Sequence[Mapping[str, Any]],
     rendezvous: RendezvousState | None,
     *,
     token_digest: str = "",
     machines: Machines | None = None,
+    hearing: Hearing | None = None,
 ) -> Facts:
     """Sort the pods with the job's label into nodes, the rendezvous pod, and pods of another owner.
 
-    This includes pods whose Kubernetes node is missing from ``machines``.
+    This includes pods whose Kubernetes node is missing from ``machines``. Without ``hearing``, nothing was heard yet.
     """
-    trouble, digest = troubles(machines or Machines()), job.spec.frozen_digest
+    digest = job.spec.frozen_digest
+    tolerates = tolerates_silence(job.spec.template.get("spec") or {})
+    evidence = Evidence(machines or Machines(), rendezvous, hearing or Hearing(), tolerates)
+    own = [pod for pod in pods if _owned(pod, job.metadata.uid)]
+    rendezvous_pod, waits = None, []
+    for pod in own:
+        if _labels(pod).get(LABEL_ROLE) == ROLE_RENDEZVOUS:
+            answers = _phase(pod) is Phase.RUNNING
+            judged = evidence.of_host(pod, answers=answers)
+            rendezvous_pod = _rendezvous_pod(pod, judged.why, digest)
+            waits.append(judged.wait)
     nodes: list[NodePod] = []
-    foreign: list[str] = []
-    rendezvous_pod = None
-    for pod in pods:
-        labels = pod["metadata"].get("labels") or {}
-        if not _owned(pod, job.metadata.uid):
-            foreign.append(pod["metadata"]["name"])
-        elif labels.get(LABEL_ROLE) == ROLE_RENDEZVOUS:
-            rendezvous_pod = _rendezvous_pod(pod, _lost(pod, trouble, heard=rendezvous is not None), digest)
-        elif labels.get(LABEL_ROLE) == ROLE_NODE and str(labels.get(LABEL_NODE_INDEX, "")).isdecimal():
-            heard = rendezvous is not None and hears(rendezvous, (pod.get("status") or {}).get("podIP"))
-            nodes.append(_node_pod(pod, int(labels[LABEL_NODE_INDEX]), _lost(pod, trouble, heard=heard), digest))
+    for pod in own:
+        index = str(_labels(pod).get(LABEL_NODE_INDEX, ""))
+        if _labels(pod).get(LABEL_ROLE) == ROLE_NODE and index.isdecimal():
+            judged = evidence.of_node(pod, rendezvous_pod)
+            nodes.append(_node_pod(pod, int(index), judged.why, digest))
+            waits.append(judged.wait)
     refused = job.status.refusal
+    soonest = min((wait for wait in waits if wait is not None), default=None)
     return Facts(
         job=job,
         now=now,
@@ -61,26 +70,19 @@ def gather(
         token_digest=token_digest,
         refusal=refused.message if refused is not None else "",
         name_taken=refused is not None and refused.name_taken,
-        foreign=tuple(sorted(foreign)),
+        foreign=tuple(sorted(pod["metadata"]["name"] for pod in pods if not _owned(pod, job.metadata.uid))),
+        judged_at=now + timedelta(seconds=soonest) if soonest is not None else None,
     )
 
 
-def hears(rendezvous: RendezvousState, address: str | None) -> bool:
-    """Whether the rendezvous host reports recent heartbeats of the agent at that address."""
-    if rendezvous.silent is None or address in rendezvous.silent:
-        return False
-    return address in rendezvous.waiting or any(address == member.address for member in rendezvous.members)
+def _labels(pod: Mapping[str, Any]) -> Mapping[str, str]:
+    labels: Mapping[str, str] = pod["metadata"].get("labels") or {}
+    return labels
 
 
 def _owned(pod: Mapping[str, Any], job_uid: str) -> bool:
     owners = pod["metadata"].get("ownerReferences") or ()
     return any(owner.get("controller") and owner.get("uid") == job_uid for owner in owners)
-
-
-def _lost(pod: Mapping[str, Any], trouble: Mapping[str, Trouble], *, heard: bool) -> str:
-    """Return why the pod is lost with its Kubernetes node. A pod whose heartbeats arrive is not lost."""
-    found = trouble.get(pod["spec"].get("nodeName") or "")
-    return found.what if found is not None and (found.certain or not heard) else ""
 
 
 def _node_pod(pod: Mapping[str, Any], index: int, lost: str, digest: str) -> NodePod:

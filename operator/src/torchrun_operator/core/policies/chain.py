@@ -1,6 +1,7 @@
 """The table of all policies, in the order of priority. The first one with a plan for the job decides."""
 
 from collections.abc import Callable
+from dataclasses import replace as replace_fields
 
 from torchrun_operator.core.facts.model import Facts
 from torchrun_operator.core.findings.find import Findings
@@ -14,6 +15,7 @@ from torchrun_operator.core.policies.plan import Plan
 from torchrun_operator.core.policies.replace import replace
 from torchrun_operator.core.policies.succeeded import succeeded
 from torchrun_operator.core.policies.suspended import suspended
+from torchrun_operator.core.policies.upkeep import seconds_until
 
 Policy = Callable[[Facts, Findings], Plan | None]
 
@@ -30,7 +32,14 @@ CHAIN: tuple[Policy, ...] = (
 
 
 def plan(facts: Facts, findings: Findings) -> Plan:
-    """Return the plan of the first policy that has one; `replace` has one for every job that runs."""
+    """Return the plan of the first policy that has one, and look again when a further pod may be lost."""
+    found = _first(facts, findings)
+    later = [found.look_again_seconds, seconds_until([facts.judged_at], facts.now)]
+    return replace_fields(found, look_again_seconds=min((s for s in later if s is not None), default=None))
+
+
+def _first(facts: Facts, findings: Findings) -> Plan:
+    """`replace` has a plan for every job that runs."""
     for policy in CHAIN:
         found = policy(facts, findings)
         if found is not None:
