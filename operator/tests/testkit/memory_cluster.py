@@ -8,6 +8,7 @@ from typing import Any
 
 from torchrun_operator.api.names import LABEL_JOB_NAME
 from torchrun_operator.cluster.port import ClusterError, ConflictError, Manifest, NameTakenError, RefusedError
+from torchrun_operator.cluster.watch.trimming import trimmed
 from torchrun_operator.core.facts.machines import Machines, Silence
 from torchrun_operator.render.namespace import NamespaceRules
 
@@ -51,11 +52,11 @@ class MemoryCluster:
         return [(namespace, name) for kind, namespace, name in self.objects if kind == "TorchrunJob"]
 
     async def list_pods(self, namespace: str, job: str) -> Sequence[Manifest]:
-        """See Cluster.list_pods."""
+        """See Cluster.list_pods. As with a watch, only the kept part of a pod is there."""
         await self._around("list pods")
         pods = self.pods() if self.lagging is None else self.lagging
         return [
-            copy.deepcopy(pod)
+            trimmed(pod)
             for pod in pods
             if pod["metadata"]["namespace"] == namespace and pod["metadata"]["labels"].get(LABEL_JOB_NAME) == job
         ]
