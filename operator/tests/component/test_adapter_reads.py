@@ -93,13 +93,33 @@ async def test_a_job_whose_status_could_not_be_written_is_read_again(status: int
 LOG = f"{POD}/log"
 
 
+def log_query(lines: str, **more: str) -> dict[str, str]:
+    return {"container": "trainer", "limitBytes": "1048576", "timestamps": "true", "tailLines": lines, **more}
+
+
 async def test_a_log() -> None:
     async with api_stub() as stub, adapter(stub.url) as (cluster, latencies):
         stub.on(f"GET {LOG}", (200, "2026-01-31T12:00:00Z step=1\n"))
-        assert await cluster.read_log("team", "digits-0", "trainer", 100) == "2026-01-31T12:00:00Z step=1\n"
-        query = {"container": "trainer", "tailLines": "100", "timestamps": "true"}
-        assert stub.asked == [Asked("GET", LOG, query, "application/json", None)]
+        assert await cluster.read_log("team", "digits-0", "trainer") == "2026-01-31T12:00:00Z step=1\n"
+        assert stub.asked == [Asked("GET", LOG, log_query("5000"), "application/json", None)]
         assert latencies == [("GET", "pods/log", 200)]
+
+
+async def test_the_new_part_of_a_log() -> None:
+    async with api_stub() as stub, adapter(stub.url) as (cluster, _):
+        stub.on(f"GET {LOG}", (200, ""))
+        assert await cluster.read_log("team", "digits-0", "trainer", 30) == ""
+        assert await cluster.read_log("team", "digits-0", "trainer", -3) == ""
+        asked = [log_query("5000", sinceSeconds="30"), log_query("5000", sinceSeconds="1")]
+        assert [each.query for each in stub.asked] == asked
+
+
+async def test_a_log_that_is_cut_before_its_end_is_read_again_from_a_later_line() -> None:
+    cut, whole = "x" * (1 << 20), "2026-01-31T12:00:00Z ValueError\n"
+    async with api_stub() as stub, adapter(stub.url) as (cluster, _):
+        stub.on(f"GET {LOG}", (200, cut), (200, cut), (200, whole))
+        assert await cluster.read_log("team", "digits-0", "trainer") == whole
+        assert [each.query for each in stub.asked] == [log_query("5000"), log_query("500"), log_query("60")]
 
 
 @pytest.mark.parametrize(
@@ -115,4 +135,4 @@ async def test_a_log_that_cannot_be_read(reply: Any, kind: type[ClusterError]) -
     async with api_stub() as stub, adapter(stub.url) as (cluster, _):
         stub.on(f"GET {LOG}", reply)
         with pytest.raises(kind):
-            await cluster.read_log("team", "digits-0", "trainer", 100)
+            await cluster.read_log("team", "digits-0", "trainer")

@@ -269,5 +269,5 @@ async def test_the_failure_of_a_worker_is_reported_with_its_error() -> None:
     assert world.status["state"] == "Failed"
     assert world.condition("Failed")["message"] == (
         "rank 2 (pod digits-2) failed first: KeyError: 'plum'; the code has failed 2 times and spec.maxRestarts is 1; "
-        "see kubectl logs digits-2"
+        "see kubectl -n team logs digits-2 -c trainer"
     )

@@ -98,3 +98,33 @@ async def test_a_minute_of_running_ends_the_back_off() -> None:
     world.end(world.nodes["digits-1"], 137)
     await world.reconcile()
     assert world.status["nodes"][1]["backOff"]["failures"] == 1
+
+
+async def test_the_last_line_of_an_init_container_is_kept_when_its_pod_goes() -> None:
+    world = World(nnodes=2, replicas=2, maxRestarts=1)
+    world.mute = True
+    for start in (1, 2):
+        await starts(world)
+        for name, pod in world.nodes.items():
+            time = world.now.isoformat()
+            world.cluster.logs[name] = f"{time} fetching\n{time} fetch: bucket s3://data-{start} does not exist\n"
+            world.fail_init(pod, "fetch-data", 7)
+        await world.reconcile()
+        failure = world.status["lastFailure"]
+        assert (failure["container"], failure["exitCode"], failure["message"], failure["traceback"]) == (
+            "fetch-data",
+            7,
+            f"fetch: bucket s3://data-{start} does not exist",
+            f"fetching\nfetch: bucket s3://data-{start} does not exist",
+        )
+        world.now += timedelta(seconds=400)
+        await world.reconcile()
+    lost = [event["message"] for event in world.cluster.events if event["reason"] == "NodeLost"]
+    assert lost[-1] == (
+        "Node 1 (pod digits-1) failed: container fetch-data exited with code 7 (Error): "
+        "fetch: bucket s3://data-1 does not exist; cause: code"
+    )
+    assert world.condition("Failed")["message"] == (
+        "container fetch-data of pod digits-0 failed first: fetch: bucket s3://data-2 does not exist (exit code 7); "
+        "the code has failed 2 times and spec.maxRestarts is 1; see kubectl -n team logs digits-0 -c fetch-data"
+    )

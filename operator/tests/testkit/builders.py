@@ -65,9 +65,12 @@ def make_node(index: int, phase: Phase = Phase.RUNNING, *, life: int = 1, **chan
     return NodePod(index, f"digits-{index}", f"pod-{index}-{life}", phase, **{**defaults, **changes})
 
 
-def failed(index: int, code: int = 1, reason: str = "Error", message: str = "", **changes: Any) -> NodePod:
-    """Return a node's pod whose trainer container has just failed."""
-    return make_node(index, Phase.FAILED, exit=Exit(code, reason, message, NOW), **changes)
+def failed(
+    index: int, code: int = 1, reason: str = "Error", message: str = "", container: str = "", **changes: Any
+) -> NodePod:
+    """Return a node's pod whose trainer container, or another one, has just failed."""
+    ended = Exit(code, reason, message, NOW, container=container)
+    return make_node(index, Phase.FAILED, exit=ended, **changes)
 
 
 def rejected(index: int, reason: str, message: str = "", code: int = -1, **changes: Any) -> NodePod:

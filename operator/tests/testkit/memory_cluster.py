@@ -4,6 +4,7 @@ import copy
 import itertools
 import json
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from torchrun_operator.api.names import LABEL_JOB_NAME
@@ -33,6 +34,7 @@ class MemoryCluster:
         """The pods that list_pods() returns while the watch lags. None: the existing ones."""
         self.logs: dict[str, str] = {}
         """By pod name, with times."""
+        self.now: Callable[[], datetime] = lambda: datetime.now(UTC)
         self.removed_machines: set[str] = set()
         self.clock: Callable[[], float] = lambda: 0.0
         """The time in seconds, for the silence of kubelets."""
@@ -69,12 +71,14 @@ class MemoryCluster:
         silent = {name: Silence("", since, self.clock() - since) for name, since in self._silent_since.items()}
         return Machines(known, any(_ready(thing) for thing in nodes.values()), {"": len(nodes)}, silent)
 
-    async def read_log(self, namespace: str, pod: str, container: str, lines: int) -> str:
+    async def read_log(self, namespace: str, pod: str, container: str, seconds: int | None = None) -> str:
         """See Cluster.read_log."""
         await self._around(f"log {pod}")
         if pod not in self.logs:
             raise ClusterError(404, "NotFound", f"{pod} not found")
-        return self.logs[pod]
+        lines = self.logs[pod].splitlines(keepends=True)
+        since = self.now() - timedelta(seconds=seconds) if seconds is not None else None
+        return "".join(line for line in lines if since is None or datetime.fromisoformat(line.split()[0]) >= since)
 
     async def namespace_rules(self, namespace: str) -> NamespaceRules:
         """See Cluster.namespace_rules."""

@@ -29,6 +29,7 @@ class World:
         self.now = NOW
         self.cluster = MemoryCluster()
         self.cluster.clock = self._seconds
+        self.cluster.now = lambda: self.now
         self.hosts: dict[str, Host] = {}
         self.cut_hosts: dict[str, Host] = {}
         """Those on silent Kubernetes nodes, by address."""
@@ -146,6 +147,16 @@ class World:
     def reject(self, pod: Stored, reason: str = "", message: str = "") -> None:
         """Let a pod fail before its trainer container runs: its kubelet rejects it, or an init container fails."""
         pod["status"] |= {"phase": "Failed"} | ({"reason": reason, "message": message} if reason else {})
+        self.cluster.touch(pod)
+
+    def fail_init(self, pod: Stored, container: str, code: int) -> None:
+        """Let an init container of a pod fail."""
+        ended = {"exitCode": code, "reason": "Error", "finishedAt": _text(self.now)}
+        pod["status"] |= {
+            "phase": "Failed",
+            "initContainerStatuses": [{"name": container, "state": {"terminated": ended}}],
+            "containerStatuses": [{"name": "trainer", "state": {"waiting": {"reason": "PodInitializing"}}}],
+        }
         self.cluster.touch(pod)
 
     def delete(self, name: str) -> None:

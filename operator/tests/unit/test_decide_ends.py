@@ -283,7 +283,7 @@ def test_failure_names_the_pod_its_words_and_the_count() -> None:
     found = messages(job, seen(*instead(THREE, failed(1, 3, message="ValueError: bad loss")), rendezvous=ALL))
     assert found[ConditionType.FAILED] == (
         "pod digits-1 failed first: ValueError: bad loss (exit code 3); the code has failed 2 times and "
-        "spec.maxRestarts is 1; see kubectl logs digits-1"
+        "spec.maxRestarts is 1; see kubectl -n team logs digits-1 -c trainer"
     )
 
 
@@ -292,7 +292,7 @@ def test_failure_of_workers_names_the_node() -> None:
     found = messages(failing(training_job(maxRestarts=0)), seen(*THREE, rendezvous=workers))
     assert found[ConditionType.FAILED] == (
         "pod digits-2 failed first: a worker failed; the code has failed 3 times and spec.maxRestarts is 0; "
-        "see kubectl logs digits-2"
+        "see kubectl -n team logs digits-2 -c trainer"
     )
 
 

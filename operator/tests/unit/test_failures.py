@@ -23,7 +23,7 @@ from builders import (
     training_job,
 )
 from torchrun_operator.api.v1alpha1 import Failure
-from torchrun_operator.core.facts.logs import logs_to_read
+from torchrun_operator.core.facts.logs import Log, logs_to_read
 from torchrun_operator.core.facts.model import Cause, Exit, Facts, Phase
 from torchrun_operator.core.facts.words import Words
 from torchrun_operator.core.findings.failures import describe_failure, newest
@@ -37,6 +37,15 @@ BANANA = Words("ValueError: a banana", "Traceback…", rank=5, local_rank=1, exi
 DELETED = Loss(0, "digits-0", Cause.INFRASTRUCTURE, "was deleted", rank=0, machine="machine-0")
 OUT_OF_MEMORY = Loss(
     1, "digits-1", Cause.CODE, "exited with code 137 (OOMKilled)", Exit(137, "OOMKilled", "", at(-2)), 1, "machine-1"
+)
+INIT_FAILED = replace(OUT_OF_MEMORY, what="", exit=Exit(7, "Error", "", at(-2), container="fetch-data"), rank=None)
+LAST_LINE = Words(
+    "fetch: no bucket s3://data",
+    "fetch: start\nfetch: no bucket s3://data",
+    local_rank=0,
+    exit_code=2,
+    time=at(-6),
+    guessed=True,
 )
 FILE = '{"message": {"message": "ValueError: a plum", "extraInfo": {"py_callstack": "Traceback (plum)"}}}'
 
@@ -127,6 +136,67 @@ NEWEST: dict[str, tuple[dict[str, Words], tuple[Loss, ...], WorkerFailures, Fail
             traceback="Traceback (plum)",
         ),
     ),
+    "an init container, with the last line of its log": (
+        {"digits-1": replace(LAST_LINE, exit_code=None)},
+        (INIT_FAILED,),
+        NONE,
+        Failure(
+            time=at(-2),
+            cause="code",
+            pod="digits-1",
+            container="fetch-data",
+            machine="machine-1",
+            exit_code=7,
+            reason="Error",
+            message="fetch: no bucket s3://data",
+            traceback="fetch: start\nfetch: no bucket s3://data",
+        ),
+    ),
+    "an init container, without its log": (
+        {},
+        (INIT_FAILED,),
+        NONE,
+        Failure(
+            time=at(-2),
+            cause="code",
+            pod="digits-1",
+            container="fetch-data",
+            machine="machine-1",
+            exit_code=7,
+            reason="Error",
+            message="exited with code 7 (Error)",
+        ),
+    ),
+    "two pods: the one that failed first by their logs": (
+        {"digits-1": replace(BANANA, time=at(-1)), "digits-2": replace(BANANA, message="OSError: a plum", rank=3)},
+        (OUT_OF_MEMORY, replace(OUT_OF_MEMORY, index=2, pod="digits-2", machine="machine-2")),
+        NONE,
+        Failure(
+            time=at(-2),
+            cause="code",
+            pod="digits-2",
+            machine="machine-2",
+            rank=3,
+            exit_code=137,
+            signal="SIGKILL",
+            reason="OOMKilled",
+            message="OSError: a plum",
+            traceback="Traceback…",
+        ),
+    ),
+    "workers whose last line is all that is known": (
+        {"digits-1": LAST_LINE},
+        (),
+        WORKERS,
+        workers(
+            pod="digits-1",
+            machine="machine-1",
+            rank=2,
+            exit_code=2,
+            message="fetch: no bucket s3://data",
+            traceback="fetch: start\nfetch: no bucket s3://data",
+        ),
+    ),
     "with the end of its log": (
         {"digits-1": BANANA},
         (OUT_OF_MEMORY,),
@@ -156,20 +226,25 @@ def test_newest(
 
 
 MANY = tuple(make_node(index) for index in range(12))
-LOGS: dict[str, tuple[Facts, tuple[str, ...]]] = {
+LOGS: dict[str, tuple[Facts, tuple[Log, ...]]] = {
     "nothing has failed": (seen(*THREE, rendezvous=make_rendezvous(*THREE)), ()),
-    "a pod has failed": (seen(*instead(THREE, failed(1, 3))), ("digits-1",)),
+    "a pod has failed": (seen(*instead(THREE, failed(1, 3))), (Log("digits-1", ended=True),)),
+    "an init container has failed": (
+        seen(*instead(THREE, failed(1, 3, container="fetch-data"))),
+        (Log("digits-1", "fetch-data", ended=True),),
+    ),
+    "a pod has failed before a container ran": (seen(*instead(THREE, failed(1, -1, "Failed"))), ()),
     "a pod was killed": (seen(*instead(THREE, failed(1, 137))), ()),
     "a pod is out of memory, which is the code's fault": (
         seen(*instead(THREE, failed(1, 137, "OOMKilled"))),
-        ("digits-1",),
+        (Log("digits-1", ended=True),),
     ),
     "a Kubernetes node shut down, and may not answer": (seen(*instead(THREE, rejected(1, "NodeShutdown"))), ()),
     "a pod was evicted": (seen(*instead(THREE, failed(1, 1, disruption="EvictionByEvictionAPI"))), ()),
     "a pod is being deleted": (seen(*instead(THREE, terminating(THREE[1]))), ()),
     "workers have failed": (
         seen(*THREE, rendezvous=left(make_rendezvous(*THREE), 1, at(-3), "10.0.1.2")),
-        ("digits-2", "digits-0", "digits-1"),
+        (Log("digits-2"), Log("digits-0"), Log("digits-1")),
     ),
     "workers have just failed": (
         seen(*THREE, rendezvous=left(make_rendezvous(*THREE), 1, at(-3), "10.0.1.2"), job=training_job()),
@@ -177,13 +252,13 @@ LOGS: dict[str, tuple[Facts, tuple[str, ...]]] = {
     ),
     "a pod and workers have failed": (
         seen(*instead(THREE, failed(0, 3)), rendezvous=left(make_rendezvous(*THREE), 1, at(-3), "10.0.1.2")),
-        ("digits-2", "digits-0", "digits-1"),
+        (Log("digits-2"), Log("digits-0", ended=True), Log("digits-1")),
     ),
 }
 
 
 @pytest.mark.parametrize(("found", "expected"), LOGS.values(), ids=LOGS)
-def test_logs_to_read(found: Facts, expected: tuple[str, ...]) -> None:
+def test_logs_to_read(found: Facts, expected: tuple[Log, ...]) -> None:
     job = found.job if found.job.status.nodes else failing(training_job())
     assert logs_to_read(replace(found, job=job)) == expected
 
@@ -192,27 +267,30 @@ def test_no_more_than_eight_logs_are_read() -> None:
     state = left(make_rendezvous(*MANY), 1, at(-3), "10.0.1.11")
     job = failing(training_job(*MANY, nnodes="2:12", replicas=12))
     found = logs_to_read(seen(*MANY, rendezvous=state, job=job))
-    assert (len(found), found[0]) == (8, "digits-11")
+    assert (len(found), found[0].pod) == (8, "digits-11")
 
 
 def test_logs_of_members_leave_room_for_those_of_failed_pods() -> None:
     state = left(make_rendezvous(*MANY), 1, at(-3), "10.0.1.11")
     job = failing(training_job(*MANY, nnodes="2:12", replicas=12))
     found = logs_to_read(seen(*instead(MANY, failed(9, 3)), rendezvous=state, job=job))
-    assert (len(found), found[-1]) == (9, "digits-9")
+    assert (len(found), found[-1].pod) == (9, "digits-9")
 
 
 def test_eight_logs_of_members_are_read_whichever_left_first() -> None:
     state = left(make_rendezvous(*MANY), 1, at(-3), "10.0.1.2")
     job = failing(training_job(*MANY, nnodes="2:12", replicas=12))
     found = logs_to_read(seen(*MANY, rendezvous=state, job=job))
-    assert (len(found), found[0]) == (8, "digits-2")
+    assert (len(found), found[0].pod) == (8, "digits-2")
 
 
 def test_logs_of_failed_members_come_before_those_of_nodes_that_never_trained() -> None:
     job = training_job(*MANY[8:], nnodes="2:12", replicas=12)
     found = logs_to_read(seen(*(failed(index, 3) for index in range(12)), job=job))
-    assert (len(found), found[:5]) == (8, ("digits-8", "digits-9", "digits-10", "digits-11", "digits-0"))
+    assert (len(found), tuple(log.pod for log in found[:5])) == (
+        8,
+        ("digits-8", "digits-9", "digits-10", "digits-11", "digits-0"),
+    )
 
 
 def test_no_logs_are_read_where_nothing_is_counted() -> None:
@@ -242,6 +320,10 @@ def test_logs_of_counted_failures_are_not_read_again() -> None:
             "rank 3 (pod digits-1) failed first: a worker was ended by SIGSEGV (exit code -11, SIGSEGV)",
         ),
         (
+            Failure(time=NOW, cause="code", pod="digits-1", container="fetch-data", exit_code=7, message="no bucket"),
+            "container fetch-data of pod digits-1 failed first: no bucket (exit code 7)",
+        ),
+        (
             Failure(
                 time=NOW,
                 cause="code",
@@ -254,7 +336,7 @@ def test_logs_of_counted_failures_are_not_read_again() -> None:
             "pod digits-1 failed first: exited with code 137 (OOMKilled)",
         ),
     ],
-    ids=["an unknown node", "a worker", "a killed worker", "a pod"],
+    ids=["an unknown node", "a worker", "a killed worker", "an init container", "a pod"],
 )
 def test_describe_failure(failure: Failure, words: str) -> None:
     assert describe_failure(failure) == words

@@ -53,6 +53,8 @@ DELETED = {"deletionTimestamp": "2026-01-31T11:30:00Z", "deletionGracePeriodSeco
 STOPPED = datetime(2026, 1, 31, 11, 29, 30, tzinfo=UTC)
 ENDED_AT = datetime(2026, 1, 31, 11, 20, 5, tzinfo=UTC)
 
+INIT_FAILED = {"exitCode": 7, "reason": "Error", "message": "no bucket\n", "finishedAt": "2026-01-31T11:20:05Z"}
+
 NODES: dict[str, tuple[Any, NodePod]] = {
     "just created": (
         pod(spec={"nodeName": None}),
@@ -188,9 +190,41 @@ NODES: dict[str, tuple[Any, NodePod]] = {
         pod(status={"phase": "Running", "conditions": [{**DISRUPTED, "status": "False"}]}),
         node(Phase.RUNNING),
     ),
-    "a sidecar failed, the trainer never ran": (
+    "failed, for no known reason": (
         pod(status={"phase": "Failed"}),
         node(Phase.FAILED, exit=Exit(-1, "Failed", "", None)),
+    ),
+    "an init container failed": (
+        pod(
+            status={
+                "phase": "Failed",
+                "initContainerStatuses": [
+                    {"name": "unpack", "state": {"terminated": {"exitCode": 0, "reason": "Completed"}}},
+                    {"name": "fetch-data", "state": {"terminated": INIT_FAILED}},
+                ],
+                "containerStatuses": trainer(waiting={"reason": "PodInitializing"}),
+            }
+        ),
+        node(Phase.FAILED, exit=Exit(7, "Error", "no bucket", ENDED_AT, container="fetch-data")),
+    ),
+    "a sidecar failed, the trainer never ran": (
+        pod(
+            status={
+                "phase": "Failed",
+                "containerStatuses": [
+                    {
+                        "name": "trainer",
+                        "state": {"waiting": {"reason": "CreateContainerError", "message": "no device"}},
+                    },
+                    {"name": "proxy", "state": {"terminated": {"exitCode": 2, "reason": "Error"}}},
+                ],
+            }
+        ),
+        node(
+            Phase.FAILED,
+            exit=Exit(2, "Error", "", None, container="proxy"),
+            wait=Wait("CreateContainerError", "no device", "trainer"),
+        ),
     ),
 }
 

@@ -28,6 +28,22 @@ PLAIN = Words("RuntimeError: the learning rate is a banana", TRACEBACK, time=AT)
 END = "E0131 12:00:01.900000 7 torch/distributed/elastic/multiprocessing/api.py:984] "
 FAILED = END + "failed (exitcode: 1) local_rank: 0 (pid: 21) of binary: /usr/local/bin/python3"
 KILLED = END + "failed (exitcode: -9) local_rank: 1 (pid: 22) of binary: /usr/local/bin/python3"
+CLOSING = (
+    "W0131 12:00:01.800000 7 torch/distributed/elastic/multiprocessing/api.py:1028] Sending process 22 closing signal"
+)
+AGENT = """\
+Traceback (most recent call last):
+  File "/opt/venv/bin/torchrun", line 8, in <module>
+    sys.exit(main())
+torch.distributed.elastic.multiprocessing.errors.ChildFailedError:
+============================================================
+train.py FAILED
+------------------------------------------------------------
+Root Cause (first observed failure):
+[0]:
+  rank      : 0 (local_rank: 0)
+  exitcode  : 1 (pid: 21)
+============================================================"""
 PEER = """\
 Traceback (most recent call last):
   File "/workspace/train.py", line 25, in <module>
@@ -82,12 +98,71 @@ LOGS: dict[str, tuple[str, dict[str, Any], Words | None]] = {
         {},
         Words(PEER.splitlines()[-1], PEER, exit_code=1, local_rank=0, time=AT),
     ),
-    "several failures: the first error of the newest": (
+    "several errors of one worker: the last one": (
         lines(TRACEBACK.replace("banana", "kiwi"), 1)
-        + lines(TRACEBACK, 20)
-        + lines(TRACEBACK.replace("banana", "plum"), 21),
+        + lines(TRACEBACK.replace("banana", "plum"), 20)
+        + lines(TRACEBACK, 21),
         {},
-        Words(PLAIN.message, PLAIN.traceback, time=AT.replace(second=20, microsecond=0)),
+        Words(PLAIN.message, PLAIN.traceback, time=AT.replace(second=21, microsecond=0)),
+    ),
+    "errors of several workers: the first one": (
+        lines(ranked(TRACEBACK.replace("banana", "kiwi"), 1), 1)
+        + lines(ranked(TRACEBACK, 3), 20)
+        + lines(ranked(TRACEBACK.replace("banana", "plum"), 2), 21),
+        {},
+        Words(PLAIN.message, PLAIN.traceback, rank=3, time=AT.replace(second=20, microsecond=0)),
+    ),
+    "several failures that the agent reported: the newest": (
+        lines(TRACEBACK, 1) + line(FAILED, 1.1) + line("starting", 2) + line("no data", 2.1) + line(FAILED, 2.2),
+        {},
+        Words(
+            "no data",
+            "starting\nno data",
+            exit_code=1,
+            local_rank=0,
+            time=AT.replace(second=2, microsecond=100000),
+            guessed=True,
+        ),
+    ),
+    "the agent stops the other workers, and one of them has words": (
+        lines(TRACEBACK, 1) + line(CLOSING, 1.1) + lines(TRACEBACK.replace("banana", "plum"), 2) + line(FAILED, 2.1),
+        {},
+        Words(PLAIN.message, PLAIN.traceback, exit_code=1, local_rank=0, time=AT.replace(second=1, microsecond=0)),
+    ),
+    "the agent restarted the workers a moment ago": (
+        line(CLOSING, 1.1) + lines(TRACEBACK, 2) + line(FAILED, 2.1),
+        {},
+        Words(PLAIN.message, PLAIN.traceback, exit_code=1, local_rank=0, time=AT.replace(second=2, microsecond=0)),
+    ),
+    "the agent continues, and no worker has failed": (
+        line("step 1") + line("bash: trainn: command not found"),
+        {},
+        None,
+    ),
+    "the container has ended": (
+        line("step 1") + line("bash: trainn: command not found"),
+        {"ended": True},
+        Words("bash: trainn: command not found", "step 1\nbash: trainn: command not found", time=AT, guessed=True),
+    ),
+    "the container has ended, and its agent says no more than that": (
+        lines(TRACEBACK) + line(FAILED, 1.9) + lines(AGENT, 2),
+        {"ended": True},
+        Words(PLAIN.message, PLAIN.traceback, exit_code=1, local_rank=0, time=AT),
+    ),
+    "the container has ended by an error after the one that its agent reported": (
+        lines(TRACEBACK.replace("banana", "plum"), 1) + line(FAILED, 1.1) + lines(TRACEBACK, 9),
+        {"ended": True},
+        Words(PLAIN.message, PLAIN.traceback, time=AT.replace(second=9, microsecond=0)),
+    ),
+    "another time zone": (
+        lines(TRACEBACK).replace("T12:", "T17:").replace("Z ", "+05:00 "),
+        {},
+        Words(PLAIN.message, PLAIN.traceback, time=AT),
+    ),
+    "stopped by its agent": (
+        line("step 1") + line(FAILED.replace("exitcode: 1", "exitcode: -15")),
+        {},
+        Words(exit_code=-15, local_rank=0, time=AT),
     ),
     "an echo does not hide the cause": (
         lines(PEER, 1) + lines(TRACEBACK),
@@ -99,8 +174,6 @@ LOGS: dict[str, tuple[str, dict[str, Any], Words | None]] = {
         {},
         Words(PEER.splitlines()[-1], PEER, time=AT),
     ),
-    "too old": (lines(TRACEBACK), {"after": AT}, None),
-    "too new": (lines(TRACEBACK, 9), {"until": AT}, None),
     "cut off in the middle": (lines("\n".join(TRACEBACK.splitlines()[:2])), {}, None),
 }
 
@@ -129,6 +202,14 @@ ERROR_FILE = (
     ("message", "expected"),
     [
         ("", Words()),
+        (
+            "a\nb\n" + TRACEBACK + "\nb\n",
+            Words(PLAIN.message, TRACEBACK),
+        ),
+        (
+            "loading\nstep 1\nstep 2\n\nno data in /data\n",
+            Words("no data in /data", "loading\nstep 1\nstep 2\nno data in /data"),
+        ),
         ("\n  plain words \nmore", Words("plain words")),
         ('{"message": "just text"}', Words("just text")),
         ('{"other": 1}', Words('{"other": 1}')),
@@ -154,4 +235,8 @@ def test_earliest() -> None:
     assert earliest([("a", later), ("b", echo), ("c", PLAIN), ("d", silent)]) == ("c", PLAIN)
     assert earliest([("b", echo), ("d", silent)]) == ("d", silent)
     assert earliest([("b", echo)]) == ("b", echo)
+    last_line = Words("step 3", time=AT.replace(second=0), guessed=True)
+    assert earliest([("a", later), ("b", echo), ("e", last_line)]) == ("a", later)
+    assert earliest([("b", echo), ("d", silent), ("e", last_line)]) == ("d", silent)
+    assert earliest([("b", echo), ("e", last_line)]) == ("e", last_line)
     assert earliest([]) is None

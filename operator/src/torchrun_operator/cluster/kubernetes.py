@@ -26,6 +26,11 @@ from torchrun_operator.render.namespace import NamespaceRules
 
 _LOG_SECONDS = 3.0
 """The kubelet of the pod sends the log, and may not answer while a pass waits for it."""
+_LOG_BYTES = 1 << 20
+_LOG_LINES = (5000, 500, 60)
+"""How many lines at the end to ask for, until they fit. A kubelet sends the lines from the first one on, and no more
+bytes than asked for; container runtimes split a line after 16 KiB, so that 60 lines always fit.
+"""
 _PATHS = {
     "Service": "api/v1/namespaces/{namespace}/services",
     "ConfigMap": "api/v1/namespaces/{namespace}/configmaps",
@@ -112,13 +117,20 @@ class KubernetesCluster:
         """See Cluster.list_machines. Reads from the watch, as list_pods does."""
         return await self._machines.machines(names)
 
-    async def read_log(self, namespace: str, pod: str, container: str, lines: int) -> str:
+    async def read_log(self, namespace: str, pod: str, container: str, seconds: int | None = None) -> str:
         """See Cluster.read_log."""
         path = f"{_PATHS['Pod'].format(namespace=quote(namespace))}/{quote(pod)}/log"
-        query = {"container": container, "tailLines": str(lines), "timestamps": "true"}
-        status, data = await self._transport.exchange("GET", "pods/log", path, query=query, seconds=_LOG_SECONDS)
-        if status != 200:
-            answer_of(status, data)
+        query = {"container": container, "limitBytes": str(_LOG_BYTES), "timestamps": "true"}
+        if seconds is not None:
+            query["sinceSeconds"] = str(max(1, seconds))
+        data = b""
+        for lines in _LOG_LINES:
+            asked = {**query, "tailLines": str(lines)}
+            status, data = await self._transport.exchange("GET", "pods/log", path, query=asked, seconds=_LOG_SECONDS)
+            if status != 200:
+                answer_of(status, data)
+            if len(data) < _LOG_BYTES:  # otherwise it was cut before its end
+                break
         return data.decode(errors="replace")
 
     async def namespace_rules(self, namespace: str) -> NamespaceRules:

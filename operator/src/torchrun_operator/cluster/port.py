@@ -59,8 +59,11 @@ class Cluster(Protocol):
         """Return what is known of the Kubernetes nodes with these names. May lag."""
         ...
 
-    async def read_log(self, namespace: str, pod: str, container: str, lines: int) -> str:
-        """Return the last lines of a container's log. Each begins with its time."""
+    async def read_log(self, namespace: str, pod: str, container: str, seconds: int | None = None) -> str:
+        """Return the end of a container's log, at most a MiB. Each line begins with its time.
+
+        ``seconds``: only what was written since, by the clock of the Kubernetes node of the pod.
+        """
         ...
 
     async def namespace_rules(self, namespace: str) -> NamespaceRules:

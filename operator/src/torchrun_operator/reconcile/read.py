@@ -7,9 +7,8 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from torchrun_operator.api import v1alpha1 as api
-from torchrun_operator.api.names import TRAINER_CONTAINER
 from torchrun_operator.cluster.port import Cluster, ClusterError, Key
-from torchrun_operator.core.facts.logs import logs_to_read
+from torchrun_operator.core.facts.logs import Log, failing_since, logs_to_read
 from torchrun_operator.core.facts.machines import names
 from torchrun_operator.core.facts.model import Facts
 from torchrun_operator.core.facts.pods import gather
@@ -19,8 +18,9 @@ from torchrun_operator.rendezvous.links import Links
 
 logger = logging.getLogger(__name__)
 
-_LOG_LINES = 1000
-"""Number of lines at the end of a log to search for the error of a worker that failed seconds ago."""
+
+_LEAVING = timedelta(seconds=45)
+"""After a worker has failed, its agent gives the others of its node 30 s to stop before it leaves the round."""
 
 
 class Reader:
@@ -46,23 +46,32 @@ class Reader:
             refused = frozenset(name for kind, name in attempt.refused if kind == "Pod")
             facts = replace(facts, refusal=attempt.refusal, refused=refused, name_taken=attempt.name_taken)
         wanted = logs_to_read(facts)
-        return replace(facts, said=await self._said(key, job, wanted)) if wanted else facts
+        return replace(facts, said=await self._said(key, facts, wanted)) if wanted else facts
 
-    async def _said(self, key: Key, job: api.TorchrunJob, pods: Sequence[str]) -> dict[str, Words]:
+    async def _said(self, key: Key, facts: Facts, wanted: Sequence[Log]) -> dict[str, Words]:
         """Return what the failed workers logged, by pod. Skips a log that cannot be read: nothing depends on it."""
+        seconds = _new_seconds(facts)
         logs = await asyncio.gather(
-            *[self._cluster.read_log(key[0], pod, TRAINER_CONTAINER, _LOG_LINES) for pod in pods],
+            *[self._cluster.read_log(key[0], log.pod, log.container, None if log.ended else seconds) for log in wanted],
             return_exceptions=True,
         )
-        last = job.status.last_failure
-        after = last.time + timedelta(seconds=1) if last is not None else None
         said = {}
-        for pod, log in zip(pods, logs, strict=True):
-            words = of_log(log, after=after) if isinstance(log, str) else None
+        for log, text in zip(wanted, logs, strict=True):
+            words = of_log(text, ended=log.ended) if isinstance(text, str) else None
             if words is not None:
-                said[pod] = words
-            if isinstance(log, ClusterError):
-                logger.warning("cannot read the log of pod %s: %s", pod, log)
-            elif isinstance(log, BaseException):
-                raise log
+                said[log.pod] = words
+            if isinstance(text, ClusterError):
+                logger.warning("cannot read the log of container %s of pod %s: %s", log.container, log.pod, text)
+            elif isinstance(text, BaseException):
+                raise text
         return said
+
+
+def _new_seconds(facts: Facts) -> int | None:
+    """Return how many seconds of the logs are about the newest failure of workers. None: all of them."""
+    since, last = failing_since(facts), facts.job.status.last_failure
+    if last is None or since is None:
+        return None
+    newer = int((facts.now - last.time).total_seconds()) - 1
+    recent = int((facts.now - since + _LEAVING).total_seconds())
+    return min(newer, recent) if newer > 0 else recent

@@ -81,12 +81,16 @@ class Failure(TolerantModel):
     cause: Annotated[str, Field(description="The key of status.restarts that counts this failure.", max_length=64)]
     pod: Annotated[str | None, Field(description="The pod that failed first.", max_length=253)] = None
     machine: Annotated[str | None, Field(description="The Kubernetes node that the pod ran on.", max_length=253)] = None
+    container: Annotated[
+        str | None,
+        Field(description="The container that failed, if it is not the one that runs torchrun.", max_length=63),
+    ] = None
     rank: Annotated[
         int | None, Field(description="Rank of the worker that failed first, if a worker failed.", ge=0)
     ] = None
     exit_code: Annotated[
         int | None,
-        Field(description="Exit code of the trainer container or of the worker. Negative: the number of a signal."),
+        Field(description="Exit code of the container or of the worker. Negative: the number of a signal."),
     ] = None
     signal: Annotated[
         str | None, Field(description="The signal that ended the process. Example: SIGKILL.", max_length=32)
@@ -98,9 +102,12 @@ class Failure(TolerantModel):
             max_length=128,
         ),
     ] = None
-    message: Annotated[str, Field(description="What happened. For a worker, its exception.", max_length=1024)] = ""
+    message: Annotated[
+        str, Field(description="What happened: the exception, or the last line of the log.", max_length=1024)
+    ] = ""
     traceback: Annotated[
-        str | None, Field(description="Beginning and end of the traceback of the worker.", max_length=2048)
+        str | None,
+        Field(description="Beginning and end of the traceback, or the last lines of the log.", max_length=2048),
     ] = None
 
 

@@ -4,7 +4,9 @@ The findings need fewer logs: they decide later which failures count, and with w
 """
 
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
+from torchrun_operator.api.names import TRAINER_CONTAINER
 from torchrun_operator.core.facts.exits import by_kubernetes, by_signal
 from torchrun_operator.core.facts.model import LIVE, Exit, Facts, Phase, Stage
 
@@ -14,14 +16,25 @@ _MOST_LOGS = 8
 """The first node that leaves is not always the first that failed, so a pass reads more than one log."""
 
 
-def logs_to_read(facts: Facts) -> tuple[str, ...]:
-    """Return the names of the pods whose logs may describe new failures, the most telling ones first.
+class Log(NamedTuple):
+    """The log of a container."""
+
+    pod: str
+    container: str = TRAINER_CONTAINER
+    ended: bool = False
+    """The container has ended."""
+
+
+def logs_to_read(facts: Facts) -> tuple[Log, ...]:
+    """Return the logs that may describe new failures, one of each pod, the most telling ones first.
 
     Only an active job counts failures.
     """
     if facts.stage is not Stage.ACTIVE:
         return ()
-    return tuple(dict.fromkeys([*_of_workers(facts)[:_MOST_LOGS], *_of_pods(facts)[:_MOST_LOGS]]))
+    pods = {log.pod: log for log in _of_pods(facts)[:_MOST_LOGS]}
+    workers = {log.pod: pods.get(log.pod, log) for log in _of_workers(facts)[:_MOST_LOGS]}
+    return tuple({**workers, **pods}.values())
 
 
 def failing_since(facts: Facts) -> datetime | None:
@@ -37,12 +50,12 @@ def settled(facts: Facts) -> bool:
     return since is not None and not since <= facts.now < since + SETTLE
 
 
-def _of_pods(facts: Facts) -> list[str]:
+def _of_pods(facts: Facts) -> list[Log]:
     """Return the pods that have failed since the last status, members first."""
     counted = {node.uid for node in facts.job.status.nodes if node.phase not in LIVE}
     members = {node.uid for node in facts.job.status.nodes if node.rank is not None}
     failed = [
-        node
+        (node, node.exit)
         for node in facts.nodes
         if node.phase is Phase.FAILED
         and node.uid not in counted
@@ -50,15 +63,16 @@ def _of_pods(facts: Facts) -> list[str]:
         and _tells(node.exit)
         and not node.disruption
     ]
-    return [node.name for node in sorted(failed, key=lambda node: node.uid not in members)]
+    failed.sort(key=lambda found: found[0].uid not in members)
+    return [Log(node.name, ended.container or TRAINER_CONTAINER, ended=True) for node, ended in failed]
 
 
 def _tells(ended: Exit) -> bool:
     """Tell whether the log may say why the container ended."""
-    return not by_kubernetes(ended) and not by_signal(ended)
+    return ended.code >= 0 and not by_kubernetes(ended) and not by_signal(ended)
 
 
-def _of_workers(facts: Facts) -> list[str]:
+def _of_workers(facts: Facts) -> list[Log]:
     """Return the members of a round that ended because workers failed, once that failure is about to be counted.
 
     The members that left first come first.
@@ -71,4 +85,4 @@ def _of_workers(facts: Facts) -> list[str]:
         return []
     first = rendezvous.last_unrequested.addresses
     members = (node for node in facts.job.status.nodes if node.rank is not None)
-    return [node.pod for node in sorted(members, key=lambda node: node.address not in first)]
+    return [Log(node.pod) for node in sorted(members, key=lambda node: node.address not in first)]

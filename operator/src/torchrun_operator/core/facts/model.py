@@ -52,7 +52,7 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True)
 class Exit:
-    """How the trainer container ended."""
+    """How the trainer container ended, or the container whose failure kept it from starting."""
 
     code: int
     """Exit code of the container; -1 if the pod failed before the container ran."""
@@ -61,6 +61,8 @@ class Exit:
     message: str
     """The worker's own message (torchrun's error file) if there is one, else the message of Kubernetes."""
     finished_at: datetime | None
+    container: str = ""
+    """The container that ended, if it is not the trainer container."""
     of_pod: bool = False
     """Reason and message are of the whole pod: Kubernetes rejected it or ended it."""
 

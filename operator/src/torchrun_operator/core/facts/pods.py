@@ -195,10 +195,11 @@ def _terminated(status: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 def _exit(status: Mapping[str, Any]) -> Exit | None:
     """Return how the trainer container ended, if it has. What Kubernetes says of the whole pod comes first."""
-    ended, of_pod = _terminated(status), bool(status.get("reason"))
+    ended, of_pod, other = _terminated(status), bool(status.get("reason")), ""
     if ended is None and status.get("phase") != Phase.FAILED:
         return None
-    # Without an end of the trainer, the pod ended before it ran: it was rejected, or another container failed.
+    if ended is None:  # the pod ended before the trainer did: it was rejected, or another container failed
+        other, ended = _failed_container(status)
     container = ended or {"exitCode": -1, "reason": "Failed"}
     said = (status.get("message"), container.get("message"))
     return Exit(
@@ -206,5 +207,15 @@ def _exit(status: Mapping[str, Any]) -> Exit | None:
         reason=str(status.get("reason") or container.get("reason") or ""),
         message=str((said[0] or said[1] if of_pod else said[1] or said[0]) or "").strip()[-_MESSAGE_CHARACTERS:],
         finished_at=time_of(container.get("finishedAt")),
+        container=other,
         of_pod=of_pod,
     )
+
+
+def _failed_container(status: Mapping[str, Any]) -> tuple[str, Mapping[str, Any] | None]:
+    """Return the name of the first container that failed, and how it ended."""
+    for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
+        ended = (container.get("state") or {}).get("terminated") or {}
+        if ended.get("exitCode"):
+            return str(container.get("name") or ""), ended
+    return "", None

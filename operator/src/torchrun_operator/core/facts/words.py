@@ -1,31 +1,32 @@
 """The error of a failed worker: from torchrun's error file in the termination message, or from the end of the log.
 
 torchrun writes an error file only for functions with its `record` decorator, and copies it to the termination message
-only when the agent itself ends. Python and torchrun's agent print every failure, so the log has the others. Pure.
+only when the agent itself ends. Python and torchrun's agent print every failure, so the log has the others. Where a
+worker left no exception, its last lines are its words. Pure.
 """
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
+from torchrun_operator.core.facts.last_words import BURST, crash, is_torchrun, last_words
+from torchrun_operator.core.facts.lines import Line, is_text, plain_lines, read_lines
+from torchrun_operator.core.facts.tracebacks import Raised, Weight, raised
+
 _MESSAGE_CHARACTERS = 500
 _TRACEBACK_CHARACTERS = 2000
-_BURST = timedelta(seconds=5)
-"""Errors of one pod within this time belong to one failure. The first one caused the others."""
-_LINE = re.compile(r"(\S+Z) (.*)")
-_TEE = re.compile(r"\[(?!rank\d)[A-Za-z_]+\d+\]:")
-"""The prefix of each line with torchrun's --tee."""
-_RANK = re.compile(r"\[rank(\d+)\]: ?")
-"""The prefix of a traceback after init_process_group."""
-_EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(: .*)?$")
+_STOPPING = timedelta(seconds=35)
+"""torchrun gives the other workers of a node 30 s to stop before it kills them and reports the failure."""
 _CUT_FILE = re.compile(r'\\n([^"\\]+)(?:\\n)?",\s*"timestamp"')
 """The end of an error file without its beginning: a kubelet keeps 4096 bytes."""
 _ECHOING_CODES = (1, -15)
 """How workers end after others failed: with an exception of their own, or by the SIGTERM of their agent."""
 _ENDED = re.compile(r"failed \(exitcode: (-?\d+)\) local_rank: (\d+)")
-"""The line of torchrun's agent for each worker that failed (torch.distributed.elastic.multiprocessing.api)."""
+"""The line of torchrun's agent for the first worker that failed (torch.distributed.elastic.multiprocessing.api)."""
+_CLOSING = re.compile(r"Sending process \d+ closing signal")
+_FEW_LINES = 3
 PEER_GONE = (
     r"DistNetworkError\b",
     "closed by peer",
@@ -45,14 +46,16 @@ class Words:
     """The error of a worker."""
 
     message: str = ""
-    """The exception in one line."""
+    """The exception in one line, or the last line."""
     traceback: str = ""
-    """The beginning and the end of the traceback."""
+    """The beginning and the end of the traceback, or the last lines."""
     rank: int | None = None
     local_rank: int | None = None
     exit_code: int | None = None
     """Negative: the number of the signal that ended the worker."""
     time: datetime | None = None
+    guessed: bool = False
+    """No error was found: these are the last lines."""
 
 
 def of_termination(message: str) -> Words:
@@ -61,91 +64,149 @@ def of_termination(message: str) -> Words:
         content = json.loads(message)["message"]
         if isinstance(content, str):
             return Words(_short(content))
-        extra = content.get("extraInfo") or {}
-        return Words(_short(str(content["message"])), _clipped(str(extra.get("py_callstack") or "")))
+        trace = str((content.get("extraInfo") or {}).get("py_callstack") or "")
+        errors = raised(plain_lines(trace))
+        return Words(_short(errors[-1].message if errors else str(content["message"])), _clipped(trace))
     except (ValueError, LookupError, TypeError, AttributeError):
         cut = _CUT_FILE.search(message)
-        if cut is not None:
-            return Words(_short(cut[1]))
-        return Words(_short(next((line for line in message.splitlines() if line.strip()), "")))
+        return Words(_short(cut[1])) if cut is not None else _of_text(plain_lines(message))
 
 
-def of_log(text: str, *, after: datetime | None = None, until: datetime | None = None) -> Words | None:
-    """Return the first error of the newest failure in a log whose lines begin with their times, within these times."""
-    lines = _lines(text, after, until)
-    errors = sorted(_errors(lines), key=lambda found: found.time)  # type: ignore[arg-type, return-value]
-    newest = errors[-1].time if errors else None
-    burst = [e for e in errors if newest is not None and e.time is not None and newest - e.time <= _BURST]
-    causes = [error for error in burst if not _echoes(error)]
-    ends = list(_ends(lines))
-    wordless = [end for end in ends if end.exit_code not in _ECHOING_CODES]
-    first = next(iter(causes or wordless or burst or ends), None)
-    if first is None or first.exit_code is not None or first.time is None:
-        return first
-    end = next((end for end in ends if end.time is not None and end.time >= first.time), None)
-    return replace(first, exit_code=end.exit_code, local_rank=end.local_rank) if end is not None else first
+def _of_text(lines: Sequence[Line]) -> Words:
+    """Read a few words, or the end of a log that the kubelet took for a termination message."""
+    told = [line for line in lines if is_text(line.text)]
+    if len(told) <= _FEW_LINES:
+        return Words(_short(told[0].text)) if told else Words()
+    found = _of_failure(lines, [], ended=True)
+    return replace(found, guessed=False) if found is not None else Words()
+
+
+def of_log(log: str, *, ended: bool = False) -> Words | None:
+    """Return the cause of the newest failure in a log whose lines begin with their times.
+
+    ``ended``: the container has ended by an error, so its last lines are about that. Otherwise an agent continues, and
+    a failure is what it reported, or an exception.
+    """
+    lines = read_lines(log)
+    first, last = _newest_report(lines)
+    if last is None:
+        return _of_failure(lines, [], ended=ended)
+    after = _cause([line for line in lines[last + 1 :] if not is_torchrun(line.text)]) if ended else None
+    reports = [line for line in lines[first : last + 1] if _ENDED.search(line.text)]
+    return after or _of_failure(lines[first : last + 1], reports, ended=ended)
 
 
 def earliest(found: Iterable[tuple[str, Words]]) -> tuple[str, Words] | None:
-    """Return the earliest error, by the clocks of the Kubernetes nodes. Echoes come last."""
+    """Return the earliest error, by the clocks of the Kubernetes nodes. Last lines and echoes come last."""
 
     def order(item: tuple[str, Words]) -> tuple[int, float]:
         words = item[1]
         at = words.time.timestamp() if words.time is not None else float("inf")
-        kind = 2 if _echoes(words) else 0 if words.message else 1
+        kind = 3 if _echoes(words.message) else 2 if words.guessed else 0 if words.message else 1
         return kind, at
 
     return min(found, key=order, default=None)
 
 
-def _echoes(words: Words) -> bool:
-    return _ECHOES.search(words.message) is not None
+def _newest_report(lines: Sequence[Line]) -> tuple[int, int | None]:
+    """Return the range of lines from after the last failure but one to the agent's report of the last one."""
+    last: int | None = None
+    first = 0
+    for index, line in enumerate(lines):
+        if _ENDED.search(line.text):
+            if last is not None and not all(is_torchrun(each.text) for each in lines[last:index]):
+                first = last + 1
+            last = index
+    return first, last
 
 
-def _lines(text: str, after: datetime | None, until: datetime | None) -> list[tuple[datetime, str]]:
-    lines = []
-    for line in text.splitlines():
-        match = _LINE.match(line)
-        time = _time(match[1]) if match is not None else None
-        if match is None or time is None or (after and time <= after) or (until and time > until):
-            continue
-        lines.append((time, _TEE.sub("", match[2], count=1)))
-    return lines
+def _of_failure(lines: Sequence[Line], reports: Sequence[Line], *, ended: bool) -> Words | None:
+    """Return the words in the lines up to the report of a failure."""
+    worker = [line for line in lines if not is_torchrun(line.text)]
+    found = _cause([line for line in _before_stop(lines, reports) if not is_torchrun(line.text)]) or _cause(worker)
+    ends = [_end(line) for line in reports]
+    if found is None:
+        found = _without_cause(worker, ends, ended=ended)
+    if found is None or found.exit_code is not None or not ends:
+        return found or next(iter(ends), None)
+    return replace(found, exit_code=ends[0].exit_code, local_rank=ends[0].local_rank)
 
 
-def _errors(lines: Iterable[tuple[datetime, str]]) -> Iterable[Words]:
-    """Find the tracebacks. Lines of several workers may be mixed, but each line of a rank has its number."""
-    open_: dict[str, tuple[datetime, list[str]]] = {}
-    for time, line in lines:
-        match = _RANK.match(line)
-        rank, text = (match[1], line[match.end() :]) if match is not None else ("", line)
-        if text.startswith("Traceback (most recent call last):"):
-            open_[rank] = (time, [text])
-        elif rank in open_:
-            began, collected = open_[rank]
-            collected.append(text)
-            if text[:1] not in ("", " ") and _EXCEPTION.match(text):
-                del open_[rank]
-                yield Words(_short(text), _clipped("\n".join(collected)), rank=int(rank) if rank else None, time=began)
+def _before_stop(lines: Sequence[Line], reports: Sequence[Line]) -> Sequence[Line]:
+    """Return the lines before the agent stopped the other workers of its node, which have words of their own."""
+    if not reports:
+        return ()
+    end = reports[0].time
+    for index, line in enumerate(lines):
+        if _CLOSING.search(line.text) and end is not None and line.time is not None and end - line.time <= _STOPPING:
+            return lines[:index]
+    return ()
 
 
-def _ends(lines: Iterable[tuple[datetime, str]]) -> Iterable[Words]:
-    for time, line in lines:
-        match = _ENDED.search(line)
-        if match is not None:
-            yield Words(exit_code=int(match[1]), local_rank=int(match[2]), time=time)
-
-
-def _time(text: str) -> datetime | None:
-    try:
-        # Kubernetes writes nanoseconds, Python reads microseconds.
-        return datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", text))
-    except ValueError:
+def _cause(lines: Sequence[Line]) -> Words | None:
+    """Return the error that caused the newest failure: of the worker that failed first, the last one."""
+    burst = [error for error in _burst(raised(lines)) if not _echoes(error.message)]
+    ended = {error.line.source: error for error in burst}
+    first = min(ended.values(), key=lambda error: min(error.lines), default=None)
+    if first is not None:
+        return _of_error(first)
+    found = crash(lines)
+    if found is None or _echoes(found[0]):
         return None
+    message, line, text = found
+    return Words(_short(message), _clipped(text), rank=line.rank, time=line.time)
+
+
+def _without_cause(lines: Sequence[Line], ends: Sequence[Words], *, ended: bool) -> Words | None:
+    """Return the words of a failure without an error of its own."""
+    errors = raised(lines)
+    reported = next((end for end in ends if end.exit_code not in _ECHOING_CODES), None)
+    echoes = _burst(errors)
+    if reported is None and echoes:
+        return _of_error(echoes[0])
+    if not (ended or any(end.exit_code != -15 for end in ends)):
+        return None
+    lesser = next((error for error in reversed(errors) if error.weight is Weight.LESSER), None)
+    base = reported or Words()
+    if lesser is not None:
+        return replace(_of_error(lesser), exit_code=base.exit_code, local_rank=base.local_rank)
+    used = {index for error in errors for index in error.lines}
+    found = last_words([line for index, line in enumerate(lines) if index not in used])
+    if found is None:
+        return reported
+    message, line, text = found
+    killed = base.exit_code is not None and base.exit_code < 0
+    said = Words("" if killed else _short(message), _clipped(text), rank=line.rank, time=base.time or line.time)
+    return replace(said, guessed=not killed, exit_code=base.exit_code, local_rank=base.local_rank)
+
+
+def _burst(errors: Sequence[Raised]) -> list[Raised]:
+    """Return the errors that ended workers close to the last one."""
+    burst: list[Raised] = []
+    for error in reversed([error for error in errors if error.weight is Weight.FULL]):
+        time, next_time = error.line.time, burst[-1].line.time if burst else None
+        if time is not None and next_time is not None and next_time - time > BURST:
+            break
+        burst.append(error)
+    return burst[::-1]
+
+
+def _of_error(error: Raised) -> Words:
+    return Words(_short(error.message), _clipped(error.text), rank=error.line.rank, time=error.line.time)
+
+
+def _echoes(message: str) -> bool:
+    return _ECHOES.search(message) is not None
+
+
+def _end(line: Line) -> Words:
+    found = _ENDED.search(line.text)
+    assert found is not None
+    return Words(exit_code=int(found[1]), local_rank=int(found[2]), time=line.time)
 
 
 def _short(text: str) -> str:
-    return text.strip()[:_MESSAGE_CHARACTERS]
+    return " ".join(text.split())[:_MESSAGE_CHARACTERS]
 
 
 def _clipped(text: str) -> str:

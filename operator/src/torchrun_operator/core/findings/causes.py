@@ -6,7 +6,7 @@ from datetime import timedelta
 from torchrun_operator.api.v1alpha1 import NodeStatus, RendezvousStatus
 from torchrun_operator.core.facts.exits import OUT_OF_MEMORY, by_kubernetes, by_shutdown, by_signal
 from torchrun_operator.core.facts.model import Cause, Exit, NodePod
-from torchrun_operator.core.facts.words import of_termination
+from torchrun_operator.core.facts.words import Words, of_termination
 from torchrun_rendezvous.protocol import RendezvousState
 
 _MACHINE_DISRUPTIONS = frozenset({"DeletionByPodGC"})
@@ -37,7 +37,8 @@ def cause_of_failure(
     if ended.of_pod or ended.reason == OUT_OF_MEMORY:
         return Cause.CODE  # before the exit code: that of SIGKILL, as a rule
     late = ended.code == 1 and node.rank is None and rendezvous is not None and rendezvous.closed
-    if by_signal(ended) or late or _store_lost(pod, ended, rendezvous, recorded):
+    agent = not ended.container and (late or _store_lost(pod, ended, rendezvous, recorded))
+    if by_signal(ended) or agent:
         return Cause.INFRASTRUCTURE
     return Cause.CODE
 
@@ -54,13 +55,15 @@ def _store_lost(pod: NodePod, ended: Exit, rendezvous: RendezvousState | None, r
     return ended.finished_at is None or ended.finished_at <= since + _STORE_BLIP
 
 
-def describe(ended: Exit | None) -> str:
-    """Describe in one line how a container ended."""
+def describe(ended: Exit | None, logged: Words | None = None) -> str:
+    """Describe in one line how a container ended. ``logged`` are its words, if it left no termination message."""
     if ended is None:
         return "failed"
     detail = f" ({_detail(ended)})" if _detail(ended) else ""
     words = f"failed: {ended.reason}" if ended.code < 0 else f"exited with code {ended.code}{detail}"
-    said = of_termination(ended.message).message[:300]
+    if ended.container:
+        words = f"failed: container {ended.container} {words}"
+    said = (of_termination(ended.message).message or (logged or Words()).message)[:300]
     return f"{words}: {said}" if said else words
 
 

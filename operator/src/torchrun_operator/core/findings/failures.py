@@ -1,6 +1,7 @@
 """The newest failure, with its rank, exit code and error message."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from torchrun_operator.api.v1alpha1 import Failure, NodeStatus, TorchrunJob
@@ -20,7 +21,9 @@ def newest(facts: Facts, losses: Sequence[Loss], workers: WorkerFailures, hang: 
         return Failure(
             time=facts.now, cause=Cause.CODE, reason=FailureReason.HUNG, message=f"workers hang: {hang.told}"
         )
-    loss = next((loss for loss in losses if loss.cause is Cause.CODE), next(iter(losses), None))
+    by_code = {loss.pod: loss for loss in losses if loss.cause is Cause.CODE}
+    said = earliest((pod, facts.said[pod]) for pod in by_code if pod in facts.said)
+    loss = by_code[said[0]] if said is not None else next(iter([*by_code.values(), *losses]), None)
     return _of_loss(facts, loss) if loss is not None else None
 
 
@@ -31,6 +34,8 @@ def describe_failure(failure: Failure) -> str:
     who = f"pod {failure.pod}" if failure.pod else "an unknown node"
     if failure.rank is not None:
         who = f"rank {failure.rank} ({who})"
+    if failure.container is not None:
+        who = f"container {failure.container} of {who}"
     return f"{who} failed first: {failure.message or 'see its log'}{_how(failure)}"
 
 
@@ -87,16 +92,18 @@ def _of_loss(facts: Facts, loss: Loss) -> Failure:
     words = of_termination(ended.message)
     logged = facts.said.get(loss.pod, Words()) if loss.cause is Cause.CODE else Words()
     words = words if words.traceback else logged if logged.message else words
+    of_worker = words.traceback and not words.guessed and not ended.container
     return Failure(
         time=ended.finished_at or facts.now,
         cause=loss.cause,
         pod=loss.pod,
         machine=loss.machine,
-        rank=_rank(job, node, words) if words.traceback else None,
+        container=ended.container or None,
+        rank=_rank(job, node, words) if of_worker else None,
         exit_code=ended.code if ended.code >= 0 else None,
         signal=signal_name(ended.code) or None if ended.code >= 0 else None,
         reason=ended.reason or None,
-        message=words.message or loss.what,
+        message=words.message or describe(replace(ended, container="")),
         traceback=words.traceback or None,
     )
 

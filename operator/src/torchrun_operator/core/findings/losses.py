@@ -114,7 +114,9 @@ def _loss(node: NodeStatus, pods: Mapping[str, NodePod], facts: Facts, recorded:
         preempted = cause is Cause.PREEMPTION
         return loss(cause, f"is being evicted or preempted ({pod.disruption})" if preempted else "is being deleted")
     if pod.phase is Phase.FAILED:
-        return loss(cause_of_failure(node, pod, facts.rendezvous, recorded), describe(pod.exit))
+        return loss(
+            cause_of_failure(node, pod, facts.rendezvous, recorded), describe(pod.exit, facts.said.get(pod.name))
+        )
     host = facts.rendezvous_pod
     if pod.phase is Phase.RUNNING and host is not None and host.phase is Phase.LOST:
         return loss(Cause.INFRASTRUCTURE, f"lost the rendezvous host: {host.trouble}")

@@ -1,6 +1,7 @@
 """The condition Failed: the code failed more often than spec.maxRestarts allows."""
 
 from torchrun_operator.api.conditions import ConditionType, Reason
+from torchrun_operator.api.names import TRAINER_CONTAINER, node_name
 from torchrun_operator.core.facts.model import Cause, Facts
 from torchrun_operator.core.findings.failures import describe_failure
 from torchrun_operator.core.findings.find import Findings
@@ -25,4 +26,6 @@ def _message(facts: Facts, findings: Findings) -> str:
         return count
     if failure.reason == FailureReason.HUNG:
         return f"{describe_failure(failure)}; {count}"
-    return f"{describe_failure(failure)}; {count}; see kubectl logs {failure.pod or job.metadata.name + '-0'}"
+    pod, container = failure.pod or node_name(job.metadata.name, 0), failure.container or TRAINER_CONTAINER
+    hint = f"see kubectl -n {job.metadata.namespace} logs {pod} -c {container}"
+    return f"{describe_failure(failure)}; {count}; {hint}"
