@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -114,3 +115,12 @@ class Machine:
         """Started services, and whether each still runs."""
         records = {path.stem: processes.load(path) for path in sorted((self.directory / "services").glob("*.json"))}
         return {name: processes.alive(record.identity) for name, record in records.items() if record}
+
+    def signal(self, name: str, number: int) -> None:
+        """Send a signal to a service: to the recorded process, which entered the machine, and to its child."""
+        record = processes.load(self.directory / "services" / f"{name}.json")
+        if record is None:
+            raise ClusterError(f"{self.name} has no service {name}")
+        for process in processes.everyone():
+            if record.identity.pid in (process.parent, process.identity.pid):
+                os.kill(process.identity.pid, number)

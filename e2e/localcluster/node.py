@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +195,14 @@ class Node:
         if not self.is_on():
             raise ClusterError(f"{self.name} is off")
         netns.set_link(self._control_plane, self.index, up=True)
+
+    def silence(self) -> None:
+        """Stop the kubelet. The pods continue, and the API server soon reports the node as NotReady."""
+        self.machine.signal("kubelet", signal.SIGSTOP)
+
+    def unsilence(self) -> None:
+        """Let the kubelet continue."""
+        self.machine.signal("kubelet", signal.SIGCONT)
 
     def is_reachable(self) -> bool:
         """Whether its network is connected."""

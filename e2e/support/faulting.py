@@ -11,7 +11,8 @@ from support.kubectl import Kubectl, Object
 
 def container_processes(pod: Object, container: str) -> list[int]:
     """Return the process IDs of a container of a pod on this computer; empty if it does not run."""
-    statuses: list[Object] = pod["status"].get("containerStatuses") or []
+    told = pod["status"]
+    statuses: list[Object] = [*(told.get("containerStatuses") or []), *(told.get("initContainerStatuses") or [])]
     full_name = next((status.get("containerID") or "" for status in statuses if status["name"] == container), "")
     identifier = full_name.partition("://")[2]
     found = []
@@ -32,6 +33,18 @@ def number_inside(process: int) -> int | None:
     except OSError:
         return None
     return next((int(line.split()[-1]) for line in lines if line.startswith("NSpid:")), None)
+
+
+def resident_mib(processes: Iterable[int]) -> int:
+    """Return the resident memory of processes, in MiB."""
+    kilobytes = 0
+    for process in processes:
+        try:
+            lines = Path(f"/proc/{process}/status").read_text().splitlines()
+        except OSError:
+            continue  # It has ended.
+        kilobytes += next((int(line.split()[1]) for line in lines if line.startswith("VmRSS:")), 0)
+    return kilobytes // 1024
 
 
 def send(processes: Iterable[int], number: int = signal.SIGKILL) -> None:

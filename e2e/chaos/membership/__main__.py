@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from chaos.membership.faults import Faults
-from chaos.membership.plan import Planned, planned
+from chaos.membership.plan import Kind, Planned, planned
 from chaos.membership.records import MIN, Fault, Group, Sample, Violation
 from chaos.membership.report import Evidence, judged, told, told_fault
 from chaos.membership.scene import Scene, has_settled
@@ -34,6 +34,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--faults", type=int, default=200)
     parser.add_argument("--seed", type=int, default=None, help="seed of an earlier run, to repeat it")
     parser.add_argument("--minutes", type=float, default=60.0, help="no more faults after that many")
+    parser.add_argument("--only", nargs="+", type=Kind, default=list(Kind), metavar="KIND", help="kinds of faults")
     parser.add_argument("--json", type=Path, default=None, help="file for the report")
     logs = ROOT / ".work" / "chaos-membership"
     parser.add_argument(
@@ -93,7 +94,7 @@ class Run:
         if not self._settle(_START_SECONDS):
             self._violated("start", f"the job does not train within {_START_SECONDS:.0f} s")
             return
-        self._rampage(planned(self._options.seed))
+        self._rampage(planned(self._options.seed, self._options.only))
         self._put_all_right()
         if not self._settle(_SETTLE_SECONDS):
             self._violated("settle", "the job does not train at its size after the last fault")
@@ -162,7 +163,8 @@ class Run:
             self._said = sample.time
             steps = self._scene.journal.steps
             step = f"step {steps[-1].done}, {sample.time - steps[-1].time:.1f} s ago" if steps else "no step"
-            away = f", away: {', '.join(sorted(sample.cut))}" if sample.cut else ""
+            missing = sorted(sample.cut | sample.silent)
+            away = f", away: {', '.join(missing)}" if missing else ""
             print(f"    {sample.state} {sample.members} of {sample.wanted}, {step}{away}", flush=True)
         return sample
 

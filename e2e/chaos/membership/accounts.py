@@ -18,7 +18,7 @@ def expected(group: Group) -> Bounds:
     """Return the minimum and maximum of restarts by cause for a group of faults."""
     kinds = Counter(fault.kind for fault in group.faults)
     scalings = sum(1 for fault in group.faults if fault.kind == Kind.SCALE and fault.before != fault.after)
-    workers = sum(kinds[kind] for kind in OF_WORKERS)
+    workers = sum(kinds[kind] for kind in OF_WORKERS) + sum(fault.failures for fault in group.faults)
     wide = any(kinds[kind] for kind in (*OF_HOST, *OF_MACHINES))
     if len(group.faults) == 1 and group.settled and not wide:
         pods = int(any(kinds[kind] for kind in OF_PODS - {Kind.EVICT}))

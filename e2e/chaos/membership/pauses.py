@@ -3,7 +3,8 @@
 The clock runs from step to step. It stops
 
 - while fewer than MIN nodes can run: pods on Kubernetes nodes without power or network are subtracted from the wanted
-  ones until the API server reports the Kubernetes node as not ready; likewise while the rendezvous host is on one;
+  ones until the API server reports the Kubernetes node as not ready; likewise while the rendezvous host is on one.
+  While a fault keeps new pods from starting, only those that run count, and the rendezvous host must run;
 - after each fault that affects training, for an allowance in which workers restart: as long as this job took to its
   first step, at least LEAST_ALLOWANCE_SECONDS. Another fault during that time adds the same allowance.
 """
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from chaos.membership.plan import HARMLESS
-from chaos.membership.records import MIN, Fault, Sample, Step, Violation
+from chaos.membership.records import MIN, Fault, Pod, Sample, Step, Violation
 
 LIMIT_SECONDS = 60.0
 LEAST_ALLOWANCE_SECONDS = 15.0
@@ -32,10 +33,17 @@ class Pause:
 
 def prevented(sample: Sample) -> bool:
     """Whether fewer than MIN nodes could run, for any action of the operator."""
-    unknown = sample.cut - sample.unready
+    unknown = (sample.cut | sample.silent) - sample.unready
     bound = [pod for pod in sample.nodes if pod.index is not None and pod.index < sample.wanted]
+    if sample.blocked:
+        running = [pod for pod in bound if _runs(pod) and pod.machine not in unknown]
+        return len(running) < MIN or sample.host is None or not _runs(sample.host)
     lost = sum(1 for pod in bound if pod.machine in unknown)
     return sample.wanted - lost < MIN or (sample.host is not None and sample.host.machine in unknown)
+
+
+def _runs(pod: Pod) -> bool:
+    return pod.phase == "Running" and not pod.terminating
 
 
 def allowance_of(start_seconds: float) -> float:

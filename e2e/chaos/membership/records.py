@@ -140,6 +140,12 @@ class Sample:
     """Kubernetes nodes without power or network."""
     unready: frozenset[str] = frozenset()
     """Kubernetes nodes that the API server reports as not ready."""
+    silent: frozenset[str] = frozenset()
+    """Kubernetes nodes whose kubelet is stopped. Their pods continue."""
+    blocked: bool = False
+    """Whether a fault keeps new pods from starting."""
+    operator_mib: int = 0
+    """Resident memory of the operator."""
 
 
 @dataclass(frozen=True)
@@ -161,6 +167,8 @@ class Fault:
     before: int = 0
     after: int = 0
     """Number of wanted nodes before and after it."""
+    failures: int = 0
+    """How often it makes a round of workers fail."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from chaos.membership.accounts import adds_up, counted, expected, within
+from chaos.membership.healthy import healthy_pods_stay, memory_is_bounded
 from chaos.membership.pauses import LIMIT_SECONDS, Pause, allowance_of, never_stuck, pauses_of
 from chaos.membership.records import Fault, Group, Sample, Snapshot, Start, Step, Violation
 from chaos.membership.stretches import (
@@ -57,6 +58,8 @@ def judged(evidence: Evidence) -> dict[str, Any]:
         *planned_cost_nothing(changes),
         *never_stuck(pauses),
         *adds_up(evidence.groups),
+        *healthy_pods_stay(evidence.samples, evidence.starts, evidence.steps, evidence.faults),
+        *memory_is_bounded(evidence.samples),
     ]
     longest = max(pauses, key=lambda pause: pause.ended - pause.began, default=None)
     clock = max(pauses, key=lambda pause: pause.counted, default=None)
@@ -79,6 +82,7 @@ def judged(evidence: Evidence) -> dict[str, Any]:
         "longestUnexcusedPause": None if clock is None else _pause(clock, evidence),
         "stuckLimitSeconds": LIMIT_SECONDS,
         "allowanceSeconds": round(allowance, 1),
+        "operatorMiB": max((sample.operator_mib for sample in evidence.samples), default=0),
         "restarts": {
             cause: {"counted": count, "fewest": low, "most": high}
             for cause, (count, low, high) in within(evidence.restarts, evidence.groups).items()
@@ -107,6 +111,7 @@ def told(report: Mapping[str, Any]) -> str:
         if report[name]:
             pause = report[name]
             lines.append(f"{title}: {pause['seconds']:.1f} s ({pause['unexcused']:.1f} s unexcused) at {pause['at']}")
+    lines.append(f"the operator needed at most {report['operatorMiB']} MiB")
     lines.append(
         "restarts: "
         + ", ".join(f"{cause} {of['counted']} ({of['fewest']} to {of['most']})" for cause, of in restarts.items())

@@ -4,6 +4,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from chaos.membership.records import MAX, MIN, Journal, Pod, Sample
 from localcluster.paths import Layout
 from support import chart
 from support.clusters import Cluster
+from support.faulting import container_processes, resident_mib
 from support.kubectl import Kubectl, Object
 from support.podlogs import PodLogs
 from support.progress import TRAINER
@@ -19,6 +21,16 @@ from support.waiting import wait_for
 NAMESPACE = "chaos-membership"
 JOB = "job"
 FINISH = "FINISH"
+SECRET: Object = {
+    "apiVersion": "v1",
+    "kind": "Secret",
+    "metadata": {"name": "credentials"},
+    "stringData": {"token": "of no use"},
+}
+"""The node pods mount it, and do not use it."""
+SCRATCH = "scratch"
+"""A claim that the node pods mount and do not use."""
+SIDECAR = "sidecar"
 _CLAIM = "volume"
 _SCRIPT = Path(__file__).parent / "train.py"
 _SELECTOR = f"torchrun.dev/job-name={JOB}"
@@ -40,6 +52,19 @@ def job(image: str, spared: str, replicas: int, run: str) -> Object:
         "env": [{"name": "OMP_NUM_THREADS", "value": "1"}],
         "resources": {"requests": {"cpu": "20m", "memory": "256Mi"}},
     }
+    container["volumeMounts"] = [{"name": name, "mountPath": f"/mnt/{name}"} for name in ("credentials", "scratch")]
+    sidecar = {
+        "name": SIDECAR,
+        "image": image,
+        "imagePullPolicy": "IfNotPresent",
+        "restartPolicy": "Always",
+        "command": ["sh", "-c", "trap 'exit 0' TERM; while true; do sleep 5 & wait; done"],
+        "resources": {"requests": {"cpu": "1m", "memory": "8Mi"}},
+    }
+    volumes = [
+        {"name": "credentials", "secret": {"secretName": SECRET["metadata"]["name"]}},
+        {"name": "scratch", "persistentVolumeClaim": {"claimName": SCRATCH}},
+    ]
     return {
         "apiVersion": "torchrun.dev/v1alpha1",
         "kind": "TorchrunJob",
@@ -55,11 +80,20 @@ def job(image: str, spared: str, replicas: int, run: str) -> Object:
                     "automountServiceAccountToken": False,
                     "terminationGracePeriodSeconds": 45,
                     "affinity": affinity,
+                    "volumes": volumes,
+                    "initContainers": [sidecar],
                     "containers": [container],
                 }
             },
         },
     }
+
+
+def claim(name: str, volume: str = "") -> Object:
+    """Return a claim, optionally for an existing volume."""
+    spec = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}
+    spec |= {"volumeName": volume} if volume else {}
+    return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": spec}
 
 
 class Scene:
@@ -69,8 +103,13 @@ class Scene:
         self.kubectl: Kubectl = cluster.kubectl.within(NAMESPACE)
         self.spared = spared
         """The Kubernetes node of the operator, which has no faults."""
+        self.image = cluster.trainer_image
         self.wanted = replicas
         self.cut: set[str] = set()
+        self.silent: set[str] = set()
+        """The Kubernetes nodes whose kubelets are stopped."""
+        self.blocking: set[str] = set()
+        """The faults that keep new pods from starting, by number."""
         self.samples: list[Sample] = []
         self.pods: list[Object] = []
         """The pods of the job at the last sample."""
@@ -78,17 +117,19 @@ class Scene:
         self._run = f"run-{time.time_ns()}"
         self._logs: list[PodLogs] = []
         self._directory = Path()
+        self.volume = ""
+        """The volume of the claim SCRATCH."""
 
     def create(self) -> None:
         """Create the namespace, the volume and the job."""
         cluster = self._cluster.kubectl
         cluster.run("delete", "namespace", NAMESPACE, "--ignore-not-found", f"--timeout={_GONE_SECONDS:.0f}s")
         cluster.run("create", "namespace", NAMESPACE)
-        claim = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}
-        self.kubectl.apply(
-            {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": _CLAIM}, "spec": claim}
-        )
+        self.kubectl.apply(claim(_CLAIM), claim(SCRATCH), SECRET)
         self._directory = wait_for("the volume", self._volume, 60.0) / self._run
+        self.volume = wait_for("the second volume", lambda: self.volume_of(SCRATCH), 60.0)
+        # The claim is deleted and created again for the same volume.
+        cluster.patch("persistentvolume", self.volume, {"spec": {"persistentVolumeReclaimPolicy": "Retain"}})
         self._directory.mkdir()
         self._directory.chmod(0o777)
         self.journal = Journal(self._directory)
@@ -104,9 +145,14 @@ class Scene:
             path.unlink(missing_ok=True)
             self._logs.append(PodLogs(kubectl, selector, container, _writer(path)))
 
+    def volume_of(self, name: str) -> str:
+        """Return the name of the volume of a claim; empty if it has none yet."""
+        found = self.kubectl.get("persistentvolumeclaim", name) or {}
+        volume: str = found.get("spec", {}).get("volumeName", "")
+        return volume
+
     def _volume(self) -> Path | None:
-        claim = self.kubectl.get("persistentvolumeclaim", _CLAIM) or {}
-        name = claim.get("spec", {}).get("volumeName")
+        name = self.volume_of(_CLAIM)
         volume = self._cluster.kubectl.get("persistentvolume", name) if name else None
         path = Layout.of(os.environ).volumes / Path(volume["spec"]["hostPath"]["path"]).name if volume else None
         return path if path is not None and path.is_dir() and path.stat().st_mode & 0o002 else None
@@ -114,6 +160,11 @@ class Scene:
     def finish(self) -> None:
         """Ask the training to finish."""
         (self._directory / FINISH).touch()
+
+    def fail_at_once(self, rounds: int) -> None:
+        """Make the workers of that many next rounds fail right after their start."""
+        for number in range(rounds):
+            (self._directory / f"FAIL-{time.time_ns()}-{number}").touch()
 
     def look(self) -> Sample:
         """Take a sample, and read the journal."""
@@ -124,6 +175,12 @@ class Scene:
         )
         self.journal.follow()
         sample, self.pods = sample_of(at, _items(found), _items(operators), self.wanted, self.cut)
+        sample = replace(
+            sample,
+            silent=frozenset(self.silent),
+            blocked=bool(self.blocking),
+            operator_mib=sum(resident_mib(container_processes(pod, "operator")) for pod in _items(operators)),
+        )
         self.samples.append(sample)
         return sample
 
@@ -158,6 +215,8 @@ class Scene:
             logs.stop()
         self.kubectl.run("delete", "pods", "--all", "--force", "--grace-period=0", "--ignore-not-found")
         self._cluster.kubectl.run("delete", "namespace", NAMESPACE, f"--timeout={_GONE_SECONDS:.0f}s")
+        if self.volume:
+            self._cluster.kubectl.run("delete", "persistentvolume", self.volume, "--ignore-not-found")
 
 
 def _writer(path: Path) -> Callable[[str, str, str], None]:
@@ -230,7 +289,7 @@ def has_settled(sample: Sample, journal: Journal, quiet_since: float) -> bool:
     return (
         bool(steps)
         and sample.current
-        and not sample.cut
+        and not (sample.cut or sample.silent or sample.blocked)
         and sample.state == "Running"
         and sample.members == sample.wanted == len(running) == len(sample.nodes)
         and sample.recorded == {pod.uid for pod in running}

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 _BEGAN = time.time()
@@ -33,6 +34,19 @@ _say(
     run=os.environ["TORCHELASTIC_RUN_ID"],
     restart=int(os.environ["TORCHELASTIC_RESTART_COUNT"]),
 )
+
+
+def _told_to_fail() -> bool:
+    """Whether a fault makes this round fail right after its start. Rank 0 takes one token per round."""
+    for token in _DIRECTORY.glob("FAIL-*") if _RANK == 0 else ():
+        with suppress(FileNotFoundError):
+            token.unlink()
+            return True
+    return False
+
+
+if _told_to_fail():
+    sys.exit("a fault makes this round fail at once")
 
 import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
