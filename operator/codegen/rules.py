@@ -322,6 +322,13 @@ _TEMPLATE = (
         reason="FieldValueForbidden",
     ),
     Rule(
+        "spec.template.spec",
+        "!has(self.activeDeadlineSeconds)",
+        remedies.POD_DEADLINE,
+        field=".activeDeadlineSeconds",
+        reason="FieldValueForbidden",
+    ),
+    Rule(
         "spec.template.spec.volumes[].name",
         f"!self.startsWith('{RESERVED_PREFIX}')",
         remedies.VOLUME_NAME,

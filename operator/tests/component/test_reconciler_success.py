@@ -1,5 +1,10 @@
 """A job whose workers succeed completes, even if some never started or were lost."""
 
+from typing import Any
+
+import pytest
+
+from builders import Manifest
 from world import World, counts, started
 
 NODES = ["digits-0", "digits-1", "digits-2"]
@@ -72,3 +77,69 @@ async def test_all_start_over_when_one_is_lost_after_another_has_succeeded() -> 
     assert (world.status["state"], sorted(world.pods)) == ("Running", [*NODES, "digits-rdzv"])
     assert world.cluster.most_pods == {"digits-rdzv": 2, "digits-0": 2, "digits-1": 2, "digits-2": 2}
     assert counts(world) == {"infrastructure": 1}
+
+
+def running(*command: str) -> Manifest:
+    """Return a template whose pods run that command."""
+    return {"spec": {"containers": [{"name": "trainer", "image": "train:1", "command": [*command]}]}}
+
+
+PYTHON = (
+    "no round was ever complete, so nothing trained together: the command of the trainer container does not start "
+    "torchrun; write [torchrun, /workspace/train.py, --epochs=3]"
+)
+SHELL = (
+    "no round was ever complete, so nothing trained together: the command of the trainer container does not start "
+    "torchrun; write [torchrun, SCRIPT, ARGUMENTS]"
+)
+ELSEWHERE = (
+    "no round was ever complete, so nothing trained together: torchrun in the command of the trainer container ended "
+    "before it joined the rendezvous, or joined another one; remove its options for nodes and rendezvous, and see "
+    "kubectl -n team logs digits-0 -c trainer"
+)
+SCRIPT = ("python3", "/workspace/train.py", "--epochs=3")
+ALONE: dict[str, tuple[dict[str, Any], int, str]] = {
+    "each node trains by itself": (
+        {"nnodes": 2, "replicas": 2, "template": running(*SCRIPT)},
+        2,
+        f"digits-0, digits-1 ended with exit code 0, but {PYTHON}",
+    ),
+    "one node of two never ran": (
+        {"nnodes": 2, "replicas": 2, "template": running(*SCRIPT)},
+        1,
+        f"digits-0 ended with exit code 0, but {PYTHON}",
+    ),
+    "a job of one node": (
+        {"nnodes": 1, "replicas": 1, "template": running(*SCRIPT)},
+        1,
+        f"digits-0 ended with exit code 0, but {PYTHON}",
+    ),
+    "a shell": (
+        {"nnodes": "1:2", "replicas": 2, "template": running("sh", "-c", "./run.sh")},
+        2,
+        f"digits-0, digits-1 ended with exit code 0, but {SHELL}",
+    ),
+    "torchrun of another rendezvous": (
+        {"nnodes": 2, "replicas": 2, "template": running("sh", "-c", "torchrun --standalone train.py")},
+        2,
+        f"digits-0, digits-1 ended with exit code 0, but {ELSEWHERE}",
+    ),
+}
+
+
+@pytest.mark.parametrize(("spec", "machines", "message"), ALONE.values(), ids=ALONE)
+async def test_nodes_that_succeed_without_a_round_complete_no_job(
+    spec: dict[str, Any], machines: int, message: str
+) -> None:
+    world = World(**spec)
+    world.mute, world.machines = True, machines
+    await world.settle()
+    for name in sorted(world.nodes)[:machines]:
+        assert world.status["state"] != "Failed"
+        world.end(world.nodes[name], 0, "Completed")
+        await world.reconcile()
+    await world.settle()
+    failed = world.condition("Failed")
+    assert (world.status["state"], failed["reason"], failed["message"]) == ("Failed", "NeverTrained", message)
+    assert world.condition("Complete") == {}
+    assert sorted(world.pods) == [f"digits-{index}" for index in range(machines)]  # these stay for their logs

@@ -1,11 +1,15 @@
 """A job is complete when all members have succeeded; members are those of the newest complete round."""
 
+from dataclasses import replace
+
 import pytest
 
 from builders import (
     HOST,
+    NOW,
     THREE,
     after,
+    at,
     facts,
     failed,
     instead,
@@ -18,7 +22,7 @@ from builders import (
     without,
 )
 from torchrun_operator.api.v1alpha1 import TorchrunJob
-from torchrun_operator.core.facts.model import NodePod, Phase
+from torchrun_operator.core.facts.model import NodePod, Phase, Wait
 from torchrun_operator.core.findings.completion import Completion, completion
 from torchrun_rendezvous.protocol import RendezvousState
 
@@ -26,6 +30,8 @@ DONE = tuple(make_node(index, Phase.SUCCEEDED) for index in range(3))
 CLOSED = make_rendezvous(*THREE, closed=True)
 RUNS, FINISHING = Completion(), Completion(finishing=True)
 COMPLETE, BROKEN = Completion(finishing=True, complete=True), Completion(finishing=True, broken=True)
+ALONE = Completion(finishing=True, no_round_since=NOW)
+NO_ROUND = make_rendezvous(complete=False)
 SPENT = Completion(rendezvous_spent=True)
 
 
@@ -55,9 +61,50 @@ CASES: dict[str, tuple[TorchrunJob, tuple[NodePod, ...], RendezvousState | None,
     "one is being deleted": (training_job(), instead(DONE, terminating(THREE[1])), CLOSED, BROKEN),
     "one was replaced": (training_job(), instead(DONE, make_node(1, life=2)), CLOSED, BROKEN),
     "one is lost while all end": (training_job(), without(THREE, 1), make_rendezvous(*THREE, finished=1), BROKEN),
-    "quick, no status had ranks": (after(make_job(), seen(*THREE)), DONE, None, COMPLETE),
-    "quick, and one runs still": (after(make_job(), seen(*THREE)), instead(DONE, THREE[1]), None, FINISHING),
-    "quick, and one failed": (after(make_job(), seen(*THREE)), instead(DONE, failed(1)), None, BROKEN),
+    "quick, no status had ranks": (after(make_job(), seen(*THREE)), DONE, CLOSED, COMPLETE),
+    "quick, and one runs still": (after(make_job(), seen(*THREE)), instead(DONE, THREE[1]), CLOSED, FINISHING),
+    "quick, and one failed": (after(make_job(), seen(*THREE)), instead(DONE, failed(1)), CLOSED, BROKEN),
+    "quick, and fewer than MIN are there": (after(make_job(), seen(*THREE)), DONE[:1], CLOSED, FINISHING),
+    "without a round, and the host may still report one": (after(make_job(), seen(*THREE)), DONE, None, FINISHING),
+    "without a round, and one runs": (after(make_job(), seen(*THREE)), instead(DONE, THREE[1]), NO_ROUND, FINISHING),
+    "without a round": (after(make_job(), seen(*THREE)), DONE, NO_ROUND, ALONE),
+    "without a round, and one never ran": (
+        after(make_job(), seen(*THREE)),
+        (*DONE[:2], make_node(2, Phase.PENDING)),
+        NO_ROUND,
+        ALONE,
+    ),
+    "without a round, and one failed": (after(make_job(), seen(*THREE)), instead(DONE, failed(1)), NO_ROUND, ALONE),
+    "without a round, and another host is new": (
+        after(after(make_job(), seen(*THREE)), seen(*DONE, rendezvous=NO_ROUND)),
+        DONE,
+        replace(NO_ROUND, instance="bb"),
+        ALONE,
+    ),
+    "without a round for 9 s": (
+        after(make_job(), seen(*DONE, rendezvous=NO_ROUND), at(-9)),
+        DONE,
+        NO_ROUND,
+        replace(ALONE, no_round_since=at(-9)),
+    ),
+    "without a round for 10 s": (
+        after(make_job(), seen(*DONE, rendezvous=NO_ROUND), at(-10)),
+        DONE,
+        NO_ROUND,
+        replace(ALONE, no_round_since=at(-10), no_round=True),
+    ),
+    "without a round, and then news of one": (
+        after(make_job(), seen(*DONE, rendezvous=NO_ROUND), at(-9)),
+        DONE,
+        CLOSED,
+        COMPLETE,
+    ),
+    "the clock was set back": (
+        after(make_job(), seen(*DONE, rendezvous=NO_ROUND), at(3600)),
+        DONE,
+        NO_ROUND,
+        replace(ALONE, no_round_since=at(3600), no_round=True),
+    ),
     "those that closed it are gone": (training_job(), (), CLOSED, SPENT),
     "those that closed it failed": (training_job(), tuple(failed(i) for i in range(3)), CLOSED, SPENT),
     "those that closed it were replaced": (
@@ -105,3 +152,12 @@ def test_completion(
 ) -> None:
     found = facts(job=job, nodes=nodes, rendezvous_pod=HOST, rendezvous=rendezvous)
     assert completion(found, 3) == expected
+
+
+def test_a_host_that_cannot_start_has_completed_no_round() -> None:
+    """Its image has no torch, for example: then no agent of the same image has trained either."""
+    job = after(make_job(), seen(*THREE))
+    crashes = replace(HOST, ready=False, wait=Wait("CrashLoopBackOff", "back-off"))
+    assert completion(facts(job=job, nodes=DONE, rendezvous_pod=crashes), 3) == ALONE
+    starts = replace(HOST, ready=False, phase=Phase.STARTING)
+    assert completion(facts(job=job, nodes=DONE, rendezvous_pod=starts), 3) == FINISHING

@@ -134,7 +134,7 @@ ENDS = {
     ),
     "it ended before a status had ranks": Case(
         after(make_job(), seen(*STARTING)),
-        seen(*DONE),
+        seen(*DONE, rendezvous=replace(ALL, closed=True)),
         doing(),
         "Complete",
         ("Valid", "AllScheduled", "Finished"),

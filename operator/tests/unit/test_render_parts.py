@@ -98,7 +98,13 @@ def test_problems_are_listed_from_the_size_to_the_template() -> None:
         files=[{"path": "train.py", "content": ""}],
         snapshots={"mountPath": "/dev/snapshots"},
         nnodes="1:1000",
-        template={"spec": {"hostNetwork": True, "containers": [{"name": "trainer", "env": [{"name": "RANK"}]}]}},
+        template={
+            "spec": {
+                "hostNetwork": True,
+                "activeDeadlineSeconds": 3600,
+                "containers": [{"name": "trainer", "env": [{"name": "RANK"}]}],
+            }
+        },
     )
     assert [problem.field for problem in validation.problems(job)] == [
         "spec.progressDeadlineSeconds",
@@ -111,6 +117,7 @@ def test_problems_are_listed_from_the_size_to_the_template() -> None:
         "spec.snapshots",
         "spec.snapshots.mountPath",
         "spec.template.spec.hostNetwork",
+        "spec.template.spec.activeDeadlineSeconds",
         "spec.template.spec.containers[0].env",
         "spec.template.spec.containers[0].image",
     ]

@@ -290,7 +290,8 @@ ENDS: dict[str, tuple[TorchrunJob, tuple[NodePod, ...], Completion]] = {
 
 @pytest.mark.parametrize(("before", "nodes", "expected"), ENDS.values(), ids=ENDS)
 def test_completion(before: TorchrunJob, nodes: tuple[NodePod, ...], expected: Completion) -> None:
-    assert completion(facts(job=before, nodes=nodes, rendezvous_pod=HOST), 3) == expected
+    closed = make_rendezvous(closed=True)
+    assert completion(facts(job=before, nodes=nodes, rendezvous_pod=HOST, rendezvous=closed), 3) == expected
 
 
 def test_a_status_without_the_field_says_nothing_of_spares() -> None:

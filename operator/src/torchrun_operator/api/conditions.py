@@ -69,6 +69,8 @@ class Reason(StrEnum):
     FINISHED = "Finished"
     # Failed
     MAX_RESTARTS_EXCEEDED = "MaxRestartsExceeded"
+    NEVER_TRAINED = "NeverTrained"
+    DEADLINE_EXCEEDED = "DeadlineExceeded"
     PROGRESS_DEADLINE_EXCEEDED = "ProgressDeadlineExceeded"
     """Also a reason of Resizing, while the workers restart."""
 

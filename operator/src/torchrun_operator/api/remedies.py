@@ -70,6 +70,10 @@ HOST_NETWORK: Final = (
     "remove hostNetwork: the addresses of pods identify nodes, and with hostNetwork two nodes can share an address; "
     "for fast network cards, use a device plugin or a secondary network"
 )
+POD_DEADLINE: Final = (
+    "remove activeDeadlineSeconds and write spec.activeDeadlineSeconds instead: the deadline of a pod begins again "
+    "with each replacement, so that the job would start again and again"
+)
 VOLUME_NAME: Final = f'names that start with "{RESERVED_PREFIX}" are reserved for the operator; choose another'
 METADATA_KEY: Final = f"keys that start with {GROUP}/ are reserved for the operator; choose others"
 

@@ -222,6 +222,16 @@ class TorchrunJobSpec(Model):
             le=2**31 - 1,
         ),
     ] = None
+    active_deadline_seconds: Annotated[
+        int | None,
+        Field(
+            description="Maximum time in seconds that the job may be active, waiting included. After that time the job "
+            "fails and its pods are stopped. The time begins when the job starts, and again when it is resumed. Unset: "
+            "no limit. You can change this field at any time. Example: 86400.",
+            ge=1,
+            le=2**31 - 1,
+        ),
+    ] = None
     rendezvous: Annotated[Rendezvous, Field(description="How the nodes find each other and form rounds.")] = (
         Rendezvous()
     )

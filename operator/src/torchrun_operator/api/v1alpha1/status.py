@@ -123,6 +123,10 @@ class RendezvousStatus(TolerantModel):
         int | None,
         Field(description="Number of round 0 of that process in status.membership. Unset for the first process.", ge=0),
     ] = None
+    no_round_since: Annotated[
+        Time | None,
+        Field(description="When the operator first saw that nodes succeeded although no round was ever complete."),
+    ] = None
     hung_round: Annotated[
         int | None, Field(description="The last round of that process that was ended because the workers hung.", ge=0)
     ] = None

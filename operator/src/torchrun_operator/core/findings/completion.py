@@ -1,11 +1,17 @@
 """The end of a job: it succeeds when every member succeeds, and members that have finished end all scaling.
 
-A member is a node that the status records with a rank: it was in the newest complete round.
+A member is a node that the status records with a rank: it was in the newest complete round. Nodes that succeed without
+any round have trained alone, or not at all.
 """
 
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from torchrun_operator.core.facts.model import GONE, Facts, NodePod, Phase
+from torchrun_operator.core.findings.size import FATAL_WAITS
+
+_NEWS = timedelta(seconds=10)
+"""News of a round reach the operator sooner, even after the connection to the rendezvous host broke."""
 
 
 @dataclass(frozen=True)
@@ -15,11 +21,20 @@ class Completion:
     finishing: bool = False
     """A member has succeeded, or its agent reports so in the rendezvous."""
     complete: bool = False
-    """Every member has succeeded."""
+    """Every member has succeeded, and they are at least MIN."""
     broken: bool = False
     """A member was lost after others had succeeded: no node can train with its replacement."""
     rendezvous_spent: bool = False
     """The rendezvous is closed or about to be, and the nodes that closed it are gone: a start needs a new one."""
+    no_round_since: datetime | None = None
+    """When the operator first saw that nodes have succeeded, none runs, and no round was ever complete."""
+    no_round: bool = False
+    """That is certain by now."""
+
+    @property
+    def decided_at(self) -> datetime | None:
+        """When it will be certain that no round was ever complete."""
+        return self.no_round_since + _NEWS if self.no_round_since is not None and not self.no_round else None
 
 
 def completion(facts: Facts, wanted: int) -> Completion:
@@ -31,11 +46,38 @@ def completion(facts: Facts, wanted: int) -> Completion:
     present = [pod for pod in members if pod is not None and pod.phase not in GONE]
     if not (succeeded or (ending and present)):
         return Completion(rendezvous_spent=ending)
+    if not _formed(facts):
+        return _alone(facts)
+    done = len(members) >= facts.job.spec.min_nodes
     return Completion(
         finishing=True,
-        complete=bool(members) and all(pod is not None and pod.phase is Phase.SUCCEEDED for pod in members),
+        complete=done and all(pod is not None and pod.phase is Phase.SUCCEEDED for pod in members),
         broken=any(pod is None or pod.phase in GONE for pod in members),
     )
+
+
+def _formed(facts: Facts) -> bool:
+    """Whether a round was ever complete, as far as the operator knows."""
+    rendezvous = facts.rendezvous
+    if any(node.rank is not None for node in facts.job.status.nodes):
+        return True
+    if rendezvous is None:
+        return False
+    return rendezvous.completed_at is not None or rendezvous.complete or rendezvous.closed or rendezvous.finished > 0
+
+
+def _alone(facts: Facts) -> Completion:
+    """Return the completion of a job whose nodes succeed without a round. Those that still run may end by themselves.
+
+    The host knows whether there was a round. One that cannot start never completed any.
+    """
+    host = facts.rendezvous_pod
+    known = facts.rendezvous is not None or (host is not None and host.wait.reason in FATAL_WAITS)
+    if not known or any(node.phase is Phase.RUNNING for node in facts.nodes):
+        return Completion(finishing=True)
+    since = facts.job.status.rendezvous.no_round_since or facts.now
+    certain = not since <= facts.now < since + _NEWS  # or the clock was set back
+    return Completion(finishing=True, no_round_since=since, no_round=certain)
 
 
 def _members(facts: Facts, wanted: int) -> list[NodePod | None]:

@@ -54,7 +54,7 @@ def count(
     hung = hang.round if hang is not None else hangs.recorded
     fresh = _fresh(lost, lost.by_code + workers.count + (hang is not None), round_.resized)
     restarts = Restarts(**{cause: getattr(before, cause) + fresh.get(cause, 0) for cause in Cause})
-    bookkeeping = _bookkeeping(facts, workers, hung)
+    bookkeeping = _bookkeeping(facts, workers, hung, end)
     return Counts(
         restarts=restarts,
         bookkeeping=bookkeeping,
@@ -77,11 +77,11 @@ def _fresh(lost: Losses, code: int, resize: bool) -> dict[str, int]:
     return fresh
 
 
-def _bookkeeping(facts: Facts, workers: WorkerFailures, hung: int | None) -> RendezvousStatus:
+def _bookkeeping(facts: Facts, workers: WorkerFailures, hung: int | None, end: Completion) -> RendezvousStatus:
     """Return the counts of the current host process. If the host does not answer, no count changes."""
     rendezvous, recorded = facts.rendezvous, facts.job.status.rendezvous
     if rendezvous is None:
-        return recorded.model_copy(update={"lost_round": workers.lost_round})
+        return recorded.model_copy(update={"lost_round": workers.lost_round, "no_round_since": end.no_round_since})
     known = recorded.instance == rendezvous.instance and recorded.since is not None
     return RendezvousStatus(
         instance=rendezvous.instance,
@@ -91,6 +91,7 @@ def _bookkeeping(facts: Facts, workers: WorkerFailures, hung: int | None) -> Ren
         lost_round=workers.lost_round,
         failing_since=workers.since,
         first_round=_first_round(facts, rendezvous.instance),
+        no_round_since=end.no_round_since,
     )
 
 

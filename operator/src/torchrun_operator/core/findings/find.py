@@ -1,12 +1,15 @@
 """From facts to findings: each value is computed here once, and all later steps use it."""
 
 from dataclasses import dataclass
+from datetime import datetime
 
+from torchrun_operator.api.conditions import Reason
 from torchrun_operator.api.v1alpha1 import Failure, Straggler
 from torchrun_operator.core.facts.model import Facts, Stage
 from torchrun_operator.core.findings.backoff import NO_BACK_OFF, BackOffs, back_off
 from torchrun_operator.core.findings.completion import Completion, completion
 from torchrun_operator.core.findings.counts import Counts, count
+from torchrun_operator.core.findings.deadline import deadline
 from torchrun_operator.core.findings.failures import newest
 from torchrun_operator.core.findings.hangs import Hangs, hangs
 from torchrun_operator.core.findings.losses import Losses, losses
@@ -42,6 +45,10 @@ class Findings:
     reach: Reach
     straggler: Straggler | None
     stopping: Stopping
+    deadline: datetime | None
+    """When the job fails because it is active for too long."""
+    failing: Reason | None
+    """Why the job fails now."""
 
 
 def find(facts: Facts) -> Findings:
@@ -56,7 +63,9 @@ def find(facts: Facts) -> Findings:
     hung = hangs(facts, round_)
     workers = worker_failures(facts, lost, round_) if active else NO_FAILURES
     counts = count(facts, round_, lost, hung, workers, end, active=active)
-    backed_off = back_off(facts, goal, lost) if active and not counts.exhausted else NO_BACK_OFF
+    ends_at = deadline(facts) if active else None
+    failing = _failing(facts, end, counts, ends_at)
+    backed_off = back_off(facts, goal, lost) if active and failing is None else NO_BACK_OFF
     return Findings(
         stage=stage,
         name_taken=facts.name_taken and all(node.rank is None for node in job.status.nodes),
@@ -74,4 +83,15 @@ def find(facts: Facts) -> Findings:
         reach=reach(facts),
         straggler=straggler(facts),
         stopping=stopping(facts, goal),
+        deadline=ends_at,
+        failing=failing,
     )
+
+
+def _failing(facts: Facts, end: Completion, counts: Counts, ends_at: datetime | None) -> Reason | None:
+    if counts.exhausted:
+        return Reason.PROGRESS_DEADLINE_EXCEEDED if counts.hang else Reason.MAX_RESTARTS_EXCEEDED
+    if end.no_round:
+        return Reason.NEVER_TRAINED
+    late = ends_at is not None and facts.now >= ends_at and not end.complete
+    return Reason.DEADLINE_EXCEEDED if late else None

@@ -7,7 +7,7 @@ from torchrun_operator.core.facts.model import Facts
 from torchrun_operator.core.findings.find import Findings
 from torchrun_operator.core.policies.broken import broken
 from torchrun_operator.core.policies.ended import ended
-from torchrun_operator.core.policies.exhausted import exhausted
+from torchrun_operator.core.policies.failing import failing
 from torchrun_operator.core.policies.finishing import finishing
 from torchrun_operator.core.policies.host_lost import host_lost
 from torchrun_operator.core.policies.name_taken import name_taken
@@ -23,7 +23,7 @@ CHAIN: tuple[Policy, ...] = (
     ended,  # completed or failed: keep finished pods for their logs, stop the rest
     suspended,  # spec.suspend: delete all pods
     succeeded,  # every member has succeeded: start no more nodes
-    exhausted,  # the code failed too often: close the rendezvous
+    failing,  # the code failed too often, the deadline has passed, or no round formed: close the rendezvous
     name_taken,  # another owner has a name that the job needs: run nothing until it is free
     broken,  # a member was lost after others had finished: start all nodes again
     finishing,  # some members have succeeded: replace no node, delete the spares

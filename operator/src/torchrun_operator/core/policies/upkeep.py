@@ -35,7 +35,7 @@ def going_on(
         restart_all=restart_all,
         target=None if findings.completion.finishing else target(facts, findings),
         look_again_seconds=seconds_until(
-            [*later, *findings.stopping.later, *_undecided(findings), services], facts.now
+            [*later, *findings.stopping.later, *_undecided(findings), services, findings.deadline], facts.now
         ),
     )
 
@@ -86,8 +86,8 @@ def seconds_until(times: Iterable[datetime | None], now: datetime) -> float | No
 
 
 def _undecided(findings: Findings) -> list[datetime]:
-    until = findings.workers.undecided_until
-    return [until] if until is not None else []
+    times = (findings.workers.undecided_until, findings.completion.decided_at)
+    return [at for at in times if at is not None]
 
 
 def _aged(pod: RendezvousPod, now: datetime) -> bool:

@@ -1,23 +1,47 @@
-"""The condition Failed: the code failed more often than spec.maxRestarts allows."""
+"""The condition Failed: too many failures of the code, no time left, or nodes that ended without a round."""
 
 from torchrun_operator.api.conditions import ConditionType, Reason
 from torchrun_operator.api.names import TRAINER_CONTAINER, node_name
-from torchrun_operator.core.facts.model import Cause, Facts
+from torchrun_operator.core.facts.model import Cause, Facts, Phase
 from torchrun_operator.core.findings.failures import describe_failure
 from torchrun_operator.core.findings.find import Findings
 from torchrun_operator.core.findings.workers import FailureReason
+from torchrun_operator.core.phrases import named
 from torchrun_operator.core.status.verdict import Verdict
 
 
 def failed(facts: Facts, findings: Findings) -> list[Verdict]:
     """Return the condition once the job has failed."""
-    if not findings.counts.exhausted:
+    reason = findings.failing
+    if reason is None:
         return []
-    reason = Reason.PROGRESS_DEADLINE_EXCEEDED if findings.counts.hang else Reason.MAX_RESTARTS_EXCEEDED
-    return [Verdict(ConditionType.FAILED, True, reason, _message(facts, findings))]
+    if reason is Reason.NEVER_TRAINED:
+        message = _never_trained(facts)
+    elif reason is Reason.DEADLINE_EXCEEDED:
+        seconds = facts.job.spec.active_deadline_seconds
+        message = f"the job was active for longer than spec.activeDeadlineSeconds, which is {seconds}"
+    else:
+        message = _too_often(facts, findings)
+    return [Verdict(ConditionType.FAILED, True, reason, message)]
 
 
-def _message(facts: Facts, findings: Findings) -> str:
+def _never_trained(facts: Facts) -> str:
+    """Return that nodes ended without a round, and what to write."""
+    trainer = facts.job.spec.trainer
+    command = [str(word) for word in (*(trainer.get("command") or ()), *(trainer.get("args") or ()))]
+    done = [node.name for node in facts.nodes if node.phase is Phase.SUCCEEDED]
+    message = f"{named(done)} ended with exit code 0, but no round was ever complete, so nothing trained together: "
+    if any("torchrun" in word or "torch.distributed" in word for word in command):
+        return message + (
+            "torchrun in the command of the trainer container ended before it joined the rendezvous, or joined another "
+            f"one; remove its options for nodes and rendezvous, and see {_logs(facts, done[0], TRAINER_CONTAINER)}"
+        )
+    script = [word for word in command if word.endswith(".py")][:1]
+    instead = ", ".join(["torchrun", *((script and command[command.index(script[0]) :]) or ["SCRIPT", "ARGUMENTS"])])
+    return message + f"the command of the trainer container does not start torchrun; write [{instead}]"
+
+
+def _too_often(facts: Facts, findings: Findings) -> str:
     job, times = facts.job, findings.counts.restarts.code
     often = "1 time" if times == 1 else f"{times} times"
     count = f"the code has failed {often} and spec.maxRestarts is {job.spec.max_restarts}"
@@ -27,5 +51,8 @@ def _message(facts: Facts, findings: Findings) -> str:
     if failure.reason == FailureReason.HUNG:
         return f"{describe_failure(failure)}; {count}"
     pod, container = failure.pod or node_name(job.metadata.name, 0), failure.container or TRAINER_CONTAINER
-    hint = f"see kubectl -n {job.metadata.namespace} logs {pod} -c {container}"
-    return f"{describe_failure(failure)}; {count}; {hint}"
+    return f"{describe_failure(failure)}; {count}; see {_logs(facts, pod, container)}"
+
+
+def _logs(facts: Facts, pod: str, container: str) -> str:
+    return f"kubectl -n {facts.job.metadata.namespace} logs {pod} -c {container}"

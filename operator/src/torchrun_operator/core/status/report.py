@@ -37,7 +37,7 @@ def report(facts: Facts, findings: Findings, plan: Plan) -> api.TorchrunJobStatu
     # Once a job has ended, its status changes only with the observed pods.
     deleted = frozenset() if ended else frozenset(deletion.uid for deletion in plan.deletions)
     live = [node for node in facts.nodes if node.live and node.uid not in deleted]
-    over = ended or findings.completion.complete or findings.counts.exhausted
+    over = ended or findings.completion.complete or findings.failing is not None
     trains = membership(facts, findings)
     conditions = _conditions(facts, findings, plan, trains)
     state = _state(conditions, facts)

@@ -16,7 +16,7 @@ _UNHEARD = timedelta(seconds=20)
 
 def running(facts: Facts, findings: Findings, membership: Membership) -> Verdict:
     """Return whether nodes train. If none do: what the job waits for."""
-    if findings.stage is Stage.SUSPENDED or findings.completion.complete or findings.counts.exhausted:
+    if findings.stage is Stage.SUSPENDED or findings.completion.complete or findings.failing is not None:
         return Verdict(ConditionType.RUNNING, False, Reason.ENDED, "nothing trains")
     if membership.nodes:
         message = f"{membership.nodes} of {membership.desired_nodes} nodes train in round {membership.round}"

@@ -49,6 +49,8 @@ def _pod_problems(spec: TorchrunJobSpec) -> Iterator[Problem]:
             yield Problem(f"{field}.{name}", remedies.host_name(name))
     if pod.get("hostNetwork"):
         yield Problem(f"{field}.hostNetwork", remedies.HOST_NETWORK)
+    if "activeDeadlineSeconds" in pod:
+        yield Problem(f"{field}.activeDeadlineSeconds", remedies.POD_DEADLINE)
     for index, volume in enumerate(pod.get("volumes") or []):
         if volume.get("name", "").startswith(RESERVED_PREFIX):
             yield Problem(f"{field}.volumes[{index}].name", remedies.VOLUME_NAME)

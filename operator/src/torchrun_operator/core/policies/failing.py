@@ -1,4 +1,4 @@
-"""The code failed more often than spec.maxRestarts allows: the rendezvous is closed, so that the agents end."""
+"""The job fails now: the rendezvous is closed, so that the agents end."""
 
 from torchrun_operator.core.facts.model import Facts
 from torchrun_operator.core.findings.find import Findings
@@ -6,9 +6,9 @@ from torchrun_operator.core.policies.plan import Plan
 from torchrun_operator.core.policies.upkeep import seconds_until, stale_host, target
 
 
-def exhausted(facts: Facts, findings: Findings) -> Plan | None:
+def failing(facts: Facts, findings: Findings) -> Plan | None:
     """Close the rendezvous of a job that fails now."""
-    if not findings.counts.exhausted:
+    if findings.failing is None:
         return None
     return Plan(
         deletions=stale_host(facts, findings),
