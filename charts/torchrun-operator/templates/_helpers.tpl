@@ -72,9 +72,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 - apiGroups: [""]
   resources: [limitranges]
   verbs: [list]
+# The operator records events of jobs. The events of a pod that waits say which volume cannot be mounted.
 - apiGroups: [""]
   resources: [events]
-  verbs: [create]
+  verbs: [create, list]
 {{- end }}
 
 {{/*

@@ -122,6 +122,16 @@ async def test_a_log_that_is_cut_before_its_end_is_read_again_from_a_later_line(
         assert [each.query for each in stub.asked] == [log_query("5000"), log_query("500"), log_query("60")]
 
 
+async def test_events_of_a_pod() -> None:
+    event = {"reason": "FailedMount", "message": "no such volume"}
+    async with api_stub() as stub, adapter(stub.url) as (cluster, latencies):
+        stub.on("GET /api/v1/namespaces/team/events", (200, {"kind": "EventList", "items": [event]}))
+        assert await cluster.list_events("team", "1f-2e") == [event]
+        query = {"fieldSelector": "involvedObject.uid=1f-2e", "limit": "50"}
+        assert stub.asked == [Asked("GET", "/api/v1/namespaces/team/events", query, "application/json", None)]
+        assert latencies == [("GET", "events", 200)]
+
+
 @pytest.mark.parametrize(
     ("reply", "kind"),
     [

@@ -125,12 +125,39 @@ def report(server: Any, pod: str, phase: str, state: Mapping[str, Any]) -> None:
     assert code == 200, answer
 
 
+def wait_for_a_volume(server: Any, pod: str) -> bool:
+    """Schedule the pod, and write the event of a kubelet that cannot mount a volume. Return whether the pod exists."""
+    status, found = server.request("GET", f"{CORE}/default/pods/{pod}")
+    if status != 200:
+        return False
+    target = {"apiVersion": "v1", "kind": "Node", "name": "m1"}
+    binding = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": pod}, "target": target}
+    create(server, f"{CORE}/default/pods/{pod}/binding", binding)
+    about = {"kind": "Pod", "namespace": "default", "name": pod, "uid": found["metadata"]["uid"]}
+    event = {
+        "metadata": {"generateName": pod, "namespace": "default"},
+        "involvedObject": about,
+        "type": "Warning",
+        "reason": "FailedMount",
+        "message": 'MountVolume.SetUp failed for volume "creds" : secret "s3" not found',
+        "lastTimestamp": NOW,
+    }
+    create(server, f"{CORE}/default/events", event)
+    create(server, f"{CORE}/default/events", {**event, "involvedObject": {**about, "uid": "other"}, "message": "other"})
+    return True
+
+
+def running_message(server: Any, job: str) -> str:
+    conditions = server.request("GET", f"{JOBS}/{job}")[1].get("status", {}).get("conditions", ())
+    return next((str(each["message"]) for each in conditions if each["type"] == "Running"), "")
+
+
 async def test_the_operator_uses_each_of_its_rights_and_needs_no_other(
     torchrunjobs: Any, chart: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A job that starts, fails and is suspended, beside one whose pod has a taken name, exercises everything."""
+    """A job that starts, fails and is suspended, one whose pod has a taken name, and one that waits exercise all."""
     server, first = torchrunjobs, torchrunjobs.audit.stat().st_size
-    job, other = next(NAMES), next(NAMES)
+    job, other, waits = next(NAMES), next(NAMES), next(NAMES)
     label = {"labelSelector": f"torchrun.dev/job-name={job}"}
 
     def pods() -> list[str]:
@@ -144,6 +171,8 @@ async def test_the_operator_uses_each_of_its_rights_and_needs_no_other(
     create(server, f"{CORE}/default/pods", strange)
     async with operator(server, tmp_path, monkeypatch):
         new_job(server, other)
+        new_job(server, waits)
+        assert await until(lambda: wait_for_a_volume(server, f"{waits}-0"))
         new_job(
             server, job, files=[{"path": "/workspace/a.py", "content": ""}], snapshots={"volumeClaimTemplate": CLAIM}
         )
@@ -156,7 +185,8 @@ async def test_the_operator_uses_each_of_its_rights_and_needs_no_other(
         assert await until(lambda: used() >= {("", "pods/log", "get"), ("", "services", "patch")})
         server.request("PATCH", f"{JOBS}/{job}", {"spec": {"networkPolicy": False}})
         assert await until(lambda: ("networking.k8s.io", "networkpolicies", "delete") in used())
-        for name in (job, other):
+        assert await until(lambda: "create the Secret s3" in running_message(server, waits))
+        for name in (job, other, waits):
             server.request("PATCH", f"{JOBS}/{name}", {"spec": {"suspend": True}})
         # Not a request, but a condition of other requests: see the next test.
         expected = granted(chart) - {("torchrun.dev", "torchrunjobs/finalizers", "update")}

@@ -107,6 +107,11 @@ class MemoryCluster:
             self.remove(found)
         await self._around(what, done=True)
 
+    async def list_events(self, namespace: str, uid: str) -> Sequence[Manifest]:
+        """See Cluster.list_events."""
+        await self._around(f"events of {uid}")
+        return [event for event in self.events if event["involvedObject"]["uid"] == uid]
+
     async def create_pod(self, manifest: Manifest) -> None:
         """See Cluster.create_pod."""
         what = f"create {manifest['metadata']['name']}"

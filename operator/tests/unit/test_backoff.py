@@ -144,6 +144,9 @@ def said(failures: dict[int, int], *nodes: NodePod, rendezvous: RendezvousState)
 TWO = make_rendezvous(*without(THREE, 1))
 OFTEN = "4 times in a row within a minute of the start; the operator replaces it at 2026-01-31T12:00:20Z"
 CPU = "Pod was rejected: Node didn't have enough resource: cpu"
+REMEDY = (
+    "request less, free it on Kubernetes node machine-1, or let the scheduler choose: remove nodeName from the template"
+)
 WORDS: dict[str, tuple[tuple[str, str, str], str, str]] = {
     "others train": (
         said({1: 3}, *instead(THREE, failed(1, 137)), rendezvous=TWO),
@@ -160,7 +163,7 @@ WORDS: dict[str, tuple[tuple[str, str, str], str, str]] = {
             {1: 3}, make_node(0), rejected(1, "OutOfcpu", CPU), make_node(2), rendezvous=make_rendezvous(complete=False)
         ),
         "BackOff",
-        f"pod digits-1 failed: OutOfcpu: {CPU}, {OFTEN}",
+        f"pod digits-1 failed: OutOfcpu: {CPU}, {OFTEN}; {REMEDY}",
     ),
     "nobody trains, and more pods wait": (
         said(
@@ -171,7 +174,7 @@ WORDS: dict[str, tuple[tuple[str, str, str], str, str]] = {
             rendezvous=make_rendezvous(complete=False),
         ),
         "BackOff",
-        f"pod digits-1 failed: OutOfcpu: {CPU}, {OFTEN}; 1 more pod waits as well",
+        f"pod digits-1 failed: OutOfcpu: {CPU}, {OFTEN}; 1 more pod waits as well; {REMEDY}",
     ),
 }
 

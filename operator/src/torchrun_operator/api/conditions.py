@@ -52,6 +52,8 @@ class Reason(StrEnum):
     WAITING_FOR_NODES = "WaitingForNodes"
     STARTING_RENDEZVOUS = "StartingRendezvous"
     PODS_WAITING = "PodsWaiting"
+    OTHER_RENDEZVOUS = "OtherRendezvous"
+    TRAINS_ELSEWHERE = "TrainsElsewhere"
     BACK_OFF = "BackOff"
     ENDED = "Ended"
     # Resizing

@@ -33,21 +33,36 @@ def program_of(command: Sequence[str]) -> str | None:
     return None
 
 
+def starts_torchrun(command: Sequence[str]) -> bool:
+    """Whether a command without shell lines names torchrun."""
+    return any(_is_torchrun(word) for word in command)
+
+
 def reserved_options(command: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Yield each torchrun option of the command that a field of the job sets, with the path of that field.
 
     The search ends at the script, and does not parse shell lines.
     """
+    for written, _ in options(command):
+        option = written.replace("_", "-")
+        if option in _RESERVED:
+            yield written, _RESERVED[option]
+
+
+def options(command: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield each option of torchrun in the command, as it is written, with its value. The script's own do not count."""
     words = iter(command)
     for word in words:
-        if PurePosixPath(word).name == "torchrun" or word in _MODULES:
+        if _is_torchrun(word):
             break
     for word in words:
         if not word.startswith("-"):
             return
         written, _, value = word.partition("=")
-        option = written.replace("_", "-")
-        if option in _RESERVED:
-            yield written, _RESERVED[option]
-        if not value and option not in _WITHOUT_VALUE:
-            next(words, None)
+        if not value and written.replace("_", "-") not in _WITHOUT_VALUE:
+            value = next(words, "")
+        yield written, value
+
+
+def _is_torchrun(word: str) -> bool:
+    return PurePosixPath(word).name == "torchrun" or word in _MODULES

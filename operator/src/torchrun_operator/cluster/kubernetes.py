@@ -31,6 +31,9 @@ _LOG_LINES = (5000, 500, 60)
 """How many lines at the end to ask for, until they fit. A kubelet sends the lines from the first one on, and no more
 bytes than asked for; container runtimes split a line after 16 KiB, so that 60 lines always fit.
 """
+_EVENTS_SECONDS = 3.0
+"""The API server searches all events of the namespace, and a pass waits for it."""
+_MOST_EVENTS = 50
 _PATHS = {
     "Service": "api/v1/namespaces/{namespace}/services",
     "ConfigMap": "api/v1/namespaces/{namespace}/configmaps",
@@ -146,6 +149,14 @@ class KubernetesCluster:
         except RefusedError:
             return ()  # an older chart does not grant the right to read them
         return tuple(found["items"])
+
+    async def list_events(self, namespace: str, uid: str) -> Sequence[Manifest]:
+        """See Cluster.list_events."""
+        path = _PATHS["Event"].format(namespace=quote(namespace))
+        query = {"fieldSelector": f"involvedObject.uid={uid}", "limit": str(_MOST_EVENTS)}
+        answer = await self._transport.exchange("GET", "events", path, query=query, seconds=_EVENTS_SECONDS)
+        items: Sequence[Manifest] = answer_of(*answer)["items"]
+        return items
 
     async def create_pod(self, manifest: Manifest) -> None:
         """See Cluster.create_pod."""

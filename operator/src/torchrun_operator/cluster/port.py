@@ -70,6 +70,10 @@ class Cluster(Protocol):
         """Return what others demand of new objects in the namespace. Rules that it must not read are empty."""
         ...
 
+    async def list_events(self, namespace: str, uid: str) -> Sequence[Manifest]:
+        """Return events about the object with this uid (core/v1), in any order: at most a few dozen."""
+        ...
+
     async def create_pod(self, manifest: Manifest) -> None:
         """Create a pod. An existing one of that name with the same owner counts as created.
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from torchrun_operator.reconcile.listen import Hearings
 from torchrun_operator.render.namespace import NO_RULES, NamespaceRules
 
 _RETRY_SECONDS = (1.0, 2.0, 4.0, 8.0, 15.0)
@@ -53,3 +54,4 @@ class Memory:
     attempt: Attempt | None = None
     """None: this operator has not tried yet. The status has the refusal of an earlier operator."""
     status_written_at: datetime | None = None
+    hearings: Hearings = field(default_factory=Hearings)

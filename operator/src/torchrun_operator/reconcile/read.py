@@ -13,6 +13,7 @@ from torchrun_operator.core.facts.machines import names
 from torchrun_operator.core.facts.model import Facts
 from torchrun_operator.core.facts.pods import gather
 from torchrun_operator.core.facts.words import Words, of_log
+from torchrun_operator.reconcile.listen import Listener
 from torchrun_operator.reconcile.memory import Memory
 from torchrun_operator.rendezvous.links import Links
 
@@ -31,6 +32,7 @@ class Reader:
         self._cluster = cluster
         self._links = links
         self._clock = clock
+        self._listener = Listener(cluster, clock)
 
     async def read(self, key: Key, job: api.TorchrunJob, memory: Memory) -> Facts:
         """Return the facts of a job. Raises ClusterError if the API server could not be read."""
@@ -45,6 +47,7 @@ class Reader:
             attempt = memory.attempt
             refused = frozenset(name for kind, name in attempt.refused if kind == "Pod")
             facts = replace(facts, refusal=attempt.refusal, refused=refused, name_taken=attempt.name_taken)
+        facts = await self._listener.listen(facts, memory.hearings)
         wanted = logs_to_read(facts)
         return replace(facts, said=await self._said(key, facts, wanted)) if wanted else facts
 

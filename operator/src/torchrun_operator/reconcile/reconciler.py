@@ -88,7 +88,8 @@ class Reconciler:
             retry = await self._actor.act(key, job, decision, memory)
         finally:
             self._tell(key, raw, job, decision, written)
-        again = _soonest(decision.plan.look_again_seconds, written.waits_seconds, retry)
+        listen = memory.hearings.due_seconds(self._clock())
+        again = _soonest(decision.plan.look_again_seconds, written.waits_seconds, retry, listen)
         return Outcome(look_again_seconds=again, rest_seconds=written.rest_seconds)
 
     def _memory(self, key: Key, raw: Manifest) -> Memory:

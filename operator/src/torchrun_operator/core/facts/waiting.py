@@ -1,10 +1,12 @@
 """Why a pod does not run yet: what the scheduler and the kubelet write into its status, and into its events. Pure."""
 
+import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from torchrun_operator.core.facts.model import NO_WAIT, Exit, Wait
+from torchrun_operator.core.facts.model import NO_WAIT, Exit, Facts, Wait
 
 _CHARACTERS = 4096
 """Maximum size of a message that is kept."""
@@ -12,7 +14,7 @@ _CREATING = frozenset({"", "ContainerCreating", "PodInitializing"})
 """Reasons of a waiting container that name no cause."""
 INITIALIZING = "PodInitializing"
 PULLING = "Pulling"
-_UNTELLING = ("timed out waiting for the condition", "context deadline exceeded", "Error: ImagePullBackOff")
+_UNTELLING = re.compile(r"timed out waiting for the condition|context deadline exceeded|^Error: \w+$")
 """Parts of messages that say less than the earlier messages of the same pod."""
 _STAGES = {"Pulling": 1, "Pulled": 2, "Created": 3, "Started": 3}
 """Normal events of a kubelet. Volumes are mounted before the first of them."""
@@ -70,7 +72,7 @@ def told(events: Iterable[Mapping[str, Any]]) -> Wait:
         for event in found
         if event.get("type") == "Warning" and _moment(event) >= passed and event.get("reason") != "FailedScheduling"
     ]
-    telling = [event for event in warnings if not any(part in _text(event.get("message")) for part in _UNTELLING)]
+    telling = [event for event in warnings if not _UNTELLING.search(_text(event.get("message")))]
     newest = next(reversed(telling or warnings), None)
     if newest is None and steps and steps[-1].get("reason") == PULLING:
         newest = steps[-1]
@@ -81,6 +83,17 @@ def told(events: Iterable[Mapping[str, Any]]) -> Wait:
         message=_text(newest.get("message")),
         container=_container(newest),
         since=time_of(newest.get("firstTimestamp") or newest.get("eventTime")),
+    )
+
+
+def completed(facts: Facts, heard: Mapping[str, Wait]) -> Facts:
+    """Return the facts with what the events of pods tell, by uid. A pod whose events tell nothing stays as it is."""
+    telling = {uid: wait for uid, wait in heard.items() if wait.reason}
+    host = facts.rendezvous_pod
+    return replace(
+        facts,
+        nodes=tuple(replace(node, wait=telling[node.uid]) if node.uid in telling else node for node in facts.nodes),
+        rendezvous_pod=replace(host, wait=telling.get(host.uid, host.wait)) if host is not None else None,
     )
 
 

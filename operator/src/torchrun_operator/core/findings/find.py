@@ -19,6 +19,7 @@ from torchrun_operator.core.findings.size import Size, size
 from torchrun_operator.core.findings.stopping import Stopping, stopping
 from torchrun_operator.core.findings.stragglers import straggler
 from torchrun_operator.core.findings.stuck import Stuck, stuck
+from torchrun_operator.core.findings.waits import Waits, waits
 from torchrun_operator.core.findings.wanted import Wanted, wanted
 from torchrun_operator.core.findings.workers import NO_FAILURES, WorkerFailures, worker_failures
 
@@ -45,6 +46,7 @@ class Findings:
     reach: Reach
     straggler: Straggler | None
     stopping: Stopping
+    waits: Waits
     deadline: datetime | None
     """When the job fails because it is active for too long."""
     failing: Reason | None
@@ -83,6 +85,7 @@ def find(facts: Facts) -> Findings:
         reach=reach(facts),
         straggler=straggler(facts),
         stopping=stopping(facts, goal),
+        waits=waits(facts, goal),
         deadline=ends_at,
         failing=failing,
     )

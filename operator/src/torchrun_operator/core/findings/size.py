@@ -8,6 +8,7 @@ from torchrun_operator.api.names import node_name
 from torchrun_operator.core.facts.model import Facts, NodePod, Phase
 from torchrun_operator.core.findings.backoff import BackOffs, absence_of
 from torchrun_operator.core.findings.causes import describe
+from torchrun_operator.core.findings.remedies import cause
 from torchrun_operator.core.findings.wanted import Wanted
 
 FATAL_WAITS = frozenset(
@@ -58,15 +59,15 @@ def absence(facts: Facts, node: NodePod) -> str:
     """Return why the round does not wait for the node, for people. Empty: it waits, or the node is there."""
     rendezvous = facts.rendezvous
     if node.wait.reason in FATAL_WAITS:
-        return f"{node.wait.reason}: {node.wait.message}"
+        return f"{node.wait.reason}: {cause(node.wait)}"
     if rendezvous is not None and node.address in (rendezvous.silent or ()):
         return "is silent"
     ends = _patience_ends(facts, node)
     if ends is None or facts.now < ends:
         return ""
     if node.phase is Phase.PENDING:
-        return node.wait.message or "is not scheduled yet"
-    return f"is starting on {node.machine}"
+        return cause(node.wait) or "is not scheduled yet"
+    return f"{node.wait.reason}: {cause(node.wait)}" if cause(node.wait) else f"is starting on {node.machine}"
 
 
 def absences(facts: Facts) -> dict[int, str]:

@@ -5,13 +5,17 @@ from datetime import timedelta
 from torchrun_operator.api.conditions import ConditionType, Reason
 from torchrun_operator.api.names import PORT_HTTP, node_name, rendezvous_name
 from torchrun_operator.api.v1alpha1 import Membership
-from torchrun_operator.core.facts.model import Facts, NodePod, Phase, RendezvousPod, Stage
+from torchrun_operator.core.facts.model import Facts, Phase, Stage
 from torchrun_operator.core.findings.find import Findings
-from torchrun_operator.core.findings.size import FATAL_WAITS
+from torchrun_operator.core.findings.waits import Kind
 from torchrun_operator.core.status.verdict import Verdict
+from torchrun_operator.core.status.waiting import about_command, about_host, about_nodes, named
 
 _UNHEARD = timedelta(seconds=20)
 """A ready rendezvous host answers at once. One that loads torch may be slow."""
+
+_NOT_STUCK = (Kind.UNHEARD, Kind.STARTING, Kind.GONE)
+"""The condition Scheduled names the pods that are not scheduled."""
 
 
 def running(facts: Facts, findings: Findings, membership: Membership) -> Verdict:
@@ -21,20 +25,39 @@ def running(facts: Facts, findings: Findings, membership: Membership) -> Verdict
     if membership.nodes:
         message = f"{membership.nodes} of {membership.desired_nodes} nodes train in round {membership.round}"
         return Verdict(ConditionType.RUNNING, True, Reason.TRAINING, message)
-    pods: list[NodePod | RendezvousPod] = [*facts.nodes]
-    if facts.rendezvous_pod is not None:
-        pods.append(facts.rendezvous_pod)
-    waits = next((pod for pod in pods if pod.wait.reason in FATAL_WAITS), None)
-    if waits is not None:
-        message = f"pod {waits.name} cannot start: {waits.wait.reason}: {waits.wait.message}"
-        return Verdict(ConditionType.RUNNING, False, Reason.PODS_WAITING, message)
+    if findings.waits.elsewhere:
+        return Verdict(ConditionType.RUNNING, True, Reason.TRAINS_ELSEWHERE, _elsewhere(facts, findings))
+    reason, said = _waits(facts, findings, membership.round)
+    return Verdict(ConditionType.RUNNING, False, reason, "; ".join(filter(None, said)))
+
+
+def _waits(facts: Facts, findings: Findings, round_: int) -> tuple[Reason, list[str]]:
+    """Return why no round trains, and the sentences about it, the most urgent first."""
+    waits, job = findings.waits, facts.job
+    host = [about_host(waits.host)] if waits.host is not None else []
+    stuck = about_nodes(waits, findings.wanted.pods, [Kind.STUCK], job.metadata.namespace)
+    others = about_nodes(waits, findings.wanted.pods, _NOT_STUCK, job.metadata.namespace)
+    if stuck or (waits.host is not None and waits.host.kind is Kind.STUCK):
+        return Reason.PODS_WAITING, [*host, *stuck, *others]
     if findings.back_off.held:
-        return Verdict(ConditionType.RUNNING, False, Reason.BACK_OFF, _held(facts, findings))
+        return Reason.BACK_OFF, [_held(facts, findings)]
     if facts.rendezvous is None:
-        return Verdict(ConditionType.RUNNING, False, Reason.STARTING_RENDEZVOUS, _unheard(facts))
+        return Reason.STARTING_RENDEZVOUS, [*(host or [_unheard(facts)]), *others]
     joined, needed = len(facts.rendezvous.members), findings.wanted.minimum
-    message = f"{joined} of at least {needed} nodes have joined round {membership.round}"
-    return Verdict(ConditionType.RUNNING, False, Reason.WAITING_FOR_NODES, message)
+    count = f"{joined} of at least {needed} nodes {'has' if joined == 1 else 'have'} joined round {round_}"
+    count += f" ({named(waits.came)})" if waits.came else ""
+    unheard = any(each.kind is Kind.UNHEARD for each in waits.nodes)
+    command = about_command(waits, job) if unheard else ""
+    if waits.launch.options or waits.launch.launcher or waits.launch.python:
+        return Reason.OTHER_RENDEZVOUS, [command, count, *others]
+    return Reason.WAITING_FOR_NODES, [count, *others, command]
+
+
+def _elsewhere(facts: Facts, findings: Findings) -> str:
+    command = about_command(findings.waits, facts.job)
+    message = "the script reports progress, but no agent has joined the rendezvous of the job: the nodes train by "
+    message += "themselves, and the operator neither sees nor repairs their rounds"
+    return f"{message}; {command}" if command else message
 
 
 def _held(facts: Facts, findings: Findings) -> str:
@@ -42,7 +65,9 @@ def _held(facts: Facts, findings: Findings) -> str:
     held = sorted(findings.back_off.held)
     message = f"pod {node_name(facts.job.metadata.name, held[0])} {findings.size.absent[held[0]]}"
     more = len(held) - 1
-    return message + (f"; {more} more {'pods wait' if more > 1 else 'pod waits'} as well" if more else "")
+    message += f"; {more} more {'pods wait' if more > 1 else 'pod waits'} as well" if more else ""
+    remedy = next((each.remedy for each in findings.waits.nodes if each.kind is Kind.GONE and each.remedy), "")
+    return f"{message}; {remedy}" if remedy else message
 
 
 def only_unheard(facts: Facts) -> bool:
@@ -52,8 +77,12 @@ def only_unheard(facts: Facts) -> bool:
 
 
 def _unheard(facts: Facts) -> str:
-    message = f"the rendezvous pod {rendezvous_name(facts.job.metadata.name)} does not answer yet"
-    host = facts.rendezvous_pod
-    if only_unheard(facts) and host and host.started_at and facts.now - host.started_at > _UNHEARD:
+    name, host = rendezvous_name(facts.job.metadata.name), facts.rendezvous_pod
+    if host is None:
+        return f"the rendezvous pod {name} does not exist yet"
+    message = f"the rendezvous pod {name} does not answer yet"
+    if only_unheard(facts) and host.started_at and facts.now - host.started_at > _UNHEARD:
         message += f", though it is ready; check that network policies let the operator reach its TCP port {PORT_HTTP}"
+    elif not host.ready:
+        message += f"; see kubectl -n {facts.job.metadata.namespace} logs {name}"
     return message

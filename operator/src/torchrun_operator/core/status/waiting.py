@@ -1,0 +1,76 @@
+"""Sentences about what the job waits for, for the messages of conditions."""
+
+from collections.abc import Iterable, Sequence
+
+from torchrun_operator.api.base import rfc3339
+from torchrun_operator.api.names import TRAINER_CONTAINER
+from torchrun_operator.api.v1alpha1 import TorchrunJob
+from torchrun_operator.core.findings.waits import Kind, Obstacle, Waits
+
+_MOST_SENTENCES = 3
+_MOST_NAMES = 3
+
+
+def about_nodes(waits: Waits, pods: int, kinds: Iterable[Kind], namespace: str) -> list[str]:
+    """Return a sentence for each obstacle of these kinds. The job wants that many node ``pods``."""
+    chosen = frozenset(kinds)
+    found = [_about(each, pods, namespace) for each in waits.nodes if each.kind in chosen]
+    more = len(found) - _MOST_SENTENCES
+    return [*found[:_MOST_SENTENCES], *([f"{more} more causes"] if more > 0 else [])]
+
+
+def about_host(host: Obstacle) -> str:
+    """Return the sentence about the rendezvous pod."""
+    return _sentence(f"the rendezvous pod {host.pods[0]}", host)
+
+
+def _about(obstacle: Obstacle, pods: int, namespace: str) -> str:
+    sentence = _sentence(_subject(obstacle.pods, pods), obstacle)
+    if obstacle.kind is Kind.UNHEARD:
+        sentence += f"; see kubectl -n {namespace} logs {obstacle.pods[0]} -c {TRAINER_CONTAINER}"
+    return sentence
+
+
+def _sentence(subject: str, obstacle: Obstacle) -> str:
+    what = obstacle.what
+    if subject.startswith("pods ") or "node pods" in subject:
+        what = what.replace("is ", "are ", 1) if what.startswith("is ") else what
+        what = what.replace("has ", "have ", 1) if what.startswith("has ") else what
+    since = f" since {rfc3339(obstacle.since)}" if obstacle.since is not None else ""
+    head, comma, rest = what.partition(",")
+    return f"{subject} {head}{since}{comma}{rest}" + (f"; {obstacle.remedy}" if obstacle.remedy else "")
+
+
+def _subject(names: Sequence[str], pods: int) -> str:
+    if len(names) == 1:
+        return f"pod {names[0]}"
+    if len(names) <= _MOST_NAMES:
+        return f"pods {', '.join(names[:-1])} and {names[-1]}"
+    return f"{len(names)} of {pods} node pods, such as {names[0]},"
+
+
+def named(names: Sequence[str]) -> str:
+    """Return the first of these names, and the number of the others."""
+    more = len(names) - _MOST_NAMES
+    return ", ".join([*names[:_MOST_NAMES], *([f"{more} more"] if more > 0 else [])])
+
+
+def about_command(waits: Waits, job: TorchrunJob) -> str:
+    """Say what the command does that keeps agents away from the rendezvous, and what to write."""
+    launch = waits.launch
+    if launch.options:
+        options = named(launch.options) if len(launch.options) > 8 else ", ".join(launch.options)
+        return (
+            f"the command gives torchrun {options}, which lead to another rendezvous; remove them: the operator sets "
+            "nodes, workers and rendezvous in the environment, so torchrun and the script suffice"
+        )
+    if launch.launcher:
+        return f"the command runs {launch.launcher}, not torchrun; write torchrun and the script in its place"
+    if launch.python:
+        return f'the command runs "{launch.python}", not torchrun; write torchrun {launch.python.split()[-1]}'
+    if launch.torchrun:
+        return ""
+    return (
+        "torchrun must take its rendezvous from the PET_ variables of the container: check that the command of the "
+        f"{TRAINER_CONTAINER} container ends with torchrun and the script, without options that name a rendezvous"
+    )
