@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from torchrun_operator.api.base import rfc3339
 from torchrun_operator.api.names import LABEL_JOB_NAME
 from torchrun_operator.cluster.port import ClusterError, ConflictError, Manifest, NameTakenError, RefusedError
 from torchrun_operator.cluster.watch.trimming import trimmed
@@ -35,9 +36,8 @@ class MemoryCluster:
         self.logs: dict[str, str] = {}
         """By pod name, with times."""
         self.now: Callable[[], datetime] = lambda: datetime.now(UTC)
+        """The clock of the API server and of the node controller."""
         self.removed_machines: set[str] = set()
-        self.clock: Callable[[], float] = lambda: 0.0
-        """The time in seconds, for the silence of kubelets."""
         self._silent_since: dict[str, float] = {}
         self._numbers = itertools.count(1)
         self.most_pods: dict[str, int] = {}
@@ -68,7 +68,9 @@ class MemoryCluster:
         known: dict[str, Manifest | None] = {name: None for name in names if name in self.removed_machines}
         known |= {name: self.objects["Node", "", name] for name in names if ("Node", "", name) in self.objects}
         nodes = {name: thing for (kind, _, name), thing in self.objects.items() if kind == "Node"}
-        silent = {name: Silence("", since, self.clock() - since) for name, since in self._silent_since.items()}
+        silent = {
+            name: Silence("", since, self.now().timestamp() - since) for name, since in self._silent_since.items()
+        }
         return Machines(known, any(_ready(thing) for thing in nodes.values()), {"": len(nodes)}, silent)
 
     async def read_log(self, namespace: str, pod: str, container: str, seconds: int | None = None) -> str:
@@ -182,7 +184,7 @@ class MemoryCluster:
         if status != "Unknown":
             self._silent_since.pop(name, None)
         elif name not in self._silent_since:
-            self._silent_since[name] = self.clock()
+            self._silent_since[name] = self.now().timestamp()
 
     def remove_machine(self, name: str) -> None:
         """Remove the Kubernetes node from the cluster."""
@@ -213,7 +215,9 @@ class MemoryCluster:
         if grace_seconds == 0 or not pod["spec"].get("nodeName"):
             self.remove(pod)
         elif "deletionTimestamp" not in pod["metadata"]:
-            pod["metadata"]["deletionTimestamp"] = "2026-01-31T12:00:00Z"
+            grace = 30 if grace_seconds is None else grace_seconds
+            ends = self.now() + timedelta(seconds=grace)
+            pod["metadata"] |= {"deletionTimestamp": rfc3339(ends), "deletionGracePeriodSeconds": grace}
             self.touch(pod)
 
     def pods(self) -> list[Stored]:

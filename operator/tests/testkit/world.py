@@ -28,7 +28,6 @@ class World:
     def __init__(self, **spec: Any) -> None:
         self.now = NOW
         self.cluster = MemoryCluster()
-        self.cluster.clock = self._seconds
         self.cluster.now = lambda: self.now
         self.hosts: dict[str, Host] = {}
         self.cut_hosts: dict[str, Host] = {}
@@ -39,6 +38,8 @@ class World:
         self.silent_machines: set[str] = set()
         self.machines = 1_000_000
         """How many node pods can be scheduled."""
+        self.stuck: set[str] = set()
+        """uids of the pods that do not end when they are deleted."""
         self.frozen: set[str] = set()
         """uids of the pods whose agents hang."""
         self.mute = False
@@ -109,7 +110,8 @@ class World:
     def live(self) -> None:
         """Let Kubernetes nodes, agents and hosts do one step."""
         for pod in self.pods.values():
-            if "deletionTimestamp" in pod["metadata"] and pod["spec"].get("nodeName") not in self.silent_machines:
+            kept = pod["metadata"]["uid"] in self.stuck or pod["spec"].get("nodeName") in self.silent_machines
+            if "deletionTimestamp" in pod["metadata"] and not kept:
                 self.cluster.remove(pod)
         self._hosts_come_and_go()
         for name, pod in self.pods.items():

@@ -16,12 +16,14 @@ def test_names() -> None:
         "files": names.files_name("digits"),
         "snapshots": names.snapshots_name("digits"),
         "node": names.node_name("digits", 3),
+        "node again": names.other_node_name("digits", 3, 2),
     } == {
         "service": "digits",
         "rendezvous": "digits-rdzv",
         "files": "digits-files",
         "snapshots": "digits-snapshots",
         "node": "digits-3",
+        "node again": "digits-3-r2",
     }
 
 
@@ -31,6 +33,7 @@ def test_names() -> None:
         names.service_name(LONGEST),
         names.rendezvous_name(LONGEST),
         names.node_name(LONGEST, names.MAX_NODES - 1),
+        names.other_node_name(LONGEST, names.MAX_NODES - 1, 99),
     ],
 )
 def test_longest_names_are_labels(name: str) -> None:

@@ -142,6 +142,11 @@ def node_name(job: str, index: int) -> str:
     return f"{job}-{index}"
 
 
+def other_node_name(job: str, index: int, number: int) -> str:
+    """Name of the Pod of one node while ``number`` - 1 former Pods of the node keep theirs. No other job has it."""
+    return f"{node_name(job, index)}-r{number}"
+
+
 def node_selector(job: str) -> str:
     """Label selector of the node Pods, the value of ``status.selector``."""
     return f"{LABEL_JOB_NAME}={job},{LABEL_ROLE}={ROLE_NODE}"

@@ -25,6 +25,7 @@ class EventReason(StrEnum):
     SPARE_LOST = "SpareLost"
     WORKERS_FAILED = "WorkersFailed"
     NODE_REMOVED = "NodeRemoved"
+    POD_STUCK = "PodStuck"
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,9 @@ def events(findings: Findings, plan: Plan) -> tuple[Event, ...]:
         found.append(Event(EventReason.WORKERS_FAILED, message, warning=True))
     if hang is not None and not failed:
         found.append(Event(Reason.PROGRESS_DEADLINE_EXCEEDED, f"Workers hang: {hang.told}", warning=True))
+    for pod, why in findings.leftovers.untold.items():
+        message = f"Pod {pod} {why}; a pod with another name replaces it"
+        found.append(Event(EventReason.POD_STUCK, message, warning=True))
     removed = [deletion for deletion in plan.deletions if deletion.surplus]
     if len(removed) <= _MOST_SINGLE:
         found += [Event(EventReason.NODE_REMOVED, f"Pod {d.name} is removed: {d.why}") for d in removed]

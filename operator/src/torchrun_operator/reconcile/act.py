@@ -7,7 +7,7 @@ import asyncio
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -116,7 +116,7 @@ class Actor:
             if refused:
                 return refused
         requests = await self._objects(job, plan, memory)
-        requests |= {_reference(pod): self._create_pod(pod) for pod in (node_pod(job, i) for i in plan.create_nodes)}
+        requests |= {_reference(pod): self._create_pod(pod) for pod in _node_pods(job, plan)}
         for reference in held.intersection(requests):
             requests.pop(reference).close()
         self._metrics.pods_created(ROLE_NODE, sum(1 for kind, _ in requests if kind == "Pod"))
@@ -182,6 +182,10 @@ class Actor:
         finally:
             for request in requests:
                 request.close()  # those that had not begun when this pass was cancelled
+
+
+def _node_pods(job: api.TorchrunJob, plan: Plan) -> Iterator[Manifest]:
+    return (node_pod(job, index, plan.names.get(index, "")) for index in plan.create_nodes)
 
 
 def _reference(manifest: Manifest) -> Reference:

@@ -75,7 +75,7 @@ def _substance(status: Mapping[str, Any]) -> dict[str, Any]:
         (node["index"], node.get("rank"), node.get("uid") if node.get("phase") not in _UNSTARTED else None)
         for node in status.get("nodes", ())
     ]
-    dead = [node["index"] for node in status.get("nodes", ()) if node.get("phase") not in LIVE]
+    dead = [(node["index"], node["phase"]) for node in status.get("nodes", ()) if node.get("phase") not in LIVE]
     conditions = [(c["type"], c["status"], c["reason"]) for c in status.get("conditions", ())]
     left_out = ("progress", "straggler", "replicas", "readyReplicas", "nodes", "message", "conditions")
     rest = {key: value for key, value in status.items() if key not in left_out}

@@ -6,6 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from torchrun_operator.api.conditions import has_ended
+from torchrun_operator.api.names import node_name
 from torchrun_operator.api.v1alpha1 import TorchrunJob
 from torchrun_operator.core.facts.words import Words
 from torchrun_rendezvous.protocol import RendezvousState
@@ -103,6 +104,8 @@ class NodePod:
     """When its deletion was requested, by the clock of the API server."""
     grace_seconds: int = 0
     """Seconds from that request until the kubelet kills the pod."""
+    finalizers: tuple[str, ...] = ()
+    """What keeps the pod after its deletion until another program removes it."""
     disruption: str = ""
     """Why Kubernetes disrupts the pod, as one word: preemption, eviction, taint. Empty: it does not."""
     trouble: str = ""
@@ -148,7 +151,9 @@ class Facts:
     job: TorchrunJob
     now: datetime
     nodes: tuple[NodePod, ...] = ()
-    """The pods of the job's nodes, by index."""
+    """The pods of the job's nodes, by index. Each index has one at most."""
+    former: tuple[NodePod, ...] = ()
+    """Pods that still exist although another pod has their index."""
     rendezvous_pod: RendezvousPod | None = None
     rendezvous: RendezvousState | None = None
     """The last state document of the rendezvous host. None: it does not answer."""
@@ -166,6 +171,10 @@ class Facts:
     """When the next pod on a silent Kubernetes node counts as lost if nothing changes."""
     said: Mapping[str, Words] = field(default_factory=dict)
     """The errors of failed workers, by pod, for the pods whose logs were read."""
+
+    def pod_name(self, index: int) -> str:
+        """Return the name of the node's pod, or the usual one if it has none."""
+        return next((node.name for node in self.nodes if node.index == index), node_name(self.job.metadata.name, index))
 
     @property
     def stage(self) -> Stage:

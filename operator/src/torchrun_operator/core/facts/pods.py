@@ -1,7 +1,7 @@
 """Reads pods as the API server reports them."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from torchrun_operator.api.names import (
@@ -23,6 +23,8 @@ from torchrun_operator.core.facts.model import Exit, Facts, NodePod, Phase, Rend
 from torchrun_operator.core.facts.waiting import condition, time_of, waiting
 from torchrun_rendezvous.protocol import RendezvousState
 
+_LEAVING = frozenset({Phase.TERMINATING, Phase.LOST})
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
 _MESSAGE_CHARACTERS = 4096
 """Maximum size of a termination message that a kubelet keeps."""
 
@@ -59,12 +61,14 @@ def gather(
             judged = evidence.of_node(pod, rendezvous_pod)
             nodes.append(_node_pod(pod, int(index), judged.why, digest))
             waits.append(judged.wait)
+    current = _current(nodes)
     refused = job.status.refusal
     soonest = min((wait for wait in waits if wait is not None), default=None)
     return Facts(
         job=job,
         now=now,
-        nodes=tuple(sorted(nodes, key=lambda node: node.index)),
+        nodes=current,
+        former=tuple(node for node in nodes if node not in current),
         rendezvous_pod=rendezvous_pod,
         rendezvous=rendezvous,
         token_digest=token_digest,
@@ -73,6 +77,14 @@ def gather(
         foreign=tuple(sorted(pod["metadata"]["name"] for pod in pods if not _owned(pod, job.metadata.uid))),
         judged_at=now + timedelta(seconds=soonest) if soonest is not None else None,
     )
+
+
+def _current(nodes: Sequence[NodePod]) -> tuple[NodePod, ...]:
+    """Return one pod for each index: the newest, but none that is being deleted if there is another."""
+    found: dict[int, NodePod] = {}
+    for node in sorted(nodes, key=lambda node: (node.phase not in _LEAVING, node.created_at or _LONG_AGO)):
+        found[node.index] = node
+    return tuple(found[index] for index in sorted(found))
 
 
 def _labels(pod: Mapping[str, Any]) -> Mapping[str, str]:
@@ -99,6 +111,7 @@ def _node_pod(pod: Mapping[str, Any], index: int, lost: str, digest: str) -> Nod
         started_at=time_of(status.get("startTime")),
         stop_requested_at=_stop_requested_at(pod["metadata"]),
         grace_seconds=pod["metadata"].get("deletionGracePeriodSeconds") or 0,
+        finalizers=tuple(pod["metadata"].get("finalizers") or ()),
         disruption=_disruption(status),
         trouble=lost if phase is Phase.LOST else "",
         exit=_exit(status),

@@ -12,6 +12,7 @@ from torchrun_operator.core.findings.counts import Counts, count
 from torchrun_operator.core.findings.deadline import deadline
 from torchrun_operator.core.findings.failures import newest
 from torchrun_operator.core.findings.hangs import Hangs, hangs
+from torchrun_operator.core.findings.leftovers import Leftovers, leftovers
 from torchrun_operator.core.findings.losses import Losses, losses
 from torchrun_operator.core.findings.membership import Members, members
 from torchrun_operator.core.findings.reach import Reach, reach
@@ -51,6 +52,7 @@ class Findings:
     """When the job fails because it is active for too long."""
     failing: Reason | None
     """Why the job fails now."""
+    leftovers: Leftovers
 
 
 def find(facts: Facts) -> Findings:
@@ -67,6 +69,7 @@ def find(facts: Facts) -> Findings:
     counts = count(facts, round_, lost, hung, workers, end, active=active)
     ends_at = deadline(facts) if active else None
     failing = _failing(facts, end, counts, ends_at)
+    left = leftovers(facts, goal)
     backed_off = back_off(facts, goal, lost) if active and failing is None else NO_BACK_OFF
     return Findings(
         stage=stage,
@@ -81,13 +84,14 @@ def find(facts: Facts) -> Findings:
         counts=counts,
         failure=newest(facts, lost.nodes, workers, counts.hang) if counts.fresh else None,
         back_off=backed_off,
-        size=size(facts, goal, backed_off),
+        size=size(facts, goal, backed_off, left),
         reach=reach(facts),
         straggler=straggler(facts),
         stopping=stopping(facts, goal),
         waits=waits(facts, goal),
         deadline=ends_at,
         failing=failing,
+        leftovers=left,
     )
 
 

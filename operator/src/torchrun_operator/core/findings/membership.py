@@ -59,6 +59,7 @@ def leavers(facts: Facts, wanted: int, spares: int = 0) -> tuple[str, ...]:
     """
     staying = {node.address for node in facts.nodes if _stays(node, wanted + spares) and node.address}
     going = {node.address for node in facts.nodes if not _stays(node, wanted + spares) and node.address}
+    going |= {node.address for node in facts.former if node.address}
     nameless = any(node.live and not node.address and not _unplaced(node) for node in facts.nodes)
     rendezvous = facts.rendezvous
     if rendezvous is not None:

@@ -8,6 +8,7 @@ from torchrun_operator.api.names import node_name
 from torchrun_operator.core.facts.model import Facts, NodePod, Phase
 from torchrun_operator.core.findings.backoff import BackOffs, absence_of
 from torchrun_operator.core.findings.causes import describe
+from torchrun_operator.core.findings.leftovers import Leftovers
 from torchrun_operator.core.findings.remedies import cause
 from torchrun_operator.core.findings.wanted import Wanted
 
@@ -33,14 +34,14 @@ class Size:
     """Times at which the size changes without an event."""
 
 
-def size(facts: Facts, wanted: Wanted, backed_off: BackOffs) -> Size:
+def size(facts: Facts, wanted: Wanted, backed_off: BackOffs, left: Leftovers) -> Size:
     """Return the size of the next round."""
     pods = {node.index: node for node in facts.nodes}
     held = {
         index: absence_of(backed_off.nodes[index], describe(pods[index].exit) if index in pods else "")
         for index in backed_off.held
     }
-    absent = {**absences(facts), **refused(facts, wanted.pods), **held}
+    absent = {**absences(facts), **left.late, **refused(facts, wanted.pods), **held}
     return Size(round_size(wanted, absent), absent, tuple(patience_ends(facts, wanted.pods)))
 
 

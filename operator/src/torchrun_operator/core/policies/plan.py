@@ -1,6 +1,7 @@
 """The plan of a pass. Actions are values; `reconcile.act` carries them out."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from torchrun_operator.core.facts.model import NodePod, Phase, RendezvousPod
 from torchrun_rendezvous.protocol import Target
@@ -28,6 +29,8 @@ class Plan:
     create_rendezvous: bool = False
     create_nodes: tuple[int, ...] = ()
     """Indices."""
+    names: Mapping[int, str] = field(default_factory=dict)
+    """The names of those of them whose usual name a former pod still has."""
     deletions: tuple[Deletion, ...] = ()
     restart_all: str = ""
     """Why all nodes start again, for people. Empty: they do not."""

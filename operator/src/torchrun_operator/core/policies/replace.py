@@ -1,8 +1,10 @@
 """The job runs: missing nodes are created, and surplus, failed, lost or stuck nodes are deleted."""
 
 import dataclasses
+import itertools
+from collections.abc import Iterable
 
-from torchrun_operator.api.names import node_name, rendezvous_name
+from torchrun_operator.api.names import node_name, other_node_name, rendezvous_name
 from torchrun_operator.core.facts.model import Facts, NodePod, Phase
 from torchrun_operator.core.findings.causes import describe
 from torchrun_operator.core.findings.find import Findings
@@ -18,9 +20,11 @@ _STUCK_GRACE_SECONDS = 1
 def replace(facts: Facts, findings: Findings) -> Plan:
     """Create and delete nodes until the job has the wanted ones."""
     deletions = [found for node in facts.nodes if (found := _deletion(node, findings)) is not None]
+    deletions += [_of_former(node) for node in facts.former if node.phase is not Phase.TERMINATING]
     create = () if _waits_for_rendezvous(facts, findings) else _missing(facts, findings)
-    later = (*findings.size.later, *findings.stuck.later, *findings.back_off.later)
-    return going_on(facts, findings, create_nodes=create, deletions=deletions, later=later)
+    later = (*findings.size.later, *findings.stuck.later, *findings.back_off.later, *findings.leftovers.later)
+    names = _names(facts, create)
+    return going_on(facts, findings, create_nodes=create, names=names, deletions=deletions, later=later)
 
 
 def _deletion(node: NodePod, findings: Findings) -> Deletion | None:
@@ -39,12 +43,28 @@ def _deletion(node: NodePod, findings: Findings) -> Deletion | None:
 
 def _missing(facts: Facts, findings: Findings) -> tuple[int, ...]:
     """Return the indices without a pod that do not wait. If a pod of an earlier job has the name, its index waits."""
-    name, there = facts.job.metadata.name, {*findings.back_off.held, *(node.index for node in facts.nodes)}
+    name, given_up = facts.job.metadata.name, findings.leftovers.given_up
+    there = {*findings.back_off.held, *(node.index for node in facts.nodes if node.index not in given_up)}
     return tuple(
         index
         for index in range(findings.wanted.pods)
         if index not in there and node_name(name, index) not in facts.foreign
     )
+
+
+def _of_former(node: NodePod) -> Deletion:
+    return deletion(node, node.trouble or "another pod has its index")
+
+
+def _names(facts: Facts, indices: Iterable[int]) -> dict[int, str]:
+    """Return a free name for each of these nodes whose usual name is taken by a pod of this job."""
+    job, taken = facts.job.metadata.name, {*(node.name for node in (*facts.nodes, *facts.former)), *facts.foreign}
+    others = {index: (other_node_name(job, index, number) for number in itertools.count(2)) for index in indices}
+    return {
+        index: next(name for name in names if name not in taken)
+        for index, names in others.items()
+        if node_name(job, index) in taken
+    }
 
 
 def _waits_for_rendezvous(facts: Facts, findings: Findings) -> bool:

@@ -1,6 +1,6 @@
 """The common part of the policies for active jobs: objects, the rendezvous pod and its target."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 
 from torchrun_operator.api.names import rendezvous_name
@@ -18,6 +18,7 @@ def going_on(
     findings: Findings,
     *,
     create_nodes: tuple[int, ...] = (),
+    names: Mapping[int, str] | None = None,
     deletions: Iterable[Deletion] = (),
     restart_all: str = "",
     later: Iterable[datetime] = (),
@@ -31,6 +32,7 @@ def going_on(
         apply_services=facts.name_taken or (services is not None and services <= facts.now),
         create_rendezvous=missing and not findings.name_taken,
         create_nodes=create_nodes,
+        names=names or {},
         deletions=_once([*deletions, *([] if findings.completion.broken else stale_host(facts, findings))]),
         restart_all=restart_all,
         target=None if findings.completion.finishing else target(facts, findings),
@@ -58,7 +60,7 @@ def target(facts: Facts, findings: Findings, *, close: bool = False) -> Target:
 
 def present(facts: Facts) -> list[NodePod]:
     """Return the nodes whose pods are not being deleted."""
-    return [node for node in facts.nodes if node.phase is not Phase.TERMINATING]
+    return [node for node in (*facts.nodes, *facts.former) if node.phase is not Phase.TERMINATING]
 
 
 def stale_host(facts: Facts, findings: Findings) -> tuple[Deletion, ...]:

@@ -34,7 +34,7 @@ def _node(
         pod=node.name,
         uid=node.uid,
         machine=node.machine,
-        phase=Phase.TERMINATING if node.live and _going(node, known, facts, deleted) else node.phase,
+        phase=_phase(node, known, facts, findings, deleted),
         address=node.address,
         rank=rank,
         spare=_is_spare(facts, findings, rank, known=known is not None and bool(known.spare)) or None,
@@ -47,6 +47,14 @@ def _start_counted(findings: Findings, known: api.NodeStatus | None, rank: int |
     """Whether a failure of the code is counted, now or before, since the pod exists and without it having trained."""
     counted = Cause.CODE in findings.counts.fresh or (known is not None and bool(known.start_counted))
     return counted and rank is None
+
+
+def _phase(
+    node: NodePod, known: api.NodeStatus | None, facts: Facts, findings: Findings, deleted: frozenset[str]
+) -> Phase:
+    if node.index in findings.leftovers.given_up:
+        return Phase.LOST
+    return Phase.TERMINATING if node.live and _going(node, known, facts, deleted) else node.phase
 
 
 def _going(node: NodePod, known: api.NodeStatus | None, facts: Facts, deleted: frozenset[str]) -> bool:

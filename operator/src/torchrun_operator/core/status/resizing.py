@@ -1,7 +1,6 @@
 """The condition Resizing: True from a change of a job that has trained until the round that settles it."""
 
 from torchrun_operator.api.conditions import ConditionType, Reason, find_condition
-from torchrun_operator.api.names import node_name
 from torchrun_operator.api.v1alpha1 import Membership, NodeStatus
 from torchrun_operator.core.facts.model import GONE, Cause, Facts, Phase, RendezvousPod, Stage
 from torchrun_operator.core.findings.find import Findings
@@ -88,8 +87,8 @@ def _expected(node: NodeStatus, findings: Findings) -> bool:
 
 def _absent(facts: Facts, findings: Findings) -> list[str]:
     """Return a phrase for each absent node, with the reason."""
-    absent, name = findings.size.absent, facts.job.metadata.name
-    return [f"{node_name(name, index)}: {absent[index]}" for index in sorted(absent) if index < findings.wanted.nodes]
+    absent = findings.size.absent
+    return [f"{facts.pod_name(index)}: {absent[index]}" for index in sorted(absent) if index < findings.wanted.nodes]
 
 
 def _restarting(facts: Facts, findings: Findings, wanted: int) -> Verdict:

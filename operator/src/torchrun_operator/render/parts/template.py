@@ -13,7 +13,6 @@ from torchrun_operator.api.names import (
     TERMINATION_LOG,
     TRAINER_CONTAINER,
     is_reserved_env,
-    node_name,
     service_name,
 )
 from torchrun_operator.api.torchrun import reserved_options
@@ -28,7 +27,6 @@ def _node(job: TorchrunJob, index: int) -> Piece:
         labels={LABEL_ROLE: ROLE_NODE, LABEL_NODE_INDEX: str(index)},
         pod_fields={
             "restartPolicy": "Never",
-            "hostname": node_name(job.metadata.name, index),
             "subdomain": service_name(job.metadata.name),
         },
     )
