@@ -4,7 +4,9 @@ from collections.abc import Iterable
 from typing import Final
 
 from torchrun_operator.api.conditions import Condition, ConditionType, Reason, find_condition, is_true
-from torchrun_operator.api.v1alpha1 import JobState
+from torchrun_operator.api.v1alpha1 import Failure, JobState, MembershipChange
+from torchrun_operator.core.facts.model import Cause
+from torchrun_operator.core.findings.failures import describe_failure
 
 _MOST_CHARACTERS: Final = 256
 _CUT: Final = "…"
@@ -17,11 +19,26 @@ _DECIDES: Final = {
 }
 
 
-def headline(state: JobState, conditions: Iterable[Condition]) -> str:
-    """Return why the job is in this state, for the first line that a person reads. Empty if nothing is known."""
+_RECOVERS: Final = frozenset({JobState.PENDING, JobState.STARTING, JobState.RESIZING})
+
+
+def headline(
+    state: JobState,
+    conditions: Iterable[Condition],
+    change: MembershipChange | None = None,
+    failure: Failure | None = None,
+) -> str:
+    """Return why the job is in this state, for the first line that a person reads. Empty if nothing is known.
+
+    While a job recovers from a failure of its code (``change`` is the last change of its membership), the line has the
+    words of that ``failure`` as well.
+    """
     known = tuple(conditions)
     found = find_condition(known, _DECIDES.get(state) or _of_live_job(state, known))
     words = " ".join(found.message.split()) if found is not None else ""
+    recovers = change is not None and change.cause == Cause.CODE and change.recovery_seconds is None
+    if state in _RECOVERS and recovers and failure is not None and failure.cause == Cause.CODE:
+        words += f"; before that, {' '.join(describe_failure(failure).split())}"
     return words if len(words) <= _MOST_CHARACTERS else words[: _MOST_CHARACTERS - len(_CUT)] + _CUT
 
 
