@@ -123,6 +123,8 @@ class Driver(threading.Thread):
             self._memory = decision.memory
             if decision.repair is not None:
                 self._repair(store, decision.repair)
+            if decision.release is not None:
+                store.compare_set(self._barrier(decision.release, "last_member"), "", "released")
             for line in decision.lines:
                 log(line)
             self._board.publish(decision.view, decision.memory, target)
@@ -157,9 +159,13 @@ class Driver(threading.Thread):
         """Return how many agents of the running round wait in torchrun's exit barrier."""
         if self._memory.running is None:
             return 0
-        key = f"{self._prefix}.{self._memory.running.round}/torchelastic/agent/terminal_state/num_members"
+        key = self._barrier(self._memory.running.round, "num_members")
         said = store.get(key) if store.check([key]) else b"0"
         return int(said) if said.isdigit() and len(said) < 10 else 0
+
+    def _barrier(self, number: int, key: str) -> str:
+        """Return a key of torchrun's exit barrier, in which agents whose workers are done wait for the others."""
+        return f"{self._prefix}.{number}/torchelastic/agent/terminal_state/{key}"
 
     def _repair(self, store: TCPStore, number: int) -> None:
         """Publish the address in place of rank 0. Otherwise the others would time out and close the rendezvous.

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from torchrun_rendezvous.memory import Decision, Running
-from torchrun_rendezvous.view import Node, View, addresses
+from torchrun_rendezvous.view import KICK, Node, View, addresses
 
 DISTURBED_SECONDS = 5.0
 """A member that leaves this soon after an unwanted node waited has seen that node."""
@@ -71,10 +71,39 @@ def conclude(decision: Decision, now: float) -> Decision:
         enough_since=None,
         growth_since=None,
     )
-    if requested:
+    return _counted(decision, running)
+
+
+def _counted(decision: Decision, running: Running) -> Decision:
+    """Count the end of a round."""
+    memory = decision.memory
+    if running.requested or not running.first_left:
         return decision.remember(requested=memory.requested + 1)
     last = (running.round, running.first_left, running.first_left_at)
     return decision.remember(unrequested=memory.unrequested + 1, last_unrequested=last)
+
+
+def await_end(decision: Decision, now: float) -> Decision:
+    """Let the members of a round end of which some have finished, and detect the others that join again.
+
+    Their workers have failed, and they wait in vain: a member that has finished never joins another round. The round
+    has ended with that, though the members that have finished stay in it.
+    """
+    view, running = decision.view, decision.memory.running
+    if running is None:
+        return decision
+    inside = view.complete and view.round == running.round
+    back = ({*view.waiting, *view.redundant} if inside else view.listed()) & set(running.members)
+    view = replace(view, waiting=view.waiting - {KICK})
+    if inside:  # a member that sees another node waiting would restart instead of ending
+        view = view.without(view.waiting - back)
+    decision, names = decision.show(view), addresses(back)
+    if not back or running.unfinished == names:
+        return decision
+    first = not running.unfinished
+    running = replace(left(running, back, now), still=running.still - back, unfinished=names)
+    decision = decision.log("unfinished", round=running.round, addresses=names).remember(running=running)
+    return _counted(decision, running) if first else decision
 
 
 def close(decision: Decision) -> Decision:

@@ -66,6 +66,8 @@ class Running:
     first_left_at: float = 0.0
     disturbed_at: float = -math.inf
     repaired: bool = False
+    unfinished: tuple[str, ...] = ()
+    """Addresses of the members that joined again after others had finished."""
     unpublished: float = 0.0
     """For how many seconds members have waited for rank 0's address, stalls of the host not counted."""
 
@@ -117,6 +119,8 @@ class Decision(NamedTuple):
     """A round whose MASTER_ADDR no member is left to publish."""
     hurry: bool = False
     """Decide again at once: members of a fresh round can see a waiting node."""
+    release: int | None = None
+    """A round whose finished agents need not wait for the others."""
 
     def show(self, view: View) -> Decision:
         """Write another state."""

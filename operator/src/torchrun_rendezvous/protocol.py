@@ -203,6 +203,8 @@ class RendezvousState(_Document):
     """The silent nodes; None: the host does not report them."""
     missing: tuple[Address, ...] = ()
     """Members of an ended round that have not joined the next one within a minute."""
+    unfinished: tuple[Address, ...] = ()
+    """Members that joined again after others had finished: these never join another round."""
     target: Annotated[Target | None, Wire(required=True)] = None
     rounds_ended: Annotated[RoundsEnded, Wire(required=True)] = RoundsEnded()
     last_unrequested: Annotated[Unrequested | None, Wire(required=True)] = None

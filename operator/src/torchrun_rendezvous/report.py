@@ -33,6 +33,7 @@ def described(state: RendezvousState, view: View, memory: Memory, target: Target
         waiting=tuple(sorted(waiting - leavers)),
         silent=tuple(address for address in addresses(without) if address not in leavers),
         missing=memory.missing,
+        unfinished=running.unfinished if running else (),
         rounds_ended=RoundsEnded(memory.requested, memory.unrequested),
         last_unrequested=Unrequested(last[0], last[1], time_of(last[2])) if last else None,
         completed_at=time_of(memory.completed_at) if memory.completed_at is not None else None,

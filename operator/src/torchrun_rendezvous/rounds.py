@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from torchrun_rendezvous.ending import close, conclude, observe, reopen, started
+from torchrun_rendezvous.ending import await_end, close, conclude, observe, reopen, started
 from torchrun_rendezvous.eviction import SIGHT_SECONDS, evict
 from torchrun_rendezvous.liveness import astray, listen, silent, vouch
 from torchrun_rendezvous.memory import UNAWARE, Decision, Memory, Running, Senses
@@ -33,7 +33,9 @@ def decide(view: View, target: Target | None, now: float, memory: Memory, senses
     """
     decision = Decision(view, listen(view, now, memory, senses))
     # Once the workers of an agent have ended, a kick could only turn success into failure, so no round is kicked.
-    if not view.finished:
+    if view.finished:
+        decision = _finish(decision, target, now)
+    else:
         if target is not None:
             decision = vouch(decision, now)
         decision = conclude(observe(decision, now), now)
@@ -60,6 +62,17 @@ def _pursue(decision: Decision, target: Target, now: float, senses: Senses) -> D
     if decision.memory.running:
         return _tend(decision, decision.memory.running, target, now)
     return _form(decision, target, now, senses)
+
+
+def _finish(decision: Decision, target: Target | None, now: float) -> Decision:
+    """Let a round end of which some members have finished."""
+    decision = await_end(decision, now)
+    running = decision.memory.running
+    if target is None or not target.close or running is None:
+        return decision
+    if not decision.view.closed:
+        decision = close(decision)
+    return decision._replace(release=running.round)
 
 
 def _repair(decision: Decision) -> Decision:

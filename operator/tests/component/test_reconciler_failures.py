@@ -74,6 +74,59 @@ async def test_a_restarted_operator_counts_failures_that_the_former_one_saw() ->
     assert (counts(world), world.status["state"]) == ({"code": 1}, "Failed")
 
 
+async def test_a_node_that_ends_early_with_0_makes_all_start_again() -> None:
+    world = await started(nnodes=2, replicas=2, maxRestarts=1)
+    echo = "RuntimeError: Connection closed by peer"
+    for failures in (1, 2):
+        world.finish("digits-1")
+        await world.reconcile()
+        assert world.condition("Running")["message"].partition("; ")[2] == (
+            "1 of them has ended with exit code 0 and waits up to 300 s for the other"
+        )
+        pods = {name: pod["metadata"]["uid"] for name, pod in world.nodes.items()}
+        world.fail_workers_of("digits-0")
+        time = world.now.isoformat()
+        world.cluster.logs["digits-0"] = f"{time} Traceback (most recent call last):\n{time} {echo}\n"
+        await world.reconcile()
+        assert {name: pod["metadata"]["uid"] for name, pod in world.nodes.items()} == pods
+        world.now += timedelta(seconds=3)
+        await world.settle()
+        assert counts(world) == {"code": failures}
+        failure = world.status["lastFailure"]
+        assert (failure["reason"], failure["pod"], failure["message"]) == (
+            "OthersFinished",
+            "digits-0",
+            f"after digits-1 had ended with exit code 0: {echo}",
+        )
+        assert world.status["state"] == ("Running" if failures == 1 else "Failed")
+    assert world.cluster.most_pods == {"digits-rdzv": 2, "digits-0": 2, "digits-1": 2}
+    assert world.condition("Failed")["message"] == (
+        f"rank 0 (pod digits-0) failed after digits-1 had ended with exit code 0: {echo}; the code has failed 2 times "
+        "and spec.maxRestarts is 1; see kubectl -n team logs digits-0 -c trainer"
+    )
+    assert {name: pod["status"]["phase"] for name, pod in world.nodes.items()} == {
+        "digits-0": "Failed",
+        "digits-1": "Succeeded",
+    }
+    told = [event["message"] for event in world.cluster.events if event["reason"] == "WorkersFailed"]
+    assert told == [f"Workers failed; rank 0 (pod digits-0) failed after digits-1 had ended with exit code 0: {echo}"]
+    assert reasons(world).count("NodeLost") == 0
+
+
+async def test_nodes_that_end_a_while_apart_are_no_failure() -> None:
+    world = await started(nnodes=2, replicas=2, maxRestarts=0)
+    before = {name: pod["metadata"]["uid"] for name, pod in world.nodes.items()}
+    world.finish("digits-1")
+    for _ in range(20):
+        world.now += timedelta(seconds=30)
+        await world.reconcile()
+        world.live()
+    assert {name: pod["metadata"]["uid"] for name, pod in world.nodes.items()} == before
+    world.succeed()
+    await world.settle()
+    assert (counts(world), world.status["state"]) == ({}, "Complete")
+
+
 async def test_workers_that_fail_with_a_lost_node_are_not_the_codes_fault() -> None:
     world = await started(maxRestarts=0)
     world.fail_workers()

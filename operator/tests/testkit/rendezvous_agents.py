@@ -48,6 +48,8 @@ while os.getppid() != 1 and not os.path.exists(until):
     with open(out, "a") as lines:
         lines.write(f"{time.time()} {step} {os.environ['WORLD_SIZE']} {os.environ['GROUP_RANK']}\\n")
     step += 1
+    if os.path.exists(f"{until}.{address}"):
+        break
     if os.path.exists(f"{until}.fail.{address}"):
         os.remove(f"{until}.fail.{address}")
         sys.exit(3)

@@ -44,6 +44,8 @@ class World:
         """uids of the pods whose agents hang."""
         self.mute = False
         """The commands of the pods start no agents."""
+        self.finished: set[str] = set()
+        """uids of the pods whose workers have ended with 0."""
         self.ended: list[tuple[str, int]] = []
         """The rounds that hosts have ended because the target said so."""
         self.recorder: EventRecorder | None = None
@@ -200,6 +202,26 @@ class World:
                 members=(),
             )
 
+    def finish(self, name: str) -> None:
+        """Let the workers of one node end with 0. Its agent waits for the others."""
+        for host in self.hosts.values():
+            host.state = replace(host.state, finished=host.state.finished + 1)
+        self.finished.add(self.pods[name]["metadata"]["uid"])
+
+    def fail_workers_of(self, name: str) -> None:
+        """Let the workers of a node fail after those of another one have finished: its agent waits in vain."""
+        address = self.pods[name]["status"]["podIP"]
+        for host in self.hosts.values():
+            state = host.state
+            host.state = replace(
+                state,
+                complete=False,
+                members=tuple(member for member in state.members if member.address != address),
+                unfinished=(address,),
+                rounds_ended=RoundsEnded(0, state.rounds_ended.unrequested + 1),
+                last_unrequested=Unrequested(state.round, (address,), self.now),
+            )
+
     def hang(self, *frozen: str) -> None:
         """Let the workers report no step for longer than any deadline. The agents in these pods hang forever."""
         self.frozen |= {self.pods[name]["metadata"]["uid"] for name in frozen}
@@ -250,7 +272,9 @@ class World:
             if state.closed or target.close:
                 host.state = replace(state, closed=True)
                 for pod in alive.values():
-                    self.end(pod, 1)
+                    self.end(pod, 0 if pod["metadata"]["uid"] in self.finished else 1)
+                continue
+            if state.finished:
                 continue
             if state.complete and target.end_round == (host.instance, state.round):
                 self.ended.append(target.end_round)

@@ -52,6 +52,12 @@ def lost_and_still_terminating() -> TorchrunJob:
 CASES: dict[str, tuple[TorchrunJob, tuple[NodePod, ...], RendezvousState | None, Completion]] = {
     "it trains": (training_job(), THREE, make_rendezvous(*THREE), RUNS),
     "some wait for the others": (training_job(), THREE, make_rendezvous(*THREE, finished=2), FINISHING),
+    "some wait for the others, whose workers have failed": (
+        training_job(),
+        THREE,
+        make_rendezvous(*THREE, finished=2, unfinished=("10.0.1.0",), complete=False),
+        BROKEN,
+    ),
     "the agents have closed": (training_job(), THREE, CLOSED, FINISHING),
     "one has succeeded": (training_job(), instead(THREE, DONE[0]), CLOSED, FINISHING),
     "all have": (training_job(), DONE, CLOSED, COMPLETE),

@@ -48,7 +48,7 @@ def events(findings: Findings, plan: Plan) -> tuple[Event, ...]:
     ]
     if findings.workers.count and failure is not None and not failed:
         words = describe_failure(failure)
-        message = f"Workers failed and restart in place; {words}"
+        message = f"Workers failed{'' if plan.restart_all else ' and restart in place'}; {words}"
         found.append(Event(EventReason.WORKERS_FAILED, message, warning=True))
     if hang is not None and not failed:
         found.append(Event(Reason.PROGRESS_DEADLINE_EXCEEDED, f"Workers hang: {hang.told}", warning=True))

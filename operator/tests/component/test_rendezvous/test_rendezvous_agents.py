@@ -53,6 +53,27 @@ def test_a_killed_node_is_left_behind_and_a_new_one_joins(job: Job, host: Host) 
     wait_for(lambda: host.state()["closed"], "the agents' success closes the rendezvous")
 
 
+def test_a_worker_that_fails_after_another_node_has_finished(job: Job, host: Host) -> None:
+    host.want(2, 2)
+    job.start(0, 1)
+    job.formed(0, 1)
+    (job.directory / f"until.{address(1)}").touch()
+    wait_for(lambda: host.state()["finished"] == 1, "a node has finished")
+    assert (host.state()["complete"], host.state()["unfinished"]) == (True, [])
+
+    moment = time.time()
+    (job.directory / f"until.fail.{address(0)}").touch()
+    wait_for(lambda: host.state()["unfinished"] == [address(0)], "the other one is back")
+    _log.info("from the failure to its report: %.1f s", time.time() - moment)
+    assert (host.state()["complete"], _ended(host)) == (False, {"requested": 0, "unrequested": 1})
+    last = host.state()["lastUnrequested"]
+    assert isinstance(last, dict)
+    assert (last["round"], last["addresses"]) == (0, [address(0)])
+
+    host.close()
+    assert {index: agent.wait(60) for index, agent in job.agents.items()} == {0: 1, 1: 0}
+
+
 def test_failing_workers_surplus_nodes_and_the_end(job: Job, host: Host) -> None:
     host.want(3, 2)
     job.start(0, 1, 2)

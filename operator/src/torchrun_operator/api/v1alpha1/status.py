@@ -98,7 +98,8 @@ class Failure(TolerantModel):
     reason: Annotated[
         str | None,
         Field(
-            description="WorkersFailed if the agent continues, or the reason from Kubernetes: Error, OOMKilled…",
+            description="WorkersFailed if the agent continues, OthersFinished if others have ended "
+            "with exit code 0, or the reason from Kubernetes: Error, OOMKilled…",
             max_length=128,
         ),
     ] = None

@@ -23,7 +23,7 @@ class Completion:
     complete: bool = False
     """Every member has succeeded, and they are at least MIN."""
     broken: bool = False
-    """A member was lost after others had succeeded: no node can train with its replacement."""
+    """A member was lost after others had succeeded, or its workers failed: no node can train with it again."""
     rendezvous_spent: bool = False
     """The rendezvous is closed or about to be, and the nodes that closed it are gone: a start needs a new one."""
     no_round_since: datetime | None = None
@@ -43,6 +43,7 @@ def completion(facts: Facts, wanted: int) -> Completion:
     ending = closed or (facts.rendezvous is not None and facts.rendezvous.finished > 0)
     succeeded = any(node.phase is Phase.SUCCEEDED for node in facts.nodes)
     members = _members(facts, wanted)
+    unfinished = facts.rendezvous is not None and bool(facts.rendezvous.unfinished)
     present = [pod for pod in members if pod is not None and pod.phase not in GONE]
     if not (succeeded or (ending and present)):
         return Completion(rendezvous_spent=ending)
@@ -52,7 +53,7 @@ def completion(facts: Facts, wanted: int) -> Completion:
     return Completion(
         finishing=True,
         complete=done and all(pod is not None and pod.phase is Phase.SUCCEEDED for pod in members),
-        broken=any(pod is None or pod.phase in GONE for pod in members),
+        broken=unfinished or any(pod is None or pod.phase in GONE for pod in members),
     )
 
 

@@ -11,6 +11,7 @@ from torchrun_operator.core.findings.causes import describe, signal_name
 from torchrun_operator.core.findings.hangs import Hang
 from torchrun_operator.core.findings.losses import Loss
 from torchrun_operator.core.findings.workers import FailureReason, WorkerFailures
+from torchrun_operator.core.phrases import named
 
 
 def newest(facts: Facts, losses: Sequence[Loss], workers: WorkerFailures, hang: Hang | None) -> Failure | None:
@@ -36,6 +37,8 @@ def describe_failure(failure: Failure) -> str:
         who = f"rank {failure.rank} ({who})"
     if failure.container is not None:
         who = f"container {failure.container} of {who}"
+    if failure.reason == FailureReason.OTHERS_FINISHED:
+        return f"{who} failed {failure.message}{_how(failure)}"
     return f"{who} failed first: {failure.message or 'see its log'}{_how(failure)}"
 
 
@@ -44,7 +47,7 @@ def _how(failure: Failure) -> str:
     words = [
         word
         for word in (failure.signal, failure.reason)
-        if word and word not in ("Error", FailureReason.WORKERS_FAILED)
+        if word and word not in ("Error", FailureReason.WORKERS_FAILED, FailureReason.OTHERS_FINISHED)
     ]
     if failure.exit_code is None or failure.message == describe(
         Exit(failure.exit_code, failure.reason or "", "", None)
@@ -59,6 +62,7 @@ def _of_workers(facts: Facts, workers: WorkerFailures) -> Failure:
     said = [(pod, words) for pod, words in facts.said.items() if pod in members]  # not of a spare that failed as well
     pod, words = earliest(said) or (_first_to_leave(job, workers), Words())
     node = next((node for node in job.status.nodes if node.pod == pod), None)
+    finished = _finished(facts)
     ended_by = signal_name(words.exit_code) if words.exit_code is not None and words.exit_code < 0 else ""
     return Failure(
         time=failed_at(facts) or facts.now,
@@ -68,10 +72,22 @@ def _of_workers(facts: Facts, workers: WorkerFailures) -> Failure:
         rank=_rank(job, node, words) if words.time is not None else None,
         exit_code=words.exit_code,
         signal=ended_by or None,
-        reason=FailureReason.WORKERS_FAILED,
-        message=words.message or (f"a worker was ended by {ended_by}" if ended_by else "a worker failed"),
+        reason=FailureReason.OTHERS_FINISHED if finished else FailureReason.WORKERS_FAILED,
+        message=finished + (words.message or (f"a worker was ended by {ended_by}" if ended_by else "a worker failed")),
         traceback=words.traceback or None,
     )
+
+
+def _finished(facts: Facts) -> str:
+    """Return who had ended before the workers failed, as the beginning of a message. Empty: no node had."""
+    rendezvous = facts.rendezvous
+    if rendezvous is None or not rendezvous.unfinished:
+        return ""
+    members = [node for node in facts.job.status.nodes if node.rank is not None]
+    done = [node.pod for node in members if node.address not in rendezvous.unfinished]
+    known = len(done) == rendezvous.finished  # others may run, or fail next
+    who = named(done) if known else f"{rendezvous.finished} of {len(members)} nodes"
+    return f"after {who} had ended with exit code 0: "
 
 
 def _first_to_leave(job: TorchrunJob, workers: WorkerFailures) -> str | None:

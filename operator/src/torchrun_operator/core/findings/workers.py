@@ -18,6 +18,8 @@ class FailureReason(StrEnum):
     """The workers made no progress for too long."""
     WORKERS_FAILED = "WorkersFailed"
     """Workers failed, and their agents restart them in place."""
+    OTHERS_FINISHED = "OthersFinished"
+    """Workers failed after those of another node had ended with exit code 0."""
 
 
 @dataclass(frozen=True)

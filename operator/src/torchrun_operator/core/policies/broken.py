@@ -9,11 +9,11 @@ from torchrun_operator.core.policies.upkeep import going_on, present
 
 
 def broken(facts: Facts, findings: Findings) -> Plan | None:
-    """Delete all pods, so that the next passes start the job again.
+    """Delete all pods, so that the next passes start the job again: once a failure of workers is counted.
 
     The rendezvous pod comes first: while it is gone, a restarted operator knows that all nodes start again.
     """
-    if not findings.completion.broken:
+    if not findings.completion.broken or findings.workers.undecided_until is not None:
         return None
     why = _why(facts)
     host = host_deletion(facts.rendezvous_pod, why)
@@ -30,6 +30,8 @@ def _why(facts: Facts) -> str:
         if node.rank is not None and (pod is None or pod.phase in GONE):
             failed = pod is not None and pod.phase is Phase.FAILED
             lost.append(f"pod {node.pod} {describe(pod.exit) if pod is not None and failed else 'was lost'}")
+    unfinished = facts.rendezvous.unfinished if facts.rendezvous is not None else ()
+    lost += [f"workers of pod {node.name} failed" for node in facts.nodes if node.address in unfinished]
     done = [node.name for node in facts.nodes if node.phase is Phase.SUCCEEDED]
     then = f" after {named(done)} had succeeded" if done else " after others had finished"
     logs = f"; the logs of {named(done)} are deleted together with the pods" if done else ""

@@ -24,7 +24,7 @@ def running(facts: Facts, findings: Findings, membership: Membership) -> Verdict
         return Verdict(ConditionType.RUNNING, False, Reason.ENDED, "nothing trains")
     if membership.nodes:
         message = f"{membership.nodes} of {membership.desired_nodes} nodes train in round {membership.round}"
-        return Verdict(ConditionType.RUNNING, True, Reason.TRAINING, message)
+        return Verdict(ConditionType.RUNNING, True, Reason.TRAINING, message + _finished(facts))
     if findings.waits.elsewhere:
         return Verdict(ConditionType.RUNNING, True, Reason.TRAINS_ELSEWHERE, _elsewhere(facts, findings))
     reason, said = _waits(facts, findings, membership.round)
@@ -58,6 +58,16 @@ def _elsewhere(facts: Facts, findings: Findings) -> str:
     message = "the script reports progress, but no agent has joined the rendezvous of the job: the nodes train by "
     message += "themselves, and the operator neither sees nor repairs their rounds"
     return f"{message}; {command}" if command else message
+
+
+def _finished(facts: Facts) -> str:
+    """Return how many nodes have ended already, and what they wait for."""
+    finished = facts.rendezvous.finished if facts.rendezvous is not None else 0
+    if not finished or facts.rendezvous is None or finished >= len(facts.rendezvous.members):
+        return ""
+    left = len(facts.rendezvous.members) - finished
+    done = f"{finished} of them {'have' if finished > 1 else 'has'} ended with exit code 0 and"
+    return f"; {done} {'wait' if finished > 1 else 'waits'} up to 300 s for the {'others' if left > 1 else 'other'}"
 
 
 def _held(facts: Facts, findings: Findings) -> str:
