@@ -97,6 +97,7 @@ async def vanish(request: web.Request) -> web.StreamResponse:
 
 
 FORBIDDEN = status_of(403, "Forbidden", "exceeded quota: team")
+GONE = (404, status_of(404, "NotFound"))
 INVALID = status_of(422, "Invalid", "spec.containers[0].image: Required value")
 WRONG: dict[str, tuple[Call, Answers, type[ClusterError], int, str]] = {
     "create, of another owner": (
@@ -134,28 +135,40 @@ WRONG: dict[str, tuple[Call, Answers, type[ClusterError], int, str]] = {
         409,
         "quota changed",
     ),
-    "create, forbidden": (create_pod, {f"POST {PODS}": (403, FORBIDDEN)}, RefusedError, 403, "exceeded quota: team"),
-    "create, invalid": (create_pod, {f"POST {PODS}": (422, INVALID)}, RefusedError, 422, INVALID["message"]),
+    "create, forbidden": (
+        create_pod,
+        {f"POST {PODS}": (403, FORBIDDEN), f"GET {POD}": GONE},
+        RefusedError,
+        403,
+        "Pod team/digits-0: exceeded quota: team",
+    ),
+    "create, invalid": (
+        create_pod,
+        {f"POST {PODS}": (422, INVALID), f"GET {POD}": GONE},
+        RefusedError,
+        422,
+        f"Pod team/digits-0: {INVALID['message']}",
+    ),
     "create, malformed": (
         create_pod,
-        {f"POST {PODS}": (400, status_of(400, "BadRequest", "unknown field"))},
+        {f"POST {PODS}": (400, status_of(400, "BadRequest", "unknown field")), f"GET {POD}": GONE},
         RefusedError,
         400,
-        "unknown field",
+        "Pod team/digits-0: unknown field",
     ),
     "create, too large": (
         create_pod,
-        {f"POST {PODS}": (413, status_of(413, "RequestEntityTooLarge", "limit is 3145728"))},
+        {f"POST {PODS}": (413, status_of(413, "RequestEntityTooLarge", "limit is 3145728")), f"GET {POD}": GONE},
         RefusedError,
         413,
-        "limit is 3145728",
+        "Pod team/digits-0: limit is 3145728",
     ),
     "create, its webhook fails": (
         create_pod,
-        {f"POST {PODS}": (500, status_of(500, "InternalError", "failed calling webhook"))},
-        ClusterError,
+        {f"POST {PODS}": (500, status_of(500, "InternalError", "failed calling webhook")), f"GET {POD}": GONE},
+        RefusedError,
         500,
-        "failed calling webhook",
+        "Pod team/digits-0: failed calling webhook",
     ),
     "apply, of another owner": (
         apply,

@@ -159,7 +159,11 @@ async def test_no_node_starts_while_the_rendezvous_pod_is_refused() -> None:
     accepted = world.condition("Accepted")
     assert (accepted["reason"], accepted["message"]) == (
         "RefusedByCluster",
-        "exceeded quota: pods, requested: pods=1, limited: pods=0",
+        (
+            "exceeded quota: pods, requested: pods=1, limited: pods=0; free some of it, raise it (kubectl -n "
+            "team describe "
+            "resourcequota pods), or lower spec.replicas"
+        ),
     )
     quota(world, 4)
     await world.settle()

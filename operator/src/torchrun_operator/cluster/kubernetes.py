@@ -244,8 +244,10 @@ class KubernetesCluster:
         except ConflictError as error:
             if error.reason != "AlreadyExists":
                 raise
-        except RefusedError as error:
-            refused = error
+        except ClusterError as error:
+            refused = _refusal(error, manifest)
+            if refused is None:
+                raise
         found = await self._transport.read(resource, f"{collection}/{quote(manifest['metadata']['name'])}")
         if refused is not None and (found is None or _owner(found) != _owner(manifest)):
             raise refused
@@ -280,6 +282,17 @@ def _collection(manifest: Manifest) -> tuple[str, str]:
 def _owner(manifest: Manifest) -> str | None:
     owners = manifest["metadata"].get("ownerReferences") or ()
     return next((owner["uid"] for owner in owners if owner.get("controller")), None)
+
+
+def _refusal(error: ClusterError, manifest: Manifest) -> RefusedError | None:
+    """Return the error as a refusal that names the object. None: it may pass.
+
+    A webhook that does not answer is a refusal too: a person must repair it, and should read about it in the status.
+    """
+    if not isinstance(error, RefusedError) and "failed calling webhook" not in error.message:
+        return None
+    named = manifest["metadata"]["name"] in error.message
+    return RefusedError(error.status, error.reason, error.message if named else f"{_title(manifest)}: {error.message}")
 
 
 def _title(manifest: Manifest) -> str:

@@ -113,8 +113,10 @@ _SILENT_AT_FIRST = frozenset({ConditionType.ACCEPTED, ConditionType.SCHEDULED})
 """These are normally True from the start."""
 _TOLD_BY_EVENTS = frozenset({Reason.NODE_LOST, Reason.RESTARTING_WORKERS, Reason.PROGRESS_DEADLINE_EXCEEDED})
 """Reasons for Resizing whose causes have events of their own: NodeLost, WorkersFailed, ProgressDeadlineExceeded."""
-_TOLD_IN_BETWEEN = frozenset({Reason.RESTARTING_ALL, Reason.SLOW_TO_STOP})
-"""Reasons for Resizing that get an event also where another change was under way before."""
+_WARNED_OF = frozenset(
+    {Reason.RESTARTING_ALL, Reason.SLOW_TO_STOP, Reason.PODS_WAITING, Reason.OTHER_RENDEZVOUS, Reason.TRAINS_ELSEWHERE}
+)
+"""Reasons that get a warning also where the status of their condition was the same before."""
 
 
 def transitions(old: TorchrunJobStatus, new: TorchrunJobStatus) -> tuple[Event, ...]:
@@ -129,7 +131,7 @@ def transitions(old: TorchrunJobStatus, new: TorchrunJobStatus) -> tuple[Event, 
 
 def _worth_telling(before: Condition | None, after: Condition) -> bool:
     if before is not None and before.status is after.status:
-        if after.reason in _TOLD_IN_BETWEEN:
+        if after.reason in _WARNED_OF:
             return before.reason != after.reason
         return _bad(after) and (before.reason, before.message) != (after.reason, after.message)
     if after.status is ConditionStatus.TRUE:
@@ -139,6 +141,6 @@ def _worth_telling(before: Condition | None, after: Condition) -> bool:
 
 
 def _bad(condition: Condition) -> bool:
-    if condition.status is ConditionStatus.TRUE:
-        return condition.type in _BAD_WHEN_TRUE or condition.reason in _TOLD_IN_BETWEEN
-    return condition.type in _BAD_WHEN_FALSE
+    if condition.reason in _WARNED_OF:
+        return True
+    return condition.type in (_BAD_WHEN_TRUE if condition.status is ConditionStatus.TRUE else _BAD_WHEN_FALSE)

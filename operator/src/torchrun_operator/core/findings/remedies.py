@@ -128,14 +128,13 @@ def _says(words: str) -> Advice:
     return advice
 
 
+_OWN_ADVICE = "spec.rendezvous.template"
+
+
 def _no_torch(found: re.Match[str], wait: Wait, place: Place) -> str:
     if not place.rendezvous:
         return _LOGS(found, wait, place)
-    return (
-        f"the rendezvous host needs the torch that torchrun uses: install torch 2.6 or newer for the python3 of image "
-        f"{place.image}, or put the directory of a python3 that has torch first into PATH in the env of the trainer "
-        "container"
-    )
+    return "" if _OWN_ADVICE in found.string else f"name the Python of the image that has torch in {_OWN_ADVICE}"
 
 
 def _no_program(found: re.Match[str], wait: Wait, place: Place) -> str:
@@ -147,7 +146,7 @@ def _no_program(found: re.Match[str], wait: Wait, place: Place) -> str:
 def _unplaced(found: re.Match[str], wait: Wait, place: Place) -> str:
     """Say what to change so that the pod fits. The rendezvous pod has its own template."""
     del wait
-    where = "spec.rendezvous.template" if place.rendezvous else "the template"
+    where = _OWN_ADVICE if place.rendezvous else "the template"
     return f"{_PLACING[found.re](*found.groups())}".replace("the template", where)
 
 

@@ -5,6 +5,7 @@ from datetime import datetime
 from torchrun_operator.api import v1alpha1 as api
 from torchrun_operator.api.conditions import ConditionType, Reason, set_condition
 from torchrun_operator.core.facts.model import Facts
+from torchrun_operator.core.findings.refusals import with_advice
 from torchrun_operator.core.status.headline import headline
 from torchrun_operator.core.status.verdict import Verdict
 
@@ -19,7 +20,8 @@ def accepted(facts: Facts) -> Verdict:
         return Verdict(ConditionType.ACCEPTED, False, Reason.NAME_TAKEN, message)
     if facts.refusal:
         reason = Reason.NAME_TAKEN if facts.name_taken else Reason.REFUSED_BY_CLUSTER
-        return Verdict(ConditionType.ACCEPTED, False, reason, facts.refusal)
+        message = with_advice(facts.refusal, facts.job.metadata.namespace)
+        return Verdict(ConditionType.ACCEPTED, False, reason, message)
     return Verdict(ConditionType.ACCEPTED, True, Reason.VALID, "the job is valid")
 
 
