@@ -54,12 +54,13 @@ def gather(
             judged = evidence.of_host(pod, answers=answers)
             rendezvous_pod = _rendezvous_pod(pod, judged.why, digest)
             waits.append(judged.wait)
+    done = {node.uid for node in job.status.nodes if node.phase == Phase.SUCCEEDED}
     nodes: list[NodePod] = []
     for pod in own:
         index = str(_labels(pod).get(LABEL_NODE_INDEX, ""))
         if _labels(pod).get(LABEL_ROLE) == ROLE_NODE and index.isdecimal():
             judged = evidence.of_node(pod, rendezvous_pod)
-            nodes.append(_node_pod(pod, int(index), judged.why, digest))
+            nodes.append(_node_pod(pod, int(index), judged.why, digest, done=pod["metadata"]["uid"] in done))
             waits.append(judged.wait)
     current = _current(nodes)
     refused = job.status.refusal
@@ -97,9 +98,9 @@ def _owned(pod: Mapping[str, Any], job_uid: str) -> bool:
     return any(owner.get("controller") and owner.get("uid") == job_uid for owner in owners)
 
 
-def _node_pod(pod: Mapping[str, Any], index: int, lost: str, digest: str) -> NodePod:
+def _node_pod(pod: Mapping[str, Any], index: int, lost: str, digest: str, *, done: bool) -> NodePod:
     status = pod.get("status") or {}
-    phase = _node_phase(pod, status, lost)
+    phase = Phase.SUCCEEDED if done else _node_phase(pod, status, lost)
     return NodePod(
         index=index,
         name=pod["metadata"]["name"],
@@ -154,12 +155,16 @@ _ENDED = frozenset({Phase.SUCCEEDED, Phase.FAILED})
 
 
 def _node_phase(pod: Mapping[str, Any], status: Mapping[str, Any], lost: str) -> Phase:
-    """Return a node's phase. A node has ended when its trainer container has: a sidecar may run forever."""
-    phase = _phase(pod)
-    if phase is Phase.RUNNING:
-        ended = _terminated(status)
-        if ended is not None:
-            return Phase.FAILED if ended.get("exitCode", 0) else Phase.SUCCEEDED
+    """Return a node's phase. The trainer container decides: others may run forever, restart, wait or fail.
+
+    An end of the whole pod has a reason. Then the exit code of the trainer says only how it took the signal.
+    """
+    phase, ended = _phase(pod), _terminated(status)
+    if ended is not None and phase not in (Phase.TERMINATING, Phase.SUCCEEDED):
+        succeeded = not ended.get("exitCode", 0) and not status.get("reason")
+        return Phase.SUCCEEDED if succeeded else Phase.FAILED
+    if phase in (Phase.PENDING, Phase.STARTING) and _runs_since(status) is not None:
+        phase = Phase.RUNNING
     return Phase.LOST if lost and phase not in _ENDED else phase
 
 

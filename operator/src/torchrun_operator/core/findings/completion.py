@@ -7,7 +7,7 @@ any round have trained alone, or not at all.
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from torchrun_operator.core.facts.model import GONE, Facts, NodePod, Phase
+from torchrun_operator.core.facts.model import GONE, Facts, Phase
 from torchrun_operator.core.findings.size import FATAL_WAITS
 
 _NEWS = timedelta(seconds=10)
@@ -41,10 +41,10 @@ def completion(facts: Facts, wanted: int) -> Completion:
     """Return how close the job is to its end; ``wanted`` nodes train together."""
     closed = facts.rendezvous is not None and facts.rendezvous.closed
     ending = closed or (facts.rendezvous is not None and facts.rendezvous.finished > 0)
-    succeeded = any(node.phase is Phase.SUCCEEDED for node in facts.nodes)
+    succeeded = any(node.phase is Phase.SUCCEEDED for node in facts.nodes) or bool(gone_well(facts))
     members = _members(facts, wanted)
     unfinished = facts.rendezvous is not None and bool(facts.rendezvous.unfinished)
-    present = [pod for pod in members if pod is not None and pod.phase not in GONE]
+    present = [phase for phase in members if phase is not None and phase not in GONE]
     if not (succeeded or (ending and present)):
         return Completion(rendezvous_spent=ending)
     if not _formed(facts):
@@ -52,9 +52,16 @@ def completion(facts: Facts, wanted: int) -> Completion:
     done = len(members) >= facts.job.spec.min_nodes
     return Completion(
         finishing=True,
-        complete=done and all(pod is not None and pod.phase is Phase.SUCCEEDED for pod in members),
-        broken=unfinished or any(pod is None or pod.phase in GONE for pod in members),
+        complete=done and all(phase is Phase.SUCCEEDED for phase in members),
+        broken=unfinished or any(phase is None or phase in GONE for phase in members),
     )
+
+
+def gone_well(facts: Facts) -> frozenset[str]:
+    """Return the uids of pods that succeeded and were then deleted by something else: they need no replacement."""
+    there = {node.uid for node in facts.nodes}
+    recorded = facts.job.status.nodes
+    return frozenset(node.uid for node in recorded if node.phase == Phase.SUCCEEDED and node.uid not in there)
 
 
 def _formed(facts: Facts) -> bool:
@@ -81,13 +88,14 @@ def _alone(facts: Facts) -> Completion:
     return Completion(finishing=True, no_round_since=since, no_round=certain)
 
 
-def _members(facts: Facts, wanted: int) -> list[NodePod | None]:
-    """Return the pod of each member; None: it is gone. Without recorded ranks every started node is a member."""
-    pods = {node.uid: node for node in facts.nodes}
+def _members(facts: Facts, wanted: int) -> list[Phase | None]:
+    """Return the phase of each member; None: it is gone. Without recorded ranks every started node is a member."""
+    phases: dict[str, Phase] = dict.fromkeys(gone_well(facts), Phase.SUCCEEDED)
+    phases |= {node.uid: node.phase for node in facts.nodes}
     recorded = [node for node in facts.job.status.nodes if node.rank is not None]
     if recorded:
-        return [pods.get(node.uid) for node in recorded]
-    started = [node for node in facts.nodes if node.phase not in (Phase.PENDING, Phase.STARTING)]
-    succeeded = [node for node in started if node.phase is Phase.SUCCEEDED]
+        return [phases.get(node.uid) for node in recorded]
+    started = [phase for phase in phases.values() if phase not in (Phase.PENDING, Phase.STARTING)]
+    succeeded = [phase for phase in started if phase is Phase.SUCCEEDED]
     enough = facts.job.spec.elasticity.spares and len(succeeded) >= wanted
     return [*succeeded] if enough else [*started]

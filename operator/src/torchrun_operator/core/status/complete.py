@@ -2,6 +2,7 @@
 
 from torchrun_operator.api.conditions import ConditionType, Reason
 from torchrun_operator.core.facts.model import Facts, Phase
+from torchrun_operator.core.findings.completion import gone_well
 from torchrun_operator.core.findings.find import Findings
 from torchrun_operator.core.status.verdict import Verdict
 
@@ -10,5 +11,5 @@ def complete(facts: Facts, findings: Findings) -> list[Verdict]:
     """Return the condition once the job is complete."""
     if not findings.completion.complete:
         return []
-    count = sum(1 for node in facts.nodes if node.phase is Phase.SUCCEEDED)
+    count = sum(1 for node in facts.nodes if node.phase is Phase.SUCCEEDED) + len(gone_well(facts))
     return [Verdict(ConditionType.COMPLETE, True, Reason.FINISHED, f"all {count} nodes succeeded")]

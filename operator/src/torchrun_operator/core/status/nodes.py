@@ -6,7 +6,7 @@ from torchrun_operator.core.findings.find import Findings
 
 
 def nodes(facts: Facts, findings: Findings, deleted: frozenset[str]) -> tuple[api.NodeStatus, ...]:
-    """List the nodes by index. A node whose pod is gone stays, as lost, until its replacement exists.
+    """List the nodes by index. A node whose pod is gone stays, as lost or succeeded, until its replacement exists.
 
     ``deleted`` are the uids of the pods that this pass deletes.
     """
@@ -18,7 +18,8 @@ def nodes(facts: Facts, findings: Findings, deleted: frozenset[str]) -> tuple[ap
         back_off = findings.back_off.nodes.get(index)
         if index not in entries and index < findings.wanted.pods and (back_off or not node.spare):
             rank = node.rank if _may_be_member(node, facts) else None
-            entries[index] = node.model_copy(update={"phase": Phase.LOST, "rank": rank, "back_off": back_off})
+            phase = Phase.SUCCEEDED if node.phase == Phase.SUCCEEDED else Phase.LOST
+            entries[index] = node.model_copy(update={"phase": phase, "rank": rank, "back_off": back_off})
     return tuple(entries[index] for index in sorted(entries))
 
 
@@ -54,11 +55,13 @@ def _phase(
 ) -> Phase:
     if node.index in findings.leftovers.given_up:
         return Phase.LOST
-    return Phase.TERMINATING if node.live and _going(node, known, facts, deleted) else node.phase
+    return Phase.TERMINATING if _going(node, known, facts, deleted) else node.phase
 
 
 def _going(node: NodePod, known: api.NodeStatus | None, facts: Facts, deleted: frozenset[str]) -> bool:
     """Whether the pod is to be deleted: decided now, or before while the host that was the reason does not answer."""
+    if not node.live and node.phase is not Phase.SUCCEEDED:
+        return False
     before = known is not None and known.phase == Phase.TERMINATING
     return node.uid in deleted or (before and facts.rendezvous is None)
 
