@@ -8,8 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
-from torchrun_operator.core.facts.words import Words, of_log
+from torchrun_operator.core.facts.words import Words, of_log, of_termination
 
 LOGS = Path(__file__).parent / "words"
 
@@ -36,6 +38,8 @@ def line(message: str, **found: int | None) -> Words:
 
 
 WORDS = {
+    "agent-nproc": error("ValueError: Unsupported nproc_per_node value: gpus"),
+    "agent-usage": line("run.py: error: ambiguous option: --nproc could match --nproc-per-node, --nproc_per_node"),
     "abort": line("Fatal Python error: Aborted"),
     "argparse-required": line("train.py: error: the following arguments are required: --data"),
     "argparse-unknown": line("train.py: error: unrecognized arguments: --sed=1"),
@@ -165,6 +169,30 @@ WORDS = {
     "torchrun-redirects": error("", local_rank=1, exit_code=1),
     "torchrun-tee": error("ValueError: the labels of rank 1 are gone", rank=1, local_rank=1, exit_code=1),
     "torchrun": error("ValueError: the labels of rank 1 are gone", rank=1, local_rank=1, exit_code=1),
+    "torchrun-argparse": line(
+        "train.py: error: the following arguments are required: --data", local_rank=0, exit_code=2
+    ),
+    "torchrun-chain": error("ValueError: config.yaml lacks optimizer.lr", rank=1, local_rank=1, exit_code=1),
+    "torchrun-exit": line("rank 1 has no data", local_rank=1, exit_code=1),
+    "torchrun-killed": error("", local_rank=1, exit_code=-9),
+    "torchrun-loader": error(
+        "OSError: image 3 is truncated: /data/img3.jpg (in DataLoader worker process 0)",
+        rank=0,
+        local_rank=0,
+        exit_code=1,
+    ),
+    "torchrun-no-file": line(
+        "/opt/venv/bin/python: can't open file '/workspace/training.py': [Errno 2] No such file or directory",
+        local_rank=1,
+        exit_code=2,
+    ),
+    "torchrun-os-exit": line("license expired", local_rank=1, exit_code=3),
+    "torchrun-recorded": error("ValueError: recorded words", local_rank=1, exit_code=1),
+    "torchrun-segfault": error("Fatal Python error: Segmentation fault", local_rank=1, exit_code=-11),
+    "torchrun-sigterm-words": error("ValueError: rank 1 lost its shard", local_rank=1, exit_code=1),
+    "torchrun-syntax": error("SyntaxError: invalid syntax (/workspace/train.py, line 1)", local_rank=0, exit_code=1),
+    "torchrun-tee-exit": line("rank 1 has no data", local_rank=1, exit_code=1),
+    "torchrun-template": error("ValueError: the labels of rank 1 are gone", local_rank=1, exit_code=1),
     "unicode": error("ValueError: Größe ≠ 3 für «模型» 🔥"),
     "warning-after": line("no checkpoint below /snapshots"),
 }
@@ -172,7 +200,7 @@ WORDS = {
 
 @pytest.mark.parametrize(("name", "expected"), WORDS.items(), ids=WORDS)
 def test_the_words(name: str, expected: Words) -> None:
-    found = of_log(stamped(spoken(name)), ended=not name.startswith("torchrun"))
+    found = of_log(stamped(spoken(name)), ended=not name.startswith("torchrun"), workers=2)
     assert found is not None
     assert replace(found, traceback="", time=None) == expected
     assert len(found.traceback) <= 2000
@@ -180,3 +208,104 @@ def test_the_words(name: str, expected: Words) -> None:
 
 def test_each_log_has_its_words() -> None:
     assert sorted(WORDS) == sorted(path.stem for path in LOGS.glob("*.log"))
+
+
+MARK = "Traceback (most recent call last):"
+PIECES = st.sampled_from(
+    [
+        MARK,
+        f"Original {MARK}",
+        f"  + Exception Group {MARK}",
+        f"{MARK}\\n  File",
+        "  | ValueError: a",
+        '  File "a.py", line 1',
+        "ValueError: a",
+        "ValueError:",
+        "During handling of the above exception, another exception occurred:",
+        "",
+        "ValueError: Caught ValueError in DataLoader worker process 0.",
+        "-- Process 0 terminated with the following error:",
+        "[rank0]: ",
+        "[default0]:[rank1]: ",
+        "\r 10%|#| 1/10",
+        "\x1b[31m",
+        "12:00:01 ERROR ",
+        "Exception ignored in: a",
+        "SyntaxError: a",
+        "Connection closed by peer",
+        "panic: a",
+        "Fatal Python error: Aborted",
+        "\tat a",
+        "\x00\ufffd",
+        "E0131 12:00:01.9 7 torch/distributed/elastic/api.py:984] failed (exitcode: 1) local_rank: 0 (pid: 2)",
+        "W0131 12:00:01.8 7 torch/distributed/elastic/api.py:1028] Sending process 22 closing signal SIGTERM",
+    ]
+)
+LINES = st.lists(st.lists(PIECES | st.text(max_size=20), max_size=3).map("".join), max_size=60)
+
+
+@settings(max_examples=300, deadline=None)
+@given(LINES, st.booleans())
+@example(
+    [MARK, "ValueError: a", "", "During handling of the above exception, another exception occurred:"] * 1000, True
+)
+@example([MARK, "ValueError: a", f"Original {MARK}", "ValueError: b"] * 1000, True)
+@example(["x" * 1_000_000, "[rank0]: " * 100_000, "\r 1%" * 200_000, "1:" * 3000 + MARK, "1:" * 3000], True)
+def test_no_log_breaks_the_reading(lines: list[str], ended: bool) -> None:
+    found = of_log(stamped("\n".join(lines)), ended=ended)
+    if found is not None:
+        assert len(found.message) <= 500
+        assert len(found.traceback) <= 2000
+        assert "\n" not in found.message
+    of_termination("\n".join(lines))
+
+
+@pytest.mark.parametrize(
+    "after",
+    ["step 1\n" * 1500, "x" * 1_000_000, "\r 10%|#| 1/10" * 20_000, "\x00\ufffd\n" * 100],
+    ids=["1,500 lines", "a long line", "a progress bar", "binary"],
+)
+@pytest.mark.parametrize("name", ["exception", "bar", "chain-from", "logging-each-line", "spawned", "colours-rich"])
+def test_what_follows_hides_no_error(name: str, after: str) -> None:
+    found = of_log(stamped(spoken(name) + after), ended=True)
+    assert found is not None
+    assert replace(found, traceback="", time=None) == WORDS[name]
+
+
+LOOP = "".join(f"step {i} loss 0.{i}\n" for i in range(300))
+TWO_PIPES = {
+    "the last words come first": ("loading\nno data in /data\n" + LOOP, "no data in /data"),
+    "the last words come in between": (LOOP + "no data in /data\n" + LOOP, "no data in /data"),
+    "the last words come last": (LOOP + "no data in /data\n", "no data in /data"),
+    "there are none": (LOOP, "step 299 loss 0.299"),
+    "a few steps": ("loading\nstep 1\nstep 2\n", "step 2"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), TWO_PIPES.values(), ids=TWO_PIPES)
+def test_the_output_of_a_loop_hides_no_last_words(text: str, message: str) -> None:
+    found = of_log(stamped(text), ended=True)
+    assert found is not None
+    assert found.message == message
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "[rank3]: ",
+        "[default0]:",
+        "[default1]:[rank3]: ",
+        "(Worker pid=12) ",
+        "2026-01-31 12:00:0{}.123 | ERROR | train - ",
+        "3: ",
+        "\x1b[36mnode-0 |\x1b[0m ",
+        "[1,3]<stderr>:",
+        "W0131 12:00:0{}.123456 9 train.py:7] ",
+    ],
+)
+@pytest.mark.parametrize("name", ["exception", "chain-from", "chain-three", "spawned", "state-dict", "loader"])
+def test_what_precedes_each_line_hides_no_error(name: str, prefix: str) -> None:
+    lines = [prefix.format(i % 10) + text for i, text in enumerate(spoken(name).splitlines())]
+    found = of_log(stamped("\n".join(lines)), ended=True)
+    assert found is not None
+    assert found.message == WORDS[name].message

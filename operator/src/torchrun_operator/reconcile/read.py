@@ -58,9 +58,10 @@ class Reader:
             *[self._cluster.read_log(key[0], log.pod, log.container, None if log.ended else seconds) for log in wanted],
             return_exceptions=True,
         )
-        said = {}
+        per_node = facts.job.spec.nproc_per_node
+        workers, said = per_node if isinstance(per_node, int) else None, {}
         for log, text in zip(wanted, logs, strict=True):
-            words = of_log(text, ended=log.ended) if isinstance(text, str) else None
+            words = of_log(text, ended=log.ended, workers=workers) if isinstance(text, str) else None
             if words is not None:
                 said[log.pod] = words
             if isinstance(text, ClusterError):

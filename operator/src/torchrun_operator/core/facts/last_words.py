@@ -1,10 +1,11 @@
 """The last words of a process that left no exception: of native code, of other languages, or just its last lines."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from datetime import timedelta
 
-from torchrun_operator.core.facts.lines import Line, is_text
+from torchrun_operator.core.facts.lines import JUDGED, Line, is_text
 
 _TORCHRUN = re.compile(
     r"[DIWEF]\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ torch/|\[\d{4}-\d\d-\d\d [\d:,]+\] torch\.distributed\.|"
@@ -15,7 +16,7 @@ _TORCHRUN = re.compile(
 _SUMMARY = re.compile(r"\S*\.ChildFailedError:")
 """The table of failures that torchrun writes last follows."""
 _NOISE = re.compile(
-    r"\[?[IW]\d{4} \d\d:\d\d:\d\d|.*\w*Warning: |\s+warnings\.warn\(|wandb: |Exception ignored |"
+    r"\[?[IW]\d{4} \d\d:\d\d:\d\d|.*Warning: |\s+warnings\.warn\(|wandb: |Exception ignored |"
     r"note: (?:run with|in) |stack backtrace:|Node\.js v\d|npm (?:ERR!|error) (?:A complete log|code|errno|path)|"
     r"exit status \d+$|Execution halted|Extension modules: |\.{3} and \d+ more|#+\s*$|Compilation exited|"
     r"make(?:\[\d+\])?: \*\*\*"
@@ -47,13 +48,16 @@ BURST = timedelta(seconds=5)
 """Lines within this time belong to one failure."""
 _MOST_LINES = 20
 _SEARCHED = 500
+_FIGURES = re.compile(r"\d+")
+_MANY = 5
+"""So many lines that differ only in figures are the output of a loop."""
 _HEADING = 3
 """How many lines the words of one message may have."""
 
 
 def is_torchrun(text: str) -> bool:
     """Whether torchrun's agent or the operator's launcher wrote the line."""
-    return _TORCHRUN.match(text) is not None
+    return _TORCHRUN.match(text, 0, JUDGED) is not None
 
 
 def last_words(lines: Sequence[Line]) -> tuple[str, Line, str] | None:
@@ -70,8 +74,23 @@ def last_words(lines: Sequence[Line]) -> tuple[str, Line, str] | None:
     found = found if found is not None else _unanswered(told)
     if found is not None:
         return _told(told, found)
-    end = next((index for index in reversed(range(len(told))) if not _is_noise(told[index].text)), len(told) - 1)
+    end = _end(told)
     return _paragraph(told, end), told[end], tail
+
+
+def _end(told: Sequence[Line]) -> int:
+    """Return the index of the last line that tells.
+
+    A container writes to two pipes. Many lines that are alike may come out of one after the last words of the other.
+    """
+    shapes = [_FIGURES.sub("0", line.text[:JUDGED]) for line in told]
+    count = Counter(shapes)
+    telling = [index for index in reversed(range(len(told))) if not _is_noise(told[index].text)]
+    last = next(iter(telling), len(told) - 1)
+    if count[shapes[last]] < _MANY:
+        return last
+    alone = (index for index in telling if count[shapes[index]] == 1 and _is_recent(told[index], told[-1]))
+    return next(alone, last)
 
 
 def crash(lines: Sequence[Line]) -> tuple[str, Line, str] | None:
@@ -88,13 +107,13 @@ def _told(told: Sequence[Line], head: int) -> tuple[str, Line, str]:
 def _head(told: Sequence[Line], *kinds: re.Pattern[str]) -> int | None:
     """Return the index of the first line of one of these kinds near the end: the others follow from it."""
     recent = [index for index, line in enumerate(told) if _is_recent(line, told[-1])]
-    return next((index for kind in kinds for index in recent if kind.match(told[index].text)), None)
+    return next((index for kind in kinds for index in recent if kind.match(told[index].text, 0, JUDGED)), None)
 
 
 def _unanswered(told: Sequence[Line]) -> int | None:
     """Return the index of the last error after which nothing was written but calls."""
     for index in reversed(range(len(told))):
-        if _ERROR.match(told[index].text):
+        if _ERROR.match(told[index].text, 0, JUDGED):
             return index
         if not (_is_noise(told[index].text) or told[index].text[:1].isspace()):
             return None
@@ -125,4 +144,4 @@ def _paragraph(told: Sequence[Line], end: int) -> str:
 
 
 def _is_noise(text: str) -> bool:
-    return _NOISE.match(text) is not None or _FRAME.match(text) is not None
+    return _NOISE.match(text, 0, JUDGED) is not None or _FRAME.match(text, 0, JUDGED) is not None

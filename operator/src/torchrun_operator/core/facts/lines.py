@@ -15,7 +15,10 @@ _SOURCE = re.compile(r"\[((?:rank|[A-Za-z_]+)?\d+)\]: ?")
 _RANK = re.compile(r"\brank(\d+)$")
 _ESCAPED = re.compile(r"Traceback \(most recent call last\):\\n(?:[^\"\\]|\\.)*")
 """A traceback in one line, as a string of JSON."""
-_LONG = 20_000
+_LONG = 4000
+_MOST_PIECES, _MOST_SOURCES = 50, 3
+JUDGED = 500
+"""How many characters of a line decide what it is."""
 _NOISE = 0.3
 """A line with a larger part of characters that are no text is no text."""
 
@@ -55,6 +58,7 @@ def plain_lines(text: str) -> list[Line]:
 
 def is_text(text: str) -> bool:
     """Whether a line is for people: it has a letter or a digit, and is neither empty nor binary."""
+    text = text[:JUDGED]
     odd = sum(1 for character in text if character == "\N{REPLACEMENT CHARACTER}" or not character.isprintable())
     return any(character.isalnum() for character in text) and odd <= _NOISE * len(text)
 
@@ -70,10 +74,9 @@ def time_of(stamp: str) -> datetime | None:
 def _pieces(stamp: str, raw: str) -> Iterable[Line]:
     """Split what was written over. An empty line stays, because it ends a paragraph."""
     pieces = [piece for piece in _BACK.split(raw) if piece] if "\r" in raw or "\b" in raw else [raw]
-    for piece in pieces or [""]:
-        text = _CONTROL.sub("", _ESCAPE.sub("", _clipped(piece)))
-        for each in _unfolded(text):
-            yield _sourced(stamp, each)
+    for piece in pieces[-_MOST_PIECES:] or [""]:
+        for text in _unfolded(piece):
+            yield _sourced(stamp, _CONTROL.sub("", _ESCAPE.sub("", _clipped(text))))
 
 
 def _clipped(text: str) -> str:
@@ -90,6 +93,9 @@ def _unfolded(text: str) -> list[str]:
 
 def _sourced(stamp: str, text: str) -> Line:
     source = ""
-    while (found := _SOURCE.match(text)) is not None:
+    for _ in range(_MOST_SOURCES):
+        found = _SOURCE.match(text)
+        if found is None:
+            break
         source, text = f"{source} {found[1]}".strip(), text[found.end() :]
     return Line(stamp, source, text)

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import lru_cache
 
 from torchrun_operator.core.facts.lines import Line, is_text
 
@@ -28,8 +29,11 @@ _IGNORED = re.compile(r"Exception ignored |--- Logging error ---|Error in sys\.e
 _GROUP = re.compile(r"\s*\+ Exception Group $")
 _LEAF = re.compile(r"\s*(?:\| )+(\S.*)")
 _NOTEBOOK = re.compile(r"([A-Za-z_][\w.]*)\s{2,}$")
+_TIME = re.compile(r"\d\d:\d\d")
 _FRAMES = " \t│╭╰┃┏┗>"
 _MOST_LEAVES = 3
+_MOST_CAUSES, _MOST_NESTED = 20, 5
+_LONGEST_PREFIX = 200
 
 
 class Weight(IntEnum):
@@ -71,12 +75,13 @@ class _Block:
     """The exceptions in a group."""
     place: str = ""
     """Where an exception that is part of a message was raised."""
-    cause: "_Block | None" = None
-    """The exception before it in the chain."""
+    causes: "list[_Block]" = field(default_factory=list)
+    """The exceptions before it in the chain."""
     outer: "_Block | None" = None
     """The exception whose message contains it."""
     inner: "_Block | None" = None
     """The exception in the message."""
+    depth: int = 0
     over: bool = False
 
     @property
@@ -130,8 +135,7 @@ class _Block:
 
     def parts(self) -> "list[_Block]":
         """Return the tracebacks in the order in which Python prints them."""
-        cause, inner = (other.parts() if other is not None else [] for other in (self.cause, self.inner))
-        return [*cause, self, *inner]
+        return [*self.causes, self, *(self.inner.parts() if self.inner is not None else [])]
 
 
 def raised(lines: Sequence[Line]) -> list[Raised]:
@@ -182,13 +186,15 @@ class _Source:
         before = [_without(prefix, text).strip() for text in self._before]
         spawned = _SPAWNED.match(before[-1]) if before else None
         block = _Block(line, prefix, _weight(before), [line.text[len(prefix) :]], [index])
-        if last is not None and last.message and (prefix.endswith("Original ") or spawned is not None):
+        nested = prefix.endswith("Original ") or spawned is not None
+        if nested and last is not None and last.message and last.depth < _MOST_NESTED:
             caught = _CAUGHT.search(last.message[0])
             block.prefix = prefix.removesuffix("Original ")
             block.place = spawned[1] if spawned is not None else caught[1] if caught is not None else ""
-            block.outer, last.inner, last.over = last, block, True
+            block.outer, last.inner, last.over, block.depth = last, block, True, last.depth + 1
         elif last is not None and last.message and before and before[-1] in _CHAINS:
-            block.cause, block.outer, block.place = last, last.outer, last.place
+            block.causes = [*last.causes[:1], *last.causes[1:][-_MOST_CAUSES:], last]
+            block.outer, block.place, block.depth = last.outer, last.place, last.depth
             block.text = ["", before[-1], "", *block.text]
             self._instead(last, block)
         else:
@@ -229,10 +235,15 @@ def _weight(before: Iterable[str]) -> Weight:
 
 def _without(prefix: str, text: str) -> str:
     """Remove what a logger writes before each line: the same, but for the time."""
-    if not prefix or not text.startswith(prefix[:1]):
+    if not prefix or len(prefix) > _LONGEST_PREFIX or (text[:1] != prefix[:1] and not prefix[0].isdigit()):
         return text
     if text.startswith(prefix):
         return text[len(prefix) :]
-    shape = re.compile(r"\d+".join(re.escape(part) for part in re.split(r"\d+", prefix)))
-    found = shape.match(text) if re.search(r"\d\d:\d\d", prefix) else None
+    found = _shape(prefix).match(text) if _TIME.search(prefix) else None
     return text[found.end() :] if found is not None else text
+
+
+@lru_cache(64)
+def _shape(prefix: str) -> re.Pattern[str]:
+    """Return the pattern of a prefix whose figures differ from line to line."""
+    return re.compile(r"\d+".join(re.escape(part) for part in re.split(r"\d+", prefix)))

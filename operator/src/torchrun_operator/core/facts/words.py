@@ -81,19 +81,19 @@ def _of_text(lines: Sequence[Line]) -> Words:
     return replace(found, guessed=False) if found is not None else Words()
 
 
-def of_log(log: str, *, ended: bool = False) -> Words | None:
+def of_log(log: str, *, ended: bool = False, workers: int | None = None) -> Words | None:
     """Return the cause of the newest failure in a log whose lines begin with their times.
 
     ``ended``: the container has ended by an error, so its last lines are about that. Otherwise an agent continues, and
-    a failure is what it reported, or an exception.
+    a failure is what it reported, or an exception. ``workers``: how many the node has, if known.
     """
     lines = read_lines(log)
     first, last = _newest_report(lines)
     if last is None:
-        return _of_failure(lines, [], ended=ended)
+        return _of_failure(lines, [], ended=ended, workers=workers)
     after = _cause([line for line in lines[last + 1 :] if not is_torchrun(line.text)]) if ended else None
     reports = [line for line in lines[first : last + 1] if _ENDED.search(line.text)]
-    return after or _of_failure(lines[first : last + 1], reports, ended=ended)
+    return after or _of_failure(lines[first : last + 1], reports, ended=ended, workers=workers)
 
 
 def earliest(found: Iterable[tuple[str, Words]]) -> tuple[str, Words] | None:
@@ -120,13 +120,15 @@ def _newest_report(lines: Sequence[Line]) -> tuple[int, int | None]:
     return first, last
 
 
-def _of_failure(lines: Sequence[Line], reports: Sequence[Line], *, ended: bool) -> Words | None:
+def _of_failure(
+    lines: Sequence[Line], reports: Sequence[Line], *, ended: bool, workers: int | None = None
+) -> Words | None:
     """Return the words in the lines up to the report of a failure."""
     worker = [line for line in lines if not is_torchrun(line.text)]
     found = _cause([line for line in _before_stop(lines, reports) if not is_torchrun(line.text)]) or _cause(worker)
     ends = [_end(line) for line in reports]
     if found is None:
-        found = _without_cause(worker, ends, ended=ended)
+        found = _without_cause(worker, ends, ended=ended, workers=workers)
     if found is None or found.exit_code is not None or not ends:
         return found or next(iter(ends), None)
     return replace(found, exit_code=ends[0].exit_code, local_rank=ends[0].local_rank)
@@ -157,13 +159,18 @@ def _cause(lines: Sequence[Line]) -> Words | None:
     return Words(_short(message), _clipped(text), rank=line.rank, time=line.time)
 
 
-def _without_cause(lines: Sequence[Line], ends: Sequence[Words], *, ended: bool) -> Words | None:
+def _without_cause(lines: Sequence[Line], ends: Sequence[Words], *, ended: bool, workers: int | None) -> Words | None:
     """Return the words of a failure without an error of its own."""
     errors = raised(lines)
     reported = next((end for end in ends if end.exit_code not in _ECHOING_CODES), None)
     echoes = _burst(errors)
-    if reported is None and echoes:
+    if echoes and not ends:
         return _of_error(echoes[0])
+    if reported is None and ends:
+        own = next((echo for echo in echoes if _may_be_of(echo.line.rank, ends[0].local_rank, workers)), None)
+        if own is not None:
+            return _of_error(own)
+        reported = ends[0] if echoes else None
     if not (ended or any(end.exit_code != -15 for end in ends)):
         return None
     lesser = next((error for error in reversed(errors) if error.weight is Weight.LESSER), None)
@@ -178,6 +185,13 @@ def _without_cause(lines: Sequence[Line], ends: Sequence[Words], *, ended: bool)
     killed = base.exit_code is not None and base.exit_code < 0
     said = Words("" if killed else _short(message), _clipped(text), rank=line.rank, time=base.time or line.time)
     return replace(said, guessed=not killed, exit_code=base.exit_code, local_rank=base.local_rank)
+
+
+def _may_be_of(rank: int | None, local_rank: int | None, workers: int | None) -> bool:
+    """Whether the worker with that rank may be the one that the agent reports."""
+    if rank is None or local_rank is None:
+        return True
+    return rank % workers == local_rank if workers else rank >= local_rank
 
 
 def _burst(errors: Sequence[Raised]) -> list[Raised]:
