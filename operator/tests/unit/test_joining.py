@@ -5,8 +5,26 @@ from typing import Any
 
 import pytest
 
-from builders import CREATED, HOST, NOW, THREE, after, at, decide, facts, failed, make_job, make_node, seen, terminating
+from builders import (
+    CREATED,
+    HOST,
+    NOW,
+    THREE,
+    after,
+    at,
+    decide,
+    facts,
+    failed,
+    make_job,
+    make_node,
+    make_rendezvous,
+    seen,
+    terminating,
+    training_job,
+    without,
+)
 from torchrun_operator.api.conditions import ConditionType, find_condition
+from torchrun_operator.api.v1alpha1 import TorchrunJob
 from torchrun_operator.core.facts.model import Facts, Phase, Wait
 from torchrun_rendezvous.protocol import Member, Progress, RendezvousState
 
@@ -213,3 +231,30 @@ def test_a_job_that_trains_elsewhere_is_running() -> None:
     observed = seen(*RUN, rendezvous=replace(EMPTY, progress=TRAINS))
     decision = decide(after(make_job(), facts()), observed, NOW)
     assert (decision.status.state, decision.status.message) == ("Running", ELSEWHERE)
+
+
+NO_SECRET = 'pod digits-1 cannot start: FailedMount: volume "creds": secret "s3" not found; create the Secret s3 in '
+NO_SECRET += "namespace team"
+NEW = make_node(1, Phase.STARTING, life=2, wait=STUCK)
+FORMING = make_rendezvous(THREE[0], THREE[2], complete=False)
+CHANGES: dict[str, tuple[TorchrunJob, Facts, str, str]] = {
+    "a node was lost, and its replacement cannot start": (
+        training_job(),
+        seen(THREE[0], NEW, THREE[2], rendezvous=FORMING),
+        "NodeLost",
+        f"0 of 3 nodes train; lost: digits-1; {NO_SECRET}",
+    ),
+    "the others restart": (
+        after(training_job(), seen(*without(THREE, 1), rendezvous=FORMING), at(-1)),
+        seen(THREE[0], NEW, THREE[2], rendezvous=FORMING),
+        "RestartingWorkers",
+        f"workers restart; 2 of 3 nodes have joined the next round; {NO_SECRET}",
+    ),
+}
+
+
+@pytest.mark.parametrize(("job", "observed", "reason", "message"), CHANGES.values(), ids=CHANGES)
+def test_a_change_says_which_pods_cannot_start(job: TorchrunJob, observed: Facts, reason: str, message: str) -> None:
+    condition = find_condition(decide(job, observed, NOW).status.conditions, ConditionType.RESIZING)
+    assert condition is not None
+    assert (condition.reason, condition.message) == (reason, message)

@@ -7,6 +7,7 @@ from torchrun_operator.core.findings.find import Findings
 from torchrun_operator.core.phrases import counted, named
 from torchrun_operator.core.policies.plan import Plan
 from torchrun_operator.core.status.verdict import Verdict
+from torchrun_operator.core.status.waiting import that_lasts
 
 _MOST_ABSENT = 3
 _NO_CHANGE = "no change is under way"
@@ -33,13 +34,14 @@ def resizing(facts: Facts, findings: Findings, plan: Plan, membership: Membershi
         return Verdict(ConditionType.RESIZING, True, Reason.SLOW_TO_STOP, message)
     if everyone:
         return Verdict(ConditionType.RESIZING, True, Reason.RESTARTING_ALL, everyone)
+    lasting = that_lasts(findings.waits, findings.wanted.pods, facts.job.metadata.namespace)
     if lost:
         message = f"{have} of {counted(wanted, 'node')} train; lost: {named(sorted(lost))}"
-        return Verdict(ConditionType.RESIZING, True, Reason.NODE_LOST, message)
+        return Verdict(ConditionType.RESIZING, True, Reason.NODE_LOST, "; ".join([message, *lasting]))
     if facts.rendezvous is not None and not facts.rendezvous.complete and len(facts.nodes) >= wanted:
-        return _restarting(facts, findings, wanted)
+        return _restarting(facts, findings, wanted, lasting)
     message = f"{have} of {counted(wanted, 'node')} train; the job changes its size"
-    return Verdict(ConditionType.RESIZING, True, Reason.REPLICAS_CHANGED, message)
+    return Verdict(ConditionType.RESIZING, True, Reason.REPLICAS_CHANGED, "; ".join([message, *lasting]))
 
 
 def _settled() -> Verdict:
@@ -91,10 +93,11 @@ def _absent(facts: Facts, findings: Findings) -> list[str]:
     return [f"{facts.pod_name(index)}: {absent[index]}" for index in sorted(absent) if index < findings.wanted.nodes]
 
 
-def _restarting(facts: Facts, findings: Findings, wanted: int) -> Verdict:
+def _restarting(facts: Facts, findings: Findings, wanted: int, lasting: list[str]) -> Verdict:
     assert facts.rendezvous is not None
     joined, hung = len(facts.rendezvous.members), findings.counts.hung_round
     message = f"workers restart; {joined} of {counted(wanted, 'node')} have joined the next round"
+    message = "; ".join([message, *lasting])
     if hung is not None and facts.rendezvous.round <= hung + 1:
         message = f"round {findings.counts.shown_round(hung)} made no progress; {message}"
         return Verdict(ConditionType.RESIZING, True, Reason.PROGRESS_DEADLINE_EXCEEDED, message)

@@ -8,8 +8,9 @@ from torchrun_operator.api.v1alpha1 import Membership
 from torchrun_operator.core.facts.model import Facts, Phase, Stage
 from torchrun_operator.core.findings.find import Findings
 from torchrun_operator.core.findings.waits import Kind
+from torchrun_operator.core.phrases import counted, named
 from torchrun_operator.core.status.verdict import Verdict
-from torchrun_operator.core.status.waiting import about_command, about_host, about_nodes, named
+from torchrun_operator.core.status.waiting import about_command, about_host, about_nodes
 
 _UNHEARD = timedelta(seconds=20)
 """A ready rendezvous host answers at once. One that loads torch may be slow."""
@@ -44,7 +45,8 @@ def _waits(facts: Facts, findings: Findings, round_: int) -> tuple[Reason, list[
     if facts.rendezvous is None:
         return Reason.STARTING_RENDEZVOUS, [*(host or [_unheard(facts)]), *others]
     joined, needed = len(facts.rendezvous.members), findings.wanted.minimum
-    count = f"{joined} of at least {needed} nodes {'has' if joined == 1 else 'have'} joined round {round_}"
+    verb = "has" if 1 in (joined, needed) else "have"
+    count = f"{joined} of at least {counted(needed, 'node')} {verb} joined round {round_}"
     count += f" ({named(waits.came)})" if waits.came else ""
     unheard = any(each.kind is Kind.UNHEARD for each in waits.nodes)
     command = about_command(waits, job) if unheard else ""

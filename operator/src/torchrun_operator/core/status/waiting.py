@@ -19,6 +19,13 @@ def about_nodes(waits: Waits, pods: int, kinds: Iterable[Kind], namespace: str) 
     return [*found[:_MOST_SENTENCES], *([f"{more} more causes"] if more > 0 else [])]
 
 
+def that_lasts(waits: Waits, pods: int, namespace: str) -> list[str]:
+    """Return the sentences about pods that do not start by themselves, the rendezvous pod first."""
+    lasting = (Kind.STUCK, Kind.UNPLACED)
+    host = [about_host(waits.host)] if waits.host is not None and waits.host.kind in lasting else []
+    return [*host, *about_nodes(waits, pods, lasting, namespace)]
+
+
 def about_host(host: Obstacle) -> str:
     """Return the sentence about the rendezvous pod."""
     return _sentence(f"the rendezvous pod {host.pods[0]}", host)
@@ -49,17 +56,11 @@ def _subject(names: Sequence[str], pods: int) -> str:
     return f"{len(names)} of {pods} node pods, such as {names[0]},"
 
 
-def named(names: Sequence[str]) -> str:
-    """Return the first of these names, and the number of the others."""
-    more = len(names) - _MOST_NAMES
-    return ", ".join([*names[:_MOST_NAMES], *([f"{more} more"] if more > 0 else [])])
-
-
 def about_command(waits: Waits, job: TorchrunJob) -> str:
     """Say what the command does that keeps agents away from the rendezvous, and what to write."""
     launch = waits.launch
     if launch.options:
-        options = named(launch.options) if len(launch.options) > 8 else ", ".join(launch.options)
+        options = ", ".join(launch.options)
         return (
             f"the command gives torchrun {options}, which lead to another rendezvous; remove them: the operator sets "
             "nodes, workers and rendezvous in the environment, so torchrun and the script suffice"
