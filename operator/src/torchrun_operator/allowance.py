@@ -15,6 +15,16 @@ class Allowance:
 
     def spend(self, now: float, cost: float = 1.0) -> float:
         """Take `cost` uses. Return the seconds until the next one is due; 0: at once."""
-        earned = self.burst if self.credit is None else self.credit + (now - self.at) / self.seconds
-        self.credit, self.at = min(self.burst, earned) - cost, now
+        self.credit, self.at = self._earned(now) - cost, now
         return max(0.0, (1 - self.credit) * self.seconds)
+
+    def permits(self, now: float) -> bool:
+        """Take one use if there is one. Return whether there was."""
+        if self._earned(now) < 1:
+            return False
+        self.spend(now)
+        return True
+
+    def _earned(self, now: float) -> float:
+        earned = self.burst if self.credit is None else self.credit + (now - self.at) / self.seconds
+        return min(self.burst, earned)

@@ -19,7 +19,7 @@ class Settings(BaseSettings):
     watch_namespaces: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(), description="Namespaces whose jobs the operator runs, separated by commas. Empty: all namespaces."
     )
-    workers: int = Field(default=16, ge=1, le=256, description="Number of jobs reconciled at the same time.")
+    workers: int = Field(default=16, ge=1, le=256, description="Jobs of one namespace reconciled at the same time.")
     resync_seconds: FiniteFloat = Field(
         default=300, ge=1, description="Seconds after which the operator reconciles a job even if nothing has changed."
     )

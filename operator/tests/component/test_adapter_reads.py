@@ -28,9 +28,14 @@ async def test_jobs_of_all_namespaces_or_of_some() -> None:
         stub.on(f"GET {group}/namespaces/a/torchrunjobs", jobs_of("a/1"))
         stub.on(f"GET {group}/namespaces/b/torchrunjobs", jobs_of("b/2"))
         async with adapter(stub.url) as (cluster, _):
-            assert list(await cluster.list_jobs()) == [("a", "1"), ("b", "2"), ("c", "3")]
+            assert [(name, await cluster.list_jobs(name)) for name in cluster.namespaces] == [
+                ("", [("a", "1"), ("b", "2"), ("c", "3")])
+            ]
         async with adapter(stub.url, ("a", "b")) as (cluster, _):
-            assert list(await cluster.list_jobs()) == [("a", "1"), ("b", "2")]
+            assert [(name, await cluster.list_jobs(name)) for name in cluster.namespaces] == [
+                ("a", [("a", "1")]),
+                ("b", [("b", "2")]),
+            ]
 
 
 async def test_a_job_that_is_known_is_not_asked_for() -> None:
@@ -51,7 +56,7 @@ async def test_a_job_that_is_known_is_not_asked_for() -> None:
         await cluster.apply_status("team", "digits", "41", {"state": "Running"})
         cluster.cache.update(("team", "digits"), job_at(49))  # from before the write
         assert await cluster.get_job("team", "digits") == job_at(50)
-        await cluster.list_jobs()
+        await cluster.list_jobs("")
         assert await cluster.get_job("team", "digits") == job_at(40)
         assert stub.requests == [asked, written, listed, asked]
 
@@ -62,7 +67,7 @@ async def test_jobs_are_listed_in_pages() -> None:
         status, first = jobs_of("a/1", "b/2")
         first["metadata"]["continue"] = "next"
         stub.on(f"GET {listed}", (status, first), jobs_of("c/3"))
-        assert list(await cluster.list_jobs()) == [("a", "1"), ("b", "2"), ("c", "3")]
+        assert await cluster.list_jobs("") == [("a", "1"), ("b", "2"), ("c", "3")]
         assert [asked.query for asked in stub.asked] == [{"limit": "500"}, {"limit": "500", "continue": "next"}]
 
 

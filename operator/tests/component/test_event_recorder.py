@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import logging
+from datetime import timedelta
 
 import pytest
 
@@ -78,3 +79,40 @@ async def test_a_recorder_that_is_closed_has_ended() -> None:
     recorder.tell(job_manifest(), EVENTS)
     await recorder.aclose(0.01)
     assert (ended, recorded(cluster)) == (True, [])
+
+
+async def test_a_namespace_that_hangs_delays_no_other() -> None:
+    cluster, hold = MemoryCluster(), asyncio.Event()
+
+    async def fault(_number: int, what: str, _done: bool) -> None:
+        if what == "event First":
+            await hold.wait()
+
+    cluster.fault = fault
+    recorder, other = recorder_of(cluster), job_manifest()
+    other["metadata"] |= {"namespace": "other", "uid": "another"}
+    recorder.tell(job_manifest(), EVENTS)
+    recorder.tell(other, EVENTS[1:])
+    async with asyncio.timeout(5):
+        while recorded(cluster) != ["Second", "Third"]:  # noqa: ASYNC110 - the cluster does not notify
+            await asyncio.sleep(0)
+    hold.set()
+    await recorder.idle()
+    assert recorded(cluster) == ["Second", "Third", "First", "Second", "Third"]
+
+
+async def test_a_job_records_a_limited_number_of_events() -> None:
+    cluster, time = MemoryCluster(), [NOW]
+    recorder, other = EventRecorder(cluster, lambda: time[0]), job_manifest("other")
+    other["metadata"]["uid"] = "another"
+    for _ in range(1000):
+        recorder.tell(job_manifest(), EVENTS[:1])
+        await recorder.idle()
+    assert len(cluster.events) == 50
+    recorder.tell(other, EVENTS)
+    await recorder.idle()
+    assert recorded(cluster)[50:] == ["First", "Second", "Third"]
+    time[0] += timedelta(seconds=25)
+    recorder.tell(job_manifest(), EVENTS)
+    await recorder.idle()
+    assert recorded(cluster)[53:] == ["First", "Second"]

@@ -7,13 +7,13 @@ from contextlib import asynccontextmanager
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 from api_stub import ApiStub, api_stub, lines
 from stub_cluster import (
     FORBIDDEN,
     GROUP,
     NODES,
-    UNAVAILABLE,
     adapter,
     event,
     job,
@@ -23,8 +23,9 @@ from stub_cluster import (
     serve_discovery,
     until,
 )
+from torchrun_operator.cluster import transport
 from torchrun_operator.cluster.kubernetes import KubernetesCluster
-from torchrun_operator.cluster.port import ClusterError, Key
+from torchrun_operator.cluster.port import ClusterError, Key, NotSyncedError
 from torchrun_operator.cluster.watch import base, collection, jobs
 from torchrun_operator.cluster.watch.base import awaited, unreadable
 from torchrun_operator.process.endpoints import health_app, serving
@@ -162,26 +163,48 @@ async def test_an_operator_that_may_read_nothing_is_not_ready() -> None:
         assert "watch of jobs in namespace a: pending" in text
 
 
-async def test_jobs_are_listed_without_the_forbidden_namespace() -> None:
-    async with api_stub() as stub, adapter(stub.url, ["a", "b", "c"]) as (cluster, _):
-        for namespace in "ac":
-            stub.on(f"GET {GROUP}/namespaces/{namespace}/torchrunjobs", listed(10, job("digits", 3, namespace)))
-        paths = {name: f"GET {GROUP}/namespaces/{name}/torchrunjobs" for name in "abc"}
-        stub.on(paths["b"], FORBIDDEN)
-        assert list(await cluster.list_jobs()) == [("a", "digits"), ("c", "digits")]
-        for path in paths.values():
-            stub.on(path, FORBIDDEN)
+async def never(_request: web.Request) -> web.StreamResponse:
+    """Do not answer."""
+    await asyncio.Event().wait()
+    return web.Response()
+
+
+async def test_a_namespace_that_never_answers_harms_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lists, watches and writes there hang. The other namespaces are read and written, and the operator gets ready."""
+    monkeypatch.setattr(transport, "_TIMEOUT_SECONDS", 0.5)
+    created = pod("digits-1", 12, namespace="a")
+    async with bench("ac") as it:
+        it.stub.on(f"GET {GROUP}/namespaces/b/torchrunjobs", never)
+        it.stub.on("GET /api/v1/namespaces/b/pods", never)
+        it.stub.on("POST /api/v1/namespaces/b/pods", never)
+        it.stub.on("POST /api/v1/namespaces/a/pods", (201, created))
+        manifest = {"kind": "Pod", "metadata": {"name": "digits-1", "namespace": "b"}}
+        hanging = [asyncio.create_task(it.cluster.create_pod(manifest)) for _ in range(100)]
+        await until(lambda: {("a", "new"), ("c", "new")} <= set(it.woken))
+        await it.cluster.create_pod({**created, "kind": "Pod"})
+        with pytest.raises(NotSyncedError):
+            await it.cluster.list_pods("b", "digits")
         with pytest.raises(ClusterError):
-            await cluster.list_jobs()
-        stub.on(paths["a"], listed(10))
-        stub.on(paths["b"], UNAVAILABLE)
-        with pytest.raises(ClusterError, match="etcd has no leader"):
-            await cluster.list_jobs()
+            await it.cluster.list_jobs("b")
+        it.stub.on(f"GET {GROUP}/namespaces/a/torchrunjobs", listed(10, job("digits", 3, "a")))
+        assert await it.cluster.list_jobs("a") == [("a", "digits")]
+        assert len(await it.cluster.list_pods("a", "digits")) == 2
+        await until(lambda: "watch of pods in namespace b" not in awaited(it.cluster.watches))
+        for task in hanging:
+            task.cancel()
+        await asyncio.gather(*hanging, return_exceptions=True)
 
 
-async def test_a_pass_does_not_wait_for_ever_for_the_first_list(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_is_not_listed_yet_is_an_error_at_once_and_wakes_its_job_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(base, "_SYNC_SECONDS", 0.05)
-    async with api_stub() as stub, adapter(stub.url) as (cluster, _):
+    woken: list[Key] = []
+    async with api_stub() as stub, adapter(stub.url, wake=woken.append) as (cluster, _):
         for read in (cluster.list_pods("team", "digits"), cluster.list_machines(["m1"])):
-            with pytest.raises(ClusterError, match="not listed yet"):
+            with pytest.raises(NotSyncedError, match="not listed yet"):
                 await read
+        stub.on("GET /api/v1/pods", listed(10), lines(then=asyncio.Event()))
+        async with running(cluster, "pods"):
+            await until(lambda: woken == [("team", "digits")])
+            assert await cluster.list_pods("team", "digits") == []

@@ -141,7 +141,7 @@ def outcome(act: Callable[[asyncio.Event, "asyncio.Task[None]"], None]) -> int:
 
     async def main() -> int:
         stop = asyncio.Event()
-        queue: WorkQueue[Key] = WorkQueue(now, 1.0)
+        queue: WorkQueue[Key] = WorkQueue(now)
         watch = asyncio.create_task(keep(Scripted("works")), name="watch of jobs")
         worker: asyncio.Task[None] = asyncio.create_task(asyncio.sleep(30), name="worker")
         beating = asyncio.create_task(beat(Liveness(now)), name="heartbeat")

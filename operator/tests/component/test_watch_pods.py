@@ -90,13 +90,6 @@ async def test_an_api_server_that_fails_for_a_while() -> None:
         end.set()
 
 
-async def test_reads_wait_for_the_first_list() -> None:
-    async with followed((500, status_of(500, "InternalError"))) as it:
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.1):
-                await it.pods()
-
-
 @pytest.mark.parametrize("size", [1_400_000, 9_000_000], ids=["in etcd", "in JSON, with an escape for each character"])
 async def test_a_large_pod_stops_nothing(size: int) -> None:
     """An object may have 1.5 MiB, and any user may label a pod as one of a job."""

@@ -9,8 +9,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from memory_cluster import MemoryCluster
-from torchrun_operator.cluster.port import ClusterError, ConflictError, Key
-from torchrun_operator.reconcile.loop import resync, work
+from torchrun_operator.cluster.port import ClusterError, ConflictError, Key, NotSyncedError
+from torchrun_operator.reconcile.loop import namespace_of, resync, work
 from torchrun_operator.reconcile.queue import WorkQueue
 from torchrun_operator.reconcile.reconciler import Outcome
 from torchrun_operator.settings import Settings
@@ -28,6 +28,8 @@ class Scripted:
 
     script: Iterator[Outcome | Exception]
     takes_seconds: float = 0.0
+    stubborn: bool = False
+    """It cannot be cancelled."""
     at: list[float] = field(default_factory=list)
     """When passes began."""
 
@@ -35,7 +37,13 @@ class Scripted:
         """See Reconciles.reconcile."""
         assert key == KEY
         self.at.append(round(now(), 1))
-        await asyncio.sleep(self.takes_seconds)
+        end = now() + self.takes_seconds
+        while now() < end:
+            try:
+                await asyncio.sleep(end - now())
+            except asyncio.CancelledError:
+                if not self.stubborn:
+                    raise
         result = next(self.script, Outcome())
         if isinstance(result, Exception):
             raise result
@@ -51,7 +59,7 @@ class Bench:
     liveness: Liveness = field(default_factory=lambda: Liveness(now))
 
     def __post_init__(self) -> None:
-        self.queue: WorkQueue[Key] = WorkQueue(now, spacing_seconds=1.0, sustained_seconds=1.0)
+        self.queue: WorkQueue[Key] = WorkQueue(now, namespace_of, 2, spacing_seconds=1.0, sustained_seconds=1.0)
 
     def start(self) -> "asyncio.Task[None]":
         return asyncio.create_task(work(self.queue, self.reconciler, self.metrics, self.liveness, SETTINGS))
@@ -120,7 +128,7 @@ def test_a_bug_is_logged_with_its_place(caplog: pytest.LogCaptureFixture) -> Non
 
 def test_a_pass_that_takes_too_long_is_noticed() -> None:
     async def main() -> None:
-        bench = Bench(Scripted(iter(()), takes_seconds=30))
+        bench = Bench(Scripted(iter(()), takes_seconds=30, stubborn=True))
         worker = bench.start()
         bench.queue.add(KEY)
         await asyncio.sleep(9)
@@ -135,8 +143,52 @@ def test_a_pass_that_takes_too_long_is_noticed() -> None:
     run_virtually(main())
 
 
+def test_a_pass_that_waits_too_long_is_given_up() -> None:
+    """Half of the time after which a pass counts as stuck, so that a hanging API server does not end the operator."""
+    bench = play([], 20, takes_seconds=30)
+    assert (bench.reconciler.at, bench.count("errors")) == ([0, 5.5, 11.5, 18.5], {"PassTimeout": 4})
+
+
+def test_a_job_that_is_not_synced_yet_waits_for_its_watch() -> None:
+    bench = play([NotSyncedError(0, "NotSynced", "not listed yet")], 60)
+    assert (bench.reconciler.at, bench.count("reconciles"), bench.count("errors")) == ([0], {"not synced": 1}, {})
+
+
+@dataclass
+class Hanging:
+    """Implements Reconciles: passes in one namespace do not end."""
+
+    hangs: str
+    passed: list[Key] = field(default_factory=list)
+
+    async def reconcile(self, key: Key) -> Outcome:
+        """See Reconciles.reconcile."""
+        if key[0] == self.hangs:
+            await asyncio.Event().wait()
+        self.passed.append(key)
+        return Outcome()
+
+
+def test_a_namespace_whose_passes_hang_delays_no_other() -> None:
+    async def main() -> None:
+        queue: WorkQueue[Key] = WorkQueue(now, namespace_of, 2)
+        reconciler = Hanging("hangs")
+        settings = SETTINGS.model_copy(update={"workers": 2})
+        worker = asyncio.create_task(work(queue, reconciler, Metrics("test"), Liveness(now), settings))
+        for number in range(50):
+            queue.add(("hangs", f"job-{number}"))
+        for number in range(5):
+            queue.add(("works", f"job-{number}"))
+        await asyncio.sleep(0.1)
+        assert reconciler.passed == [("works", f"job-{number}") for number in range(5)]
+        worker.cancel()
+        await asyncio.wait([worker])
+
+    run_virtually(main())
+
+
 def test_a_pass_under_way_ends_before_the_worker_does() -> None:
-    bench = play([], 3, takes_seconds=5)
+    bench = play([], 3, takes_seconds=4)
     assert bench.count("reconciles") == {"ok": 1}
 
 
@@ -147,8 +199,9 @@ class Listed(MemoryCluster):
         super().__init__()
         self.listable_from = listable_from
 
-    async def list_jobs(self) -> Sequence[tuple[str, str]]:
+    async def list_jobs(self, namespace: str) -> Sequence[tuple[str, str]]:
         """See Cluster.list_jobs."""
+        assert namespace == "team"
         if now() < self.listable_from:
             raise DOWN
         return [KEY, ("team", "other")]
@@ -158,7 +211,7 @@ def test_all_jobs_are_listed_at_the_start_and_now_and_then() -> None:
     async def main() -> None:
         readiness = Readiness(["jobs listed"])
         queue: WorkQueue[Key] = WorkQueue(now, spacing_seconds=0.0, sustained_seconds=0.001)
-        lister = asyncio.create_task(resync(queue, Listed(listable_from=12), readiness, SETTINGS))
+        lister = asyncio.create_task(resync(queue, Listed(listable_from=12), "team", readiness, SETTINGS))
         await asyncio.sleep(11)
         assert (queue.depth, readiness.awaited) == (0, ("jobs listed",))
         turns = await take_all(queue, 4)

@@ -53,7 +53,7 @@ async def test_jobs_are_found(torchrunjobs: Any) -> None:
             == torchrunjobs.request("GET", f"{JOBS}/{job.metadata.name}")[1]
         )
         assert await cluster.get_job("default", "nobody") is None
-        assert ("default", job.metadata.name) in await cluster.list_jobs()
+        assert ("default", job.metadata.name) in await cluster.list_jobs("")
 
 
 @pytest.mark.parametrize("status", STATUSES.values(), ids=STATUSES)

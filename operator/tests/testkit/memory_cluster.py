@@ -23,6 +23,7 @@ class MemoryCluster:
     """Implements cluster.port.Cluster. Tests access `objects`, `events` and `log`."""
 
     def __init__(self) -> None:
+        self.namespaces: Sequence[str] = ("",)
         self.objects: dict[tuple[str, str, str], Stored] = {}
         """By kind, namespace and name, as the API server would return them."""
         self.events: list[Manifest] = []
@@ -48,7 +49,7 @@ class MemoryCluster:
         await self._around(f"get {name}")
         return copy.deepcopy(self.objects.get(("TorchrunJob", namespace, name)))
 
-    async def list_jobs(self) -> Sequence[tuple[str, str]]:
+    async def list_jobs(self, namespace: str) -> Sequence[tuple[str, str]]:
         """See Cluster.list_jobs."""
         await self._around("list jobs")
         return [(namespace, name) for kind, namespace, name in self.objects if kind == "TorchrunJob"]

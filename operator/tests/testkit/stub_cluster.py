@@ -12,7 +12,7 @@ from kubernetes.aio import client
 
 from api_stub import ApiStub, Asked, Reply, api_stub, status_of
 from torchrun_operator.cluster.kubernetes import KubernetesCluster
-from torchrun_operator.cluster.port import Key
+from torchrun_operator.cluster.port import Key, NotSyncedError
 from torchrun_operator.cluster.watch.base import Kind
 
 PODS, NODES = "GET /api/v1/pods", "GET /api/v1/nodes"
@@ -142,7 +142,10 @@ class Followed:
     async def until(self, expected: dict[str, str], job: str = "digits") -> None:
         """Wait until the watch has exactly these pods."""
         async with asyncio.timeout(5):
-            while await self.pods(job) != expected:  # noqa: ASYNC110 - a watch does not notify
+            while True:
+                with contextlib.suppress(NotSyncedError):
+                    if await self.pods(job) == expected:
+                        return
                 await asyncio.sleep(0.005)
 
 

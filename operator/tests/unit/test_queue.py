@@ -193,6 +193,22 @@ async def workers_share_the_keys(queue: Queue) -> None:
     assert min(turns.values()) >= 5
 
 
+async def a_group_has_only_its_turns(queue: Queue) -> None:
+    """Slow turns of one group do not delay the keys of another."""
+    queue.group_of, queue.turns_per_group = (lambda key: key[0]), 2
+    for key in ("x1", "x2", "x3", "x4", "y1"):
+        queue.add(key)
+    assert [await take(queue) for _ in range(3)] == [("x1", 0), ("x2", 0), ("y1", 0)]
+    queue.add("x3")  # it is held already
+    queue.add("y2", after=7)
+    assert (queue.depth, await take(queue)) == (2, ("y2", 7))
+    queue.done("x2", after=3)
+    assert await take(queue) == ("x3", 7)
+    queue.forget("x1")
+    queue.failed("x3")
+    assert [await take(queue), await take(queue)] == [("x4", 7), ("x3", 7.5)]
+
+
 async def depth_and_oldest_wait_tell_of_overdue_keys(queue: Queue) -> None:
     assert (queue.depth, queue.oldest_wait_seconds) == (0, 0.0)
     queue.add("a")
@@ -219,6 +235,7 @@ SCRIPTS: tuple[Script, ...] = (
     close_ends_all_who_wait,
     turns_under_way_can_end_after_close,
     workers_share_the_keys,
+    a_group_has_only_its_turns,
     depth_and_oldest_wait_tell_of_overdue_keys,
 )
 

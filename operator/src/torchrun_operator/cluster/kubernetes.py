@@ -15,7 +15,7 @@ from torchrun_operator.cluster.port import (
     RefusedError,
 )
 from torchrun_operator.cluster.transport import APPLY, LatencyObserver, Transport, answer_of, client_of_environment
-from torchrun_operator.cluster.watch.base import FORBIDDEN, Watch
+from torchrun_operator.cluster.watch.base import Watch
 from torchrun_operator.cluster.watch.cache import JobCache
 from torchrun_operator.cluster.watch.collection import pages
 from torchrun_operator.cluster.watch.jobs import JobWatch, Login, login
@@ -65,12 +65,11 @@ class KubernetesCluster:
     ) -> None:
         """Calls `observe` after each request. While a watch runs, calls `wake` for each job that a change affects."""
         self._transport = Transport(api, observe)
-        self._namespaces = tuple(namespaces)
+        self._namespaces = tuple(namespaces) or ("",)
         self.cache = JobCache()
-        watched = self._namespaces or ("",)
-        self._pods = {name: PodWatch(name, self._transport, wake) for name in watched}
+        self._pods = {name: PodWatch(name, self._transport, wake) for name in self._namespaces}
         self._machines = MachineWatch(self._transport, self._machine_changed)
-        jobs = [JobWatch(name, self.cache, wake, login) for name in watched]
+        jobs = [JobWatch(name, self.cache, wake, login) for name in self._namespaces]
         self.watches: Sequence[Watch] = (*jobs, *self._pods.values(), self._machines)
         """Reads are up to date while all of them run."""
 
@@ -90,28 +89,25 @@ class KubernetesCluster:
             self.cache.update((namespace, name), known)
         return known
 
-    async def list_jobs(self) -> Sequence[Key]:
-        """See Cluster.list_jobs. The next pass over each job reads it again, in case the watch has missed a change."""
-        paths = [_jobs(namespace) for namespace in self._namespaces] or [f"apis/{GROUP}/{VERSION}/{PLURAL}"]
-        answers = await asyncio.gather(*map(self._keys, paths), return_exceptions=True)
-        lists = [answer for answer in answers if not isinstance(answer, BaseException)]
-        for error in answers:
-            # A forbidden namespace does not hide the others. The watch of jobs reports it.
-            if isinstance(error, BaseException) and not (lists and _is_forbidden(error)):
-                raise error
-        self.cache.clear()
-        return [key for found in lists for key in found]
+    @property
+    def namespaces(self) -> Sequence[str]:
+        """See Cluster.namespaces."""
+        return self._namespaces
 
-    async def _keys(self, path: str) -> list[Key]:
-        return [
+    async def list_jobs(self, namespace: str) -> Sequence[Key]:
+        """See Cluster.list_jobs. The next pass over each job reads it again, in case the watch has missed a change."""
+        path = _jobs(namespace) if namespace else f"apis/{GROUP}/{VERSION}/{PLURAL}"
+        found = [
             (item["metadata"]["namespace"], item["metadata"]["name"])
             async for page in pages(self._transport, path, {})
             for item in page["items"]
         ]
+        self.cache.clear(namespace)
+        return found
 
     async def list_pods(self, namespace: str, job: str) -> Sequence[Manifest]:
         """See Cluster.list_pods. Reads from the watch, which may lag but keeps the order of changes."""
-        return await self._pods_of(namespace).pods(namespace, job)
+        return self._pods_of(namespace).pods(namespace, job)
 
     def _pods_of(self, namespace: str) -> PodWatch:
         return self._pods.get("") or self._pods[namespace]
@@ -297,7 +293,3 @@ def _refusal(error: ClusterError, manifest: Manifest) -> RefusedError | None:
 
 def _title(manifest: Manifest) -> str:
     return f"{manifest['kind']} {manifest['metadata']['namespace']}/{manifest['metadata']['name']}"
-
-
-def _is_forbidden(error: BaseException) -> bool:
-    return isinstance(error, ClusterError) and error.status == FORBIDDEN

@@ -32,6 +32,10 @@ class RefusedError(ClusterError):
     """The API server does not accept this object (400, 403, 413, 422). A person must change something."""
 
 
+class NotSyncedError(ClusterError):
+    """What the watch of this namespace reports is not known yet. The job is woken as soon as it is."""
+
+
 class TooLargeError(ClusterError):
     """The answer is larger than this process may read. Ask for less."""
 
@@ -47,12 +51,17 @@ class Cluster(Protocol):
         """Return the TorchrunJob, or None if there is none. May lag."""
         ...
 
-    async def list_jobs(self) -> Sequence[Key]:
-        """Return (namespace, name) of every watched TorchrunJob. Skips forbidden namespaces."""
+    @property
+    def namespaces(self) -> Sequence[str]:
+        """The namespaces to list jobs in. A single empty name means all of them."""
+        ...
+
+    async def list_jobs(self, namespace: str) -> Sequence[Key]:
+        """Return (namespace, name) of every TorchrunJob there."""
         ...
 
     async def list_pods(self, namespace: str, job: str) -> Sequence[Manifest]:
-        """Return the pods with the job's label, of any owner. May lag."""
+        """Return the pods with the job's label, of any owner. May lag. Raises NotSyncedError rather than wait."""
         ...
 
     async def list_machines(self, names: Collection[str]) -> Machines:

@@ -13,6 +13,7 @@ from kubernetes.aio import client, config
 
 from torchrun_operator.cluster.port import ClusterError, ConflictError, Manifest, RefusedError, TooLargeError
 from torchrun_operator.cluster.watch.base import SILENCE_SECONDS
+from torchrun_operator.lanes import Lanes
 
 JSON = "application/json"
 APPLY = "application/apply-patch+yaml; charset=utf-8"
@@ -23,8 +24,11 @@ _HALVES = re.compile("[\ud800-\udfff]")
 _TIMEOUT_SECONDS = 30.0
 _ANSWER_BYTES = 32 << 20
 """Maximum size of an answer and of an event. An object has at most 1.5 MiB in etcd, and six times that in JSON."""
-_CONNECTIONS = 24
-"""Each one costs a TLS handshake in a burst of requests. More connections are not faster."""
+_REQUESTS = 24
+"""Requests at the same time for objects of one namespace. Each connection costs a TLS handshake in a burst of requests,
+and more connections are not faster.
+"""
+_NAMESPACE = re.compile("/namespaces/([^/]+)/")
 _KINDS = {400: RefusedError, 403: RefusedError, 409: ConflictError, 413: RefusedError, 422: RefusedError}
 
 LatencyObserver = Callable[[str, str, int, float], None]
@@ -38,7 +42,7 @@ async def client_of_environment() -> client.ApiClient:
         config.load_incluster_config(client_configuration=configuration)
     except config.ConfigException:
         await config.load_kube_config(client_configuration=configuration)
-    configuration.connection_pool_maxsize = _CONNECTIONS
+    configuration.connection_pool_maxsize = 0  # no limit: each watch holds a connection, and Transport limits requests
     # A pod reaches its API server without a proxy. With trust_env, each request would read ~/.netrc.
     configuration.client_session_kwargs = {"trust_env": False}
     return client.ApiClient(configuration)
@@ -51,6 +55,7 @@ class Transport:
         """Calls `observe` for each request except watches."""
         self._api = api
         self._observe = observe
+        self._lanes = Lanes(_REQUESTS)
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -116,13 +121,15 @@ class Transport:
         await self._api.update_params_for_auth(headers, [], ["BearerToken"], path, verb, body)
         url = f"{self._api.configuration.host}/{path}" + (f"?{urlencode(query)}" if query else "")
         status, started = 0, time.monotonic()
+        sent = _yaml_text(body) if content_type == APPLY else body
+        namespace = _NAMESPACE.search(path)
         try:
-            sent = _yaml_text(body) if content_type == APPLY else body
-            response = await self._api.call_api(verb, url, headers, sent, _request_timeout=seconds or _TIMEOUT_SECONDS)
-            status, data = (
-                response.status,
-                await _body(response.response, most_bytes or _ANSWER_BYTES, f"{verb} {path}"),
-            )
+            async with self._lanes.of(namespace[1] if namespace else ""):
+                response = await self._api.call_api(
+                    verb, url, headers, sent, _request_timeout=seconds or _TIMEOUT_SECONDS
+                )
+                status = response.status
+                data = await _body(response.response, most_bytes or _ANSWER_BYTES, f"{verb} {path}")
         except (aiohttp.ClientError, TimeoutError, ssl.SSLError, OSError) as error:
             raise ClusterError(0, type(error).__name__, f"{verb} {path}: {error}") from error
         finally:

@@ -24,7 +24,7 @@ async def run(settings: Settings) -> int:
     async with operator(settings) as parts:
         rotating = asyncio.create_task(_stop_once_rotated(files, stop), name="rotation")
         try:
-            return await supervise(stop, parts.queue, parts.workers(), parts.others())
+            return await supervise(stop, parts.queue, [parts.worker()], parts.others())
         finally:
             rotating.cancel()
 

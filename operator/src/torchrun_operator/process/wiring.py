@@ -14,7 +14,7 @@ from torchrun_operator.cluster.watch.base import HEARTBEAT_SECONDS, awaited, unr
 from torchrun_operator.process.endpoints import health_app, serving
 from torchrun_operator.process.supervision import Task, beat, keep
 from torchrun_operator.programs import zipapp
-from torchrun_operator.reconcile.loop import resync, work
+from torchrun_operator.reconcile.loop import namespace_of, resync, work
 from torchrun_operator.reconcile.queue import WorkQueue
 from torchrun_operator.reconcile.reconciler import Reconciler
 from torchrun_operator.render.programs import Programs
@@ -39,19 +39,20 @@ class Operator:
     cluster: KubernetesCluster
     reconciler: Reconciler
 
-    def workers(self) -> list[Task]:
-        """Start the workers, which make the passes."""
-        return [
-            asyncio.create_task(
-                work(self.queue, self.reconciler, self.metrics, self.liveness, self.settings), name=f"worker {number}"
-            )
-            for number in range(self.settings.workers)
-        ]
+    def worker(self) -> Task:
+        """Start the task that makes the passes."""
+        passes = work(self.queue, self.reconciler, self.metrics, self.liveness, self.settings)
+        return asyncio.create_task(passes, name="passes")
 
     def others(self) -> list[Task]:
         """Start all other tasks that run until the operator stops."""
         return [
-            asyncio.create_task(resync(self.queue, self.cluster, self.readiness, self.settings), name="resync"),
+            *(
+                asyncio.create_task(
+                    resync(self.queue, self.cluster, namespace, self.readiness, self.settings), name="resync"
+                )
+                for namespace in self.cluster.namespaces
+            ),
             asyncio.create_task(beat(self.liveness), name="heartbeat"),
             *(asyncio.create_task(keep(watch), name=watch.name) for watch in self.cluster.watches),
         ]
@@ -61,7 +62,7 @@ class Operator:
 async def operator(settings: Settings) -> AsyncIterator[Operator]:
     """Create the operator and serve its endpoints inside the block. No task runs yet."""
     metrics, liveness = Metrics(version("torchrun-operator")), Liveness()
-    queue: WorkQueue[Key] = WorkQueue(time.monotonic, settings.min_reconcile_interval)
+    queue: WorkQueue[Key] = WorkQueue(time.monotonic, namespace_of, settings.workers, settings.min_reconcile_interval)
     metrics.watch_queue(lambda: queue.depth, lambda: queue.oldest_wait_seconds)
     cluster = await connect(metrics.api_request, queue.add, settings.watch_namespaces)
     report_watches(cluster, liveness, metrics)

@@ -27,6 +27,7 @@ from torchrun_operator.telemetry.metrics import Metrics
 logger = logging.getLogger(__name__)
 
 _CONCURRENT_WRITES = 20
+"""Of one pass. The transport limits the requests of a namespace."""
 
 Request = Coroutine[Any, Any, None]
 Refusals = dict[Reference, RefusedError | NameTakenError]
@@ -54,7 +55,6 @@ class Actor:
         self._programs = programs
         self._operator_namespace = operator_namespace
         self._resync_seconds = resync_seconds
-        self._writes = asyncio.Semaphore(_CONCURRENT_WRITES)
 
     async def act(self, key: Key, job: api.TorchrunJob, decision: Decision, memory: Memory) -> float | None:
         """Carry out the plan. Return the seconds until refused actions are due again. Raises ClusterError."""
@@ -172,9 +172,10 @@ class Actor:
 
     async def _together(self, requests: Sequence[Request]) -> list[BaseException | None]:
         """Await all. Return the error of each."""
+        writes = asyncio.Semaphore(_CONCURRENT_WRITES)
 
         async def limited(request: Request) -> None:
-            async with self._writes:
+            async with writes:
                 await request
 
         try:

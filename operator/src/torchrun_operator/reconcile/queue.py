@@ -7,6 +7,7 @@ and a longer one after each failure.
 import asyncio
 import heapq
 import itertools
+from collections import Counter, deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -40,9 +41,14 @@ class WorkQueue(Generic[K]):
     A key without recent turns gets `burst` turns at intervals of spacing_seconds, so that the operator reacts to a loss
     at once. It then gets one turn every sustained_seconds. All wake-ups in between share one turn: the thousand pod
     events of a start cost a few reconciles.
+
+    The keys of a group share `turns_per_group` turns at the same time, so that slow turns of one group do not delay the
+    keys of another.
     """
 
     clock: Callable[[], float]
+    group_of: Callable[[K], Hashable] = lambda _key: None
+    turns_per_group: int = 2**31
     spacing_seconds: float = 0.2
     sustained_seconds: float = 1.0
     burst: int = 3
@@ -50,6 +56,10 @@ class WorkQueue(Generic[K]):
     _heap: list[tuple[float, int, K]] = field(default_factory=list)
     _sequence: "itertools.count[int]" = field(default_factory=itertools.count)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _running: "Counter[Hashable]" = field(default_factory=Counter)
+    """Turns that are under way, by group."""
+    _held: dict[Hashable, deque[K]] = field(default_factory=dict)
+    """Due keys of groups that have all their turns, by group."""
     _closed: bool = False
 
     def add(self, key: K, after: float = 0.0) -> None:
@@ -75,6 +85,11 @@ class WorkQueue(Generic[K]):
                 state = self._keys.get(key)
                 if state is None or state.running or state.due != due:
                     continue  # superseded by an earlier or later entry
+                group = self.group_of(key)
+                if self._running[group] >= self.turns_per_group:
+                    self._held.setdefault(group, deque()).append(key)
+                    continue
+                self._running[group] += 1
                 state.due, state.running = None, True
                 state.turns = state.turns or Allowance(self.burst, self.sustained_seconds)
                 state.not_before = now + max(self.spacing_seconds, state.turns.spend(now))
@@ -113,11 +128,9 @@ class WorkQueue(Generic[K]):
 
     def forget(self, key: K) -> None:
         """End the turn of a job that no longer exists."""
-        state = self._keys[key]
-        if state.due is None:
+        self._end(key, None)
+        if self._keys[key].due is None:
             del self._keys[key]
-        else:
-            self._end(key, None)
 
     @property
     def depth(self) -> int:
@@ -135,14 +148,23 @@ class WorkQueue(Generic[K]):
         )
 
     def _end(self, key: K, after: float | None) -> None:
-        state = self._keys[key]
+        state, group = self._keys[key], self.group_of(key)
         state.running = False
+        self._running[group] -= 1
+        if not self._running[group]:
+            del self._running[group]
+        if held := self._held.pop(group, None):
+            waiting = held.popleft()
+            if held:
+                self._held[group] = held
+            self._push(waiting, self._keys[waiting].due)
         if state.due is not None:
             state.due = max(state.due, state.not_before)
             self._push(key, state.due)
         if after is not None:
             self.add(key, after)
 
-    def _push(self, key: K, due: float) -> None:
+    def _push(self, key: K, due: float | None) -> None:
+        assert due is not None
         heapq.heappush(self._heap, (due, next(self._sequence), key))
         self._wake.set()

@@ -1,12 +1,13 @@
 """The interface of all watches. Each one reads the API server in its own way."""
 
 import asyncio
+import contextlib
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Final, Literal
 
-from torchrun_operator.cluster.port import ClusterError
+from torchrun_operator.cluster.port import ClusterError, NotSyncedError
 
 logger = logging.getLogger(__name__)
 
@@ -71,13 +72,21 @@ class Watch(ABC):
 
     async def wait_synced(self) -> None:
         """Wait for the first list. Raises ClusterError if the objects are forbidden or the list takes too long."""
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_SYNC_SECONDS):
                 await self._settled.wait()
-        except TimeoutError as error:
-            raise ClusterError(0, "NotSynced", f"{self.name}: not listed yet") from error
+        self.require_synced()
+
+    def require_synced(self) -> None:
+        """Raise NotSyncedError before the first list, and ClusterError if the objects are forbidden."""
+        if not self._settled.is_set():
+            raise NotSyncedError(0, "NotSynced", f"{self.name}: not listed yet")
         if self.forbidden is not None:
             raise ClusterError(FORBIDDEN, "Forbidden", f"{self.name}: {self.forbidden.message}")
+
+    def _settle(self) -> None:
+        """Let reads go on: with the objects, or with the reason why there are none."""
+        self._settled.set()
 
     def connected(self) -> None:
         """Record that the API server answered. Log it if the previous request failed."""
@@ -90,7 +99,7 @@ class Watch(ABC):
         """Record that all objects are listed."""
         self.connected()
         self.synced = True
-        self._settled.set()
+        self._settle()
 
     def failed(self, error: ClusterError) -> None:
         """Record a request that failed. Log the first of several in a row."""
@@ -101,7 +110,7 @@ class Watch(ABC):
         self.up, self.failing = False, True
         self.forbidden = error if is_forbidden else None
         if is_forbidden:
-            self._settled.set()
+            self._settle()
         elif not self.synced:
             self._settled.clear()
 
@@ -109,16 +118,22 @@ class Watch(ABC):
 def awaited(watches: Iterable[Watch]) -> list[str]:
     """Return the names of the watches that the operator waits for before it is ready.
 
-    It does not wait for a forbidden namespace, unless all are: an operator that can read nothing is not ready.
+    It does not wait for a namespace that is forbidden or does not answer, unless all are: an operator that can read
+    nothing is not ready.
     """
     watches = list(watches)
     readable = {watch.kind for watch in watches if watch.synced and watch.forbidden is None}
-    return [
-        watch.name
-        for watch in watches
-        if (not watch.synced and watch.forbidden is None)
-        or (watch.forbidden is not None and watch.kind not in {*readable, "nodes"})
-    ]
+    return [watch.name for watch in watches if not _is_read(watch) and not _is_exempt(watch, readable)]
+
+
+def _is_read(watch: Watch) -> bool:
+    return watch.synced and watch.forbidden is None
+
+
+def _is_exempt(watch: Watch, readable: Collection[Kind]) -> bool:
+    if watch.kind == "nodes":
+        return watch.forbidden is not None
+    return watch.failing and watch.kind in readable
 
 
 def unreadable(watches: Iterable[Watch]) -> list[str]:

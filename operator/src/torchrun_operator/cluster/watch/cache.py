@@ -46,9 +46,9 @@ class JobCache:
         """Forget the job."""
         self._jobs.pop(key, None)
 
-    def clear(self) -> None:
-        """Forget all jobs, so that the next read of each job asks the API server."""
-        self._jobs.clear()
+    def clear(self, namespace: str) -> None:
+        """Forget the jobs of that namespace ("": of all), so that the next read of each job asks the API server."""
+        self._jobs = {key: job for key, job in self._jobs.items() if namespace and key[0] != namespace}
 
 
 def _version(job: Manifest) -> int:

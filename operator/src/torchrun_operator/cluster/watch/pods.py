@@ -5,7 +5,7 @@ from typing import Any
 from urllib.parse import quote
 
 from torchrun_operator.api.names import LABEL_JOB_NAME
-from torchrun_operator.cluster.port import Key, Manifest
+from torchrun_operator.cluster.port import Key, Manifest, NotSyncedError
 from torchrun_operator.cluster.watch.collection import Api, CollectionWatch
 from torchrun_operator.cluster.watch.trimming import trimmed
 
@@ -19,11 +19,27 @@ class PodWatch(CollectionWatch):
         super().__init__("pods", namespace, api, path, {"labelSelector": LABEL_JOB_NAME})
         self._wake = wake
         self._pods: dict[Key, dict[str, Manifest]] = {}
+        self._asked: set[Key] = set()
+        """Jobs whose pods were asked for before the first list."""
 
-    async def pods(self, namespace: str, job: str) -> Sequence[Manifest]:
-        """Return the newest known pods of the job. Waits for the first list. Raises ClusterError, see wait_synced()."""
-        await self.wait_synced()
+    def pods(self, namespace: str, job: str) -> Sequence[Manifest]:
+        """Return the newest known pods of the job.
+
+        Raises ClusterError, see require_synced(). Before the first list it wakes the job later: a pass that waited for
+        a list that does not come would take a turn from the jobs of other namespaces.
+        """
+        try:
+            self.require_synced()
+        except NotSyncedError:
+            self._asked.add((namespace, job))
+            raise
         return list(self._pods.get((namespace, job), {}).values())
+
+    def _settle(self) -> None:
+        super()._settle()
+        asked, self._asked = self._asked, set()
+        for key in asked - self._pods.keys():  # the list has woken those
+            self._wake(key)
 
     def created(self, pod: Manifest) -> None:
         """Show a created pod before the watch reports it, unless the watch has seen newer changes.
