@@ -113,6 +113,10 @@ bench: bench-loop bench-scale bench-recovery ## Run all benchmarks
 bench-scale: $(ENV) ## Measure the start of 50 jobs of 8 nodes, compared with plain POSTs of the same pods
 	PYTHONPATH=e2e $(RUN) -m support.withcluster $(CURDIR)/$(RUN) -m bench.scale
 
+.PHONY: bench-hostile
+bench-hostile: $(ENV) ## Measure how fast 20 jobs get back dead pods while hostile jobs run beside them: at most 1.5 times slower
+	PYTHONPATH=e2e $(RUN) -m bench.hostile $(ARGS)
+
 .PHONY: bench-listing
 bench-listing: $(ENV) ## Measure the peak memory of the watch of pods in a cluster with 10,000 of them: at most 400 MB
 	$(RUN) e2e/bench/listing.py

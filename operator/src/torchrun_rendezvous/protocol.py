@@ -31,7 +31,7 @@ MAX_NODES = 1_048_576
 
 Count = Annotated[int, Integer()]
 Rounds = Annotated[int, Integer(0, 2**31)]
-"""Reports add these up, and sums of any documents must remain integers that Kubernetes can store."""
+"""The operator adds these up over hosts, and sums of any documents must remain integers that Kubernetes can store."""
 Positive = Annotated[int, Integer(1)]
 Nodes = Annotated[int, Integer(0, MAX_NODES)]
 Figure = Annotated[float, Number()]
@@ -56,7 +56,7 @@ class EndRound(NamedTuple):
     """A round that must end, and the host process that counts it."""
 
     instance: Annotated[str, Text(64)]
-    round: Count
+    round: Rounds
 
     def document(self) -> dict[str, Any]:
         """Return the record as a JSON-ready document."""
@@ -126,7 +126,7 @@ class RoundsEnded(_Document):
 class Unrequested(_Document):
     """The last round that ended without a request: the nodes that left it first, and when."""
 
-    round: Count
+    round: Rounds
     addresses: tuple[Address, ...]
     time: datetime
 
@@ -159,7 +159,7 @@ class Progress(_Document):
 class Overdue(_Document):
     """A round whose workers have reported no other step for longer than `seconds`."""
 
-    round: Count
+    round: Rounds
     step: Count | None
     """The last reported step. None: there was none."""
     starting: bool
@@ -189,7 +189,7 @@ class RendezvousState(_Document):
     instance: Annotated[str, Text(64, r"[0-9a-f]+", kind="a hexadecimal number")]
     """Changes when the host restarts; everything else starts again with it."""
     version: Annotated[Count, Wire(required=True)] = 0
-    round: Annotated[Count, Wire(required=True)] = 0
+    round: Annotated[Rounds, Wire(required=True)] = 0
     """The current round, or the one that forms."""
     complete: Annotated[bool, Wire(required=True)] = False
     """The round runs, and no member has left it or must leave it."""
