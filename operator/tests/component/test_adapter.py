@@ -200,6 +200,13 @@ WRONG: dict[str, tuple[Call, Answers, type[ClusterError], int, str]] = {
         "slow down",
     ),
     "unauthorized": (get_job, {f"GET {JOB}": (401, status_of(401, "Unauthorized"))}, ClusterError, 401, "Unauthorized"),
+    "a long message": (
+        get_job,
+        {f"GET {JOB}": (422, status_of(422, "Invalid", "m" * 1_000_000))},
+        RefusedError,
+        422,
+        "m" * 4096,
+    ),
     "no JSON": (get_job, {f"GET {JOB}": (502, "<h1>Bad gateway</h1>")}, ClusterError, 502, "<h1>Bad gateway</h1>"),
     "no object": (get_job, {f"GET {JOB}": (200, "[1]")}, ClusterError, 200, "[1]"),
     "empty": (get_job, {f"GET {JOB}": (200, "")}, ClusterError, 200, ""),

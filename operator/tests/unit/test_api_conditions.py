@@ -13,6 +13,7 @@ from torchrun_operator.api.conditions import (
     is_true,
     set_condition,
 )
+from torchrun_operator.api.v1alpha1.status import Failure
 
 EARLIER = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
 NOW = EARLIER + timedelta(minutes=5)
@@ -78,3 +79,25 @@ def test_wire() -> None:
         "observedGeneration": 1,
     }
     assert Condition.model_validate(RUNNING.wire()) == RUNNING
+
+
+@pytest.mark.parametrize(
+    ("message", "kept"),
+    [
+        ("x" * 4096, "x" * 4096),
+        ("x" * 1_000_000, "x" * 4095 + "…"),
+        ("one\ntwo\tthree", "one\ntwo\tthree"),
+        ("\x1b[2J\x00gone\r\x9b", "\ufffd[2J\ufffdgone\ufffd\ufffd"),
+    ],
+    ids=["longest", "longer", "lines", "control characters"],
+)
+def test_messages_of_others_are_cut(message: str, kept: str) -> None:
+    conditions = set_condition((), ConditionType.RUNNING, False, Reason.PODS_WAITING, message, now=NOW)
+    assert conditions[0].message == kept
+    assert Failure(time=NOW, cause="code", message=message, reason=message, traceback=message) == Failure(
+        time=NOW,
+        cause="code",
+        message=kept if len(kept) < 1024 else "x" * 1023 + "…",
+        reason=kept if len(kept) < 128 else "x" * 127 + "…",
+        traceback=kept if len(kept) < 2048 else "x" * 2047 + "…",
+    )

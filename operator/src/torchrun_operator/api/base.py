@@ -1,9 +1,10 @@
 """The base class of all API models, and their timestamps."""
 
+import re
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, PlainSerializer
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, PlainSerializer
 from pydantic.alias_generators import to_camel
 
 
@@ -39,6 +40,25 @@ def _whole_seconds_utc(moment: datetime) -> datetime:
 def rfc3339(moment: datetime) -> str:
     """Format a moment as Kubernetes does: UTC, whole seconds, ``2026-01-31T12:00:00Z``."""
     return _whole_seconds_utc(moment).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_CUT = "…"
+
+
+def cut(most: int) -> BeforeValidator:
+    """Return a validator for text of others, of any length: what does not fit is cut off, and nothing moves a cursor.
+
+    Use it beside max_length. Without it, a long message of a webhook or a container would make each pass fail.
+    """
+
+    def shorten(value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        text = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", value) if _CONTROL.search(value) else value
+        return text if len(text) <= most else text[: most - len(_CUT)] + _CUT
+
+    return BeforeValidator(shorten)
 
 
 Time = Annotated[

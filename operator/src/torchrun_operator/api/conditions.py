@@ -7,7 +7,10 @@ from typing import Annotated
 
 from pydantic import Field
 
-from torchrun_operator.api.base import Time, TolerantModel
+from torchrun_operator.api.base import Time, TolerantModel, cut
+
+MESSAGE_CHARACTERS = 4096
+"""Maximum size of a message. Kubernetes accepts 32768 bytes, and all messages of a job must fit into one object."""
 
 
 class ConditionType(StrEnum):
@@ -86,7 +89,11 @@ class Condition(TolerantModel):
         str,
         Field(description="Why the condition has this status, in one CamelCase word for programs.", max_length=1024),
     ]
-    message: Annotated[str, Field(description="What happened and what you can do, for people.", max_length=32768)] = ""
+    message: Annotated[
+        str,
+        Field(description="What happened and what you can do, for people.", max_length=32768),
+        cut(MESSAGE_CHARACTERS),
+    ] = ""
     last_transition_time: Annotated[Time, Field(description="When the status last changed.")]
     observed_generation: Annotated[
         int | None, Field(description="The metadata.generation that the condition describes.", ge=0)

@@ -28,6 +28,8 @@ _REQUESTS = 24
 """Requests at the same time for objects of one namespace. Each connection costs a TLS handshake in a burst of requests,
 and more connections are not faster.
 """
+_MESSAGE_CHARACTERS = 4096
+"""The API server repeats an invalid value in its message, and a webhook may write anything."""
 _NAMESPACE = re.compile("/namespaces/([^/]+)/")
 _KINDS = {400: RefusedError, 403: RefusedError, 409: ConflictError, 413: RefusedError, 422: RefusedError}
 
@@ -189,4 +191,5 @@ def answer_of(status: int, data: bytes) -> dict[str, Any]:
     if status < 300:
         return answer
     reason, message = str(answer.get("reason") or "Error"), str(answer.get("message") or "no message")
+    message = message[:_MESSAGE_CHARACTERS]
     raise _KINDS.get(status, ClusterError)(status, reason, message)

@@ -22,7 +22,7 @@ _MOST_WAITING = 200
 _EVENTS = Allowance(burst=50, seconds=10.0)
 """Of one job. Whoever can make a job change can make it report changes."""
 _MOST_JOBS = 10_000
-_MESSAGE_CHARACTERS = 1024
+_MESSAGE_BYTES = 1024
 """The maximum length of a message that the API server accepts."""
 
 
@@ -110,7 +110,7 @@ def _manifest(raw: Manifest, event: Event, now: datetime) -> dict[str, Any]:
         },
         "type": "Warning" if event.warning else "Normal",
         "reason": event.reason,
-        "message": event.message[:_MESSAGE_CHARACTERS],
+        "message": event.message.encode(errors="replace")[:_MESSAGE_BYTES].decode(errors="ignore"),
         "source": {"component": MANAGED_BY},
         "firstTimestamp": rfc3339(now),
         "lastTimestamp": rfc3339(now),

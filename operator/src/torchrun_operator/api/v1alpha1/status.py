@@ -5,8 +5,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from torchrun_operator.api.base import Time, TolerantModel
-from torchrun_operator.api.conditions import Condition
+from torchrun_operator.api.base import Time, TolerantModel, cut
+from torchrun_operator.api.conditions import MESSAGE_CHARACTERS, Condition
 
 
 class JobState(StrEnum):
@@ -102,13 +102,15 @@ class Failure(TolerantModel):
             "with exit code 0, or the reason from Kubernetes: Error, OOMKilled…",
             max_length=128,
         ),
+        cut(128),
     ] = None
     message: Annotated[
-        str, Field(description="What happened: the exception, or the last line of the log.", max_length=1024)
+        str, Field(description="What happened: the exception, or the last line of the log.", max_length=1024), cut(1024)
     ] = ""
     traceback: Annotated[
         str | None,
         Field(description="Beginning and end of the traceback, or the last lines of the log.", max_length=2048),
+        cut(2048),
     ] = None
 
 
@@ -143,7 +145,7 @@ class RendezvousStatus(TolerantModel):
 class Refusal(TolerantModel):
     """What the API server refused of the job's objects, so that a restarted operator knows it at once."""
 
-    message: Annotated[str, Field(description="What the API server said.", max_length=32768)]
+    message: Annotated[str, Field(description="What the API server said.", max_length=32768), cut(MESSAGE_CHARACTERS)]
     name_taken: Annotated[
         bool,
         Field(description="Whether an object of that name belongs to another owner."),
