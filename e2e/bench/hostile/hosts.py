@@ -71,7 +71,7 @@ class Host:
                 else:
                     await self._misbehave(self.behavior, writer)
                 await writer.drain()
-        except (OSError, asyncio.IncompleteReadError):
+        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         finally:
             writer.close()
