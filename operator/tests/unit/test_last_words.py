@@ -278,6 +278,7 @@ TWO_PIPES = {
     "the last words come in between": (LOOP + "no data in /data\n" + LOOP, "no data in /data"),
     "the last words come last": (LOOP + "no data in /data\n", "no data in /data"),
     "there are none": (LOOP, "step 299 loss 0.299"),
+    "a long line": ("x" * 10_000 + " no data in /data\n", "x" * 483 + " no data in /data"),
     "a few steps": ("loading\nstep 1\nstep 2\n", "step 2"),
 }
 

@@ -183,7 +183,8 @@ def _without_cause(lines: Sequence[Line], ends: Sequence[Words], *, ended: bool,
         return reported
     message, line, text = found
     killed = base.exit_code is not None and base.exit_code < 0
-    said = Words("" if killed else _short(message), _clipped(text), rank=line.rank, time=base.time or line.time)
+    end = " ".join(message.split())[-_MESSAGE_CHARACTERS:]
+    said = Words("" if killed else end, _clipped(text), rank=line.rank, time=base.time or line.time)
     return replace(said, guessed=not killed, exit_code=base.exit_code, local_rank=base.local_rank)
 
 
