@@ -1,5 +1,6 @@
 """Jobs, pods and rendezvous states for tests, complete and plausible by default."""
 
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,6 +17,10 @@ CREATED = NOW - timedelta(minutes=10)
 DIGEST = "d1" * 32
 
 Manifest = dict[str, Any]
+
+_WRONG_PLURAL = re.compile(
+    r"\b1 (node pods|nodes|pods|spares|times|workers|restarts|failures)\b|\b1 (of [0-9]+ )?[a-z ]+ (have|train|are)\b"
+)
 
 
 def at(seconds: float) -> datetime:
@@ -117,8 +122,11 @@ def facts(**parts: Any) -> Facts:
 
 
 def decide(job: TorchrunJob, found: Facts, now: datetime) -> Decision:
-    """Return the decision about that job at that time."""
-    return core.decide(replace(found, job=job, now=now))
+    """Return the decision about that job at that time. All its messages have the singular where it belongs."""
+    decision = core.decide(replace(found, job=job, now=now))
+    said = [c.message for c in decision.status.conditions] + [event.message for event in decision.events]
+    assert [message for message in said if _WRONG_PLURAL.search(message)] == []
+    return decision
 
 
 def after(job: TorchrunJob, found: Facts, now: datetime = NOW) -> TorchrunJob:

@@ -265,7 +265,7 @@ def test_a_suspended_job_keeps_no_spare() -> None:
 def test_an_unscheduled_spare_is_reported_and_does_not_delay_the_job() -> None:
     status = after(job(), seen(*instead(FOUR, make_node(1, Phase.PENDING)))).status
     scheduled = next(c for c in status.conditions if c.type == "Scheduled")
-    assert (scheduled.status, scheduled.message) == ("True", "all 3 node pods are scheduled, and 0 of 1 spares")
+    assert (scheduled.status, scheduled.message) == ("True", "all 3 node pods are scheduled, and 0 of 1 spare")
 
 
 DONE = tuple(make_node(i, Phase.SUCCEEDED) for i in range(4))

@@ -12,6 +12,7 @@ from torchrun_operator.api.v1alpha1 import BackOff
 from torchrun_operator.core.facts.model import LIVE, Facts, NodePod, Phase
 from torchrun_operator.core.findings.losses import Loss, Losses
 from torchrun_operator.core.findings.wanted import Wanted
+from torchrun_operator.core.phrases import counted
 
 _HEALTHY_AFTER = timedelta(seconds=60)
 """A pod whose trainer container has run for this long has started well: the count begins again."""
@@ -76,7 +77,7 @@ def absence_of(entry: BackOff, how: str) -> str:
 
 
 def _often(entry: BackOff) -> str:
-    return f"{entry.failures} times in a row within a minute of the start"
+    return f"{counted(entry.failures, 'time')} in a row within a minute of the start"
 
 
 def _after_loss(known: BackOff | None, loss: Loss, now: datetime) -> BackOff:

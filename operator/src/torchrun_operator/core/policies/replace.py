@@ -9,6 +9,7 @@ from torchrun_operator.core.facts.model import Facts, NodePod, Phase
 from torchrun_operator.core.findings.causes import describe
 from torchrun_operator.core.findings.find import Findings
 from torchrun_operator.core.findings.stuck import StuckReason
+from torchrun_operator.core.phrases import counted
 from torchrun_operator.core.policies.host_lost import ORPHAN_GRACE_SECONDS
 from torchrun_operator.core.policies.plan import Deletion, Plan, deletion
 from torchrun_operator.core.policies.upkeep import going_on
@@ -77,4 +78,4 @@ def _waits_for_rendezvous(facts: Facts, findings: Findings) -> bool:
 
 def _surplus(findings: Findings) -> str:
     nodes, spares = findings.wanted.nodes, findings.wanted.spares
-    return f"the job wants {nodes} nodes" + (f" and {spares} {'spare' if spares == 1 else 'spares'}" if spares else "")
+    return f"the job wants {counted(nodes, 'node')}" + (f" and {counted(spares, 'spare')}" if spares else "")

@@ -4,6 +4,7 @@ from torchrun_operator.api.conditions import ConditionType, Reason
 from torchrun_operator.core.facts.model import Facts, Phase
 from torchrun_operator.core.findings.completion import gone_well
 from torchrun_operator.core.findings.find import Findings
+from torchrun_operator.core.phrases import counted
 from torchrun_operator.core.status.verdict import Verdict
 
 
@@ -12,4 +13,4 @@ def complete(facts: Facts, findings: Findings) -> list[Verdict]:
     if not findings.completion.complete:
         return []
     count = sum(1 for node in facts.nodes if node.phase is Phase.SUCCEEDED) + len(gone_well(facts))
-    return [Verdict(ConditionType.COMPLETE, True, Reason.FINISHED, f"all {count} nodes succeeded")]
+    return [Verdict(ConditionType.COMPLETE, True, Reason.FINISHED, f"{counted(count, 'node')} succeeded")]

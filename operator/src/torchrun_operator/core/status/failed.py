@@ -6,7 +6,7 @@ from torchrun_operator.core.facts.model import Cause, Facts, Phase
 from torchrun_operator.core.findings.failures import describe_failure
 from torchrun_operator.core.findings.find import Findings
 from torchrun_operator.core.findings.workers import FailureReason
-from torchrun_operator.core.phrases import named
+from torchrun_operator.core.phrases import counted, named
 from torchrun_operator.core.status.verdict import Verdict
 
 
@@ -43,8 +43,7 @@ def _never_trained(facts: Facts) -> str:
 
 def _too_often(facts: Facts, findings: Findings) -> str:
     job, times = facts.job, findings.counts.restarts.code
-    often = "1 time" if times == 1 else f"{times} times"
-    count = f"the code has failed {often} and spec.maxRestarts is {job.spec.max_restarts}"
+    count = f"the code has failed {counted(times, 'time')} and spec.maxRestarts is {job.spec.max_restarts}"
     failure = findings.failure or job.status.last_failure
     if failure is None or failure.cause != Cause.CODE:
         return count

@@ -4,7 +4,7 @@ from torchrun_operator.api.conditions import ConditionType, Reason, find_conditi
 from torchrun_operator.api.v1alpha1 import Membership, NodeStatus
 from torchrun_operator.core.facts.model import GONE, Cause, Facts, Phase, RendezvousPod, Stage
 from torchrun_operator.core.findings.find import Findings
-from torchrun_operator.core.phrases import counted, named
+from torchrun_operator.core.phrases import named, share
 from torchrun_operator.core.policies.plan import Plan
 from torchrun_operator.core.status.verdict import Verdict
 from torchrun_operator.core.status.waiting import that_lasts
@@ -20,6 +20,7 @@ def resizing(facts: Facts, findings: Findings, plan: Plan, membership: Membershi
         return _settled()
     lost = _lost(facts, findings)
     have, wanted = membership.nodes, membership.desired_nodes
+    train = share(have, wanted, "node", "trains", "train")
     leaving = bool(findings.members.surplus)
     finishing = not lost and any(node.phase is Phase.SUCCEEDED for node in facts.nodes)
     everyone = _everyone(facts, findings, plan, have)
@@ -27,20 +28,20 @@ def resizing(facts: Facts, findings: Findings, plan: Plan, membership: Membershi
         return _settled()
     if have and have >= findings.size.round and not leaving and not findings.losses.nodes:
         words = "; ".join(_absent(facts, findings)[:_MOST_ABSENT])
-        message = f"{have} of {counted(wanted, 'node')} train; the others join later: {words}"
+        message = f"{train}; the others join later: {words}"
         return Verdict(ConditionType.RESIZING, False, Reason.SHORT_OF_NODES, message)
     if findings.stopping.slow:
-        message = "; ".join([f"{have} of {counted(wanted, 'node')} train", *findings.stopping.slow])
+        message = "; ".join([train, *findings.stopping.slow])
         return Verdict(ConditionType.RESIZING, True, Reason.SLOW_TO_STOP, message)
     if everyone:
         return Verdict(ConditionType.RESIZING, True, Reason.RESTARTING_ALL, everyone)
     lasting = that_lasts(findings.waits, findings.wanted.pods, facts.job.metadata.namespace)
     if lost:
-        message = f"{have} of {counted(wanted, 'node')} train; lost: {named(sorted(lost))}"
+        message = f"{train}; lost: {named(sorted(lost))}"
         return Verdict(ConditionType.RESIZING, True, Reason.NODE_LOST, "; ".join([message, *lasting]))
     if facts.rendezvous is not None and not facts.rendezvous.complete and len(facts.nodes) >= wanted:
         return _restarting(facts, findings, wanted, lasting)
-    message = f"{have} of {counted(wanted, 'node')} train; the job changes its size"
+    message = f"{train}; the job changes its size"
     return Verdict(ConditionType.RESIZING, True, Reason.REPLICAS_CHANGED, "; ".join([message, *lasting]))
 
 
@@ -96,7 +97,7 @@ def _absent(facts: Facts, findings: Findings) -> list[str]:
 def _restarting(facts: Facts, findings: Findings, wanted: int, lasting: list[str]) -> Verdict:
     assert facts.rendezvous is not None
     joined, hung = len(facts.rendezvous.members), findings.counts.hung_round
-    message = f"workers restart; {joined} of {counted(wanted, 'node')} have joined the next round"
+    message = f"workers restart; {share(joined, wanted, 'node', 'has', 'have')} joined the next round"
     message = "; ".join([message, *lasting])
     if hung is not None and facts.rendezvous.round <= hung + 1:
         message = f"round {findings.counts.shown_round(hung)} made no progress; {message}"

@@ -8,7 +8,7 @@ from torchrun_operator.api.v1alpha1 import Membership
 from torchrun_operator.core.facts.model import Facts, Phase, Stage
 from torchrun_operator.core.findings.find import Findings
 from torchrun_operator.core.findings.waits import Kind
-from torchrun_operator.core.phrases import counted, named
+from torchrun_operator.core.phrases import named, share
 from torchrun_operator.core.status.verdict import Verdict
 from torchrun_operator.core.status.waiting import about_command, about_host, about_nodes
 
@@ -24,7 +24,8 @@ def running(facts: Facts, findings: Findings, membership: Membership) -> Verdict
     if findings.stage is Stage.SUSPENDED or findings.completion.complete or findings.failing is not None:
         return Verdict(ConditionType.RUNNING, False, Reason.ENDED, "nothing trains")
     if membership.nodes:
-        message = f"{membership.nodes} of {membership.desired_nodes} nodes train in round {membership.round}"
+        train = share(membership.nodes, membership.desired_nodes, "node", "trains", "train")
+        message = f"{train} in round {membership.round}"
         return Verdict(ConditionType.RUNNING, True, Reason.TRAINING, message + _finished(facts))
     if findings.waits.elsewhere:
         return Verdict(ConditionType.RUNNING, True, Reason.TRAINS_ELSEWHERE, _elsewhere(facts, findings))
@@ -45,8 +46,7 @@ def _waits(facts: Facts, findings: Findings, round_: int) -> tuple[Reason, list[
     if facts.rendezvous is None:
         return Reason.STARTING_RENDEZVOUS, [*(host or [_unheard(facts)]), *others]
     joined, needed = len(facts.rendezvous.members), findings.wanted.minimum
-    verb = "has" if 1 in (joined, needed) else "have"
-    count = f"{joined} of at least {counted(needed, 'node')} {verb} joined round {round_}"
+    count = f"{share(joined, needed, 'node', 'has', 'have', of='of at least')} joined round {round_}"
     count += f" ({named(waits.came)})" if waits.came else ""
     unheard = any(each.kind is Kind.UNHEARD for each in waits.nodes)
     command = about_command(waits, job) if unheard else ""
