@@ -3,9 +3,10 @@
 import copy
 from typing import Any
 
+from bounds import BOUNDS
 from model_schema import Schema, structural
-from pod_schema import claim_template, pod_template
-from rules import BOUNDS, RULES
+from pod_schema import claim_template, pod_template, rendezvous_template
+from rules import RULES
 
 from torchrun_operator.api.names import CATEGORIES, GROUP, KIND, PLURAL, SHORT_NAME, SINGULAR, VERSION
 from torchrun_operator.api.v1alpha1 import TorchrunJob, TorchrunJobSpec, TorchrunJobStatus
@@ -31,6 +32,7 @@ def schema() -> Schema:
     """Return the structural schema of a TorchrunJob, rules included."""
     spec = structural(TorchrunJobSpec, defaults=True)
     _fill(spec["properties"]["template"], pod_template())
+    _fill(spec["properties"]["rendezvous"]["properties"]["template"], rendezvous_template())
     _fill(spec["properties"]["snapshots"]["properties"]["volumeClaimTemplate"], claim_template())
     status = structural(TorchrunJobStatus, defaults=False)
     status["properties"]["conditions"] |= _keyed("type")

@@ -1,6 +1,7 @@
 """Turns models of the Kubernetes client into structural schemas without descriptions: pod and claim templates."""
 
 import types
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -24,8 +25,27 @@ _QUANTITIES = {
 }
 """Quantities. The client models them as strings; the API server also accepts numbers."""
 
-_ONLY = {"V1ObjectMeta": {"labels", "annotations"}}
+Only = Mapping[str, Collection[str]]
+"""The fields of a model that a schema has. Other models have all."""
+_ONLY: Only = {"V1ObjectMeta": {"labels", "annotations"}}
 """The operator sets all other metadata of a template."""
+_RENDEZVOUS_ONLY: Only = {
+    "V1PodSpec": {
+        "affinity", "containers", "image_pull_secrets", "node_selector", "priority_class_name", "runtime_class_name",
+        "scheduler_name", "security_context", "service_account_name", "tolerations", "topology_spread_constraints",
+    },
+    "V1Container": {"command", "env", "image", "image_pull_policy", "name", "resources", "security_context"},
+    "V1ResourceRequirements": {"limits", "requests"},
+    "V1PodSecurityContext": {
+        "app_armor_profile", "fs_group", "fs_group_change_policy", "run_as_group", "run_as_non_root", "run_as_user",
+        "se_linux_options", "seccomp_profile", "supplemental_groups", "supplemental_groups_policy",
+    },
+    "V1SecurityContext": {
+        "app_armor_profile", "read_only_root_filesystem", "run_as_group", "run_as_non_root", "run_as_user",
+        "se_linux_options", "seccomp_profile",
+    },
+}  # fmt: skip
+"""The rendezvous pod gets no rights beyond those of its user: neither privileges nor capabilities."""
 _LEFT_OUT = {
     # Pods cannot be created with them.
     ("V1PodSpec", "ephemeral_containers"),
@@ -44,26 +64,34 @@ _KEYS = {
 
 def pod_template() -> Schema:
     """Return the schema of a PodTemplateSpec."""
-    return _object(models.V1PodTemplateSpec)
+    return _object(models.V1PodTemplateSpec, _ONLY)
+
+
+def rendezvous_template() -> Schema:
+    """Return the schema of the part of a PodTemplateSpec that a job may set for the rendezvous pod."""
+    schema = _object(models.V1PodTemplateSpec, {**_ONLY, **_RENDEZVOUS_ONLY})
+    for part in (schema, schema["properties"]["spec"]):
+        del part["required"]
+    return schema
 
 
 def claim_template() -> Schema:
     """Return the schema of a PersistentVolumeClaimTemplate."""
-    return _object(models.V1PersistentVolumeClaimTemplate)
+    return _object(models.V1PersistentVolumeClaimTemplate, _ONLY)
 
 
-def _object(model: type[BaseModel]) -> Schema:
+def _object(model: type[BaseModel], only: Only) -> Schema:
     name = model.__name__
     fields = {
         key: field
         for key, field in model.model_fields.items()
-        if (name, key) not in _LEFT_OUT and key in _ONLY.get(name, {key})
+        if (name, key) not in _LEFT_OUT and key in only.get(name, {key})
     }
     if not fields:
         return {"type": "object"}
     result: Schema = {
         "type": "object",
-        "properties": {_wire_name(key, field): _field(name, key, field) for key, field in sorted(fields.items())},
+        "properties": {_wire_name(key, field): _field(name, key, field, only) for key, field in sorted(fields.items())},
     }
     required = sorted(
         _wire_name(key, field) for key, field in fields.items() if field.is_required() or (name, key) in _REQUIRED
@@ -75,8 +103,8 @@ def _wire_name(key: str, field: FieldInfo) -> str:
     return field.serialization_alias or key
 
 
-def _field(model: str, key: str, field: FieldInfo) -> Schema:
-    schema = _type(field.annotation)
+def _field(model: str, key: str, field: FieldInfo, only: Only) -> Schema:
+    schema = _type(field.annotation, only)
     if (model, key) in _QUANTITIES:
         schema = _QUANTITY if schema["type"] == "string" else schema | {"additionalProperties": _QUANTITY}
     if (model, key) in _KEYS:
@@ -84,27 +112,27 @@ def _field(model: str, key: str, field: FieldInfo) -> Schema:
     return schema
 
 
-def _type(annotation: Any) -> Schema:  # noqa: ANN401
+def _type(annotation: Any, only: Only) -> Schema:  # noqa: ANN401
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        return _type(arguments[0])
+        return _type(arguments[0], only)
     if origin in (Union, types.UnionType):
-        return _union([argument for argument in arguments if argument is not types.NoneType])
+        return _union([argument for argument in arguments if argument is not types.NoneType], only)
     if origin is list:
-        return {"type": "array", "items": _type(arguments[0])}
+        return {"type": "array", "items": _type(arguments[0], only)}
     if origin is dict:
-        return {"type": "object", "additionalProperties": _type(arguments[1])}
+        return {"type": "object", "additionalProperties": _type(arguments[1], only)}
     if annotation is datetime:
         return {"type": "string", "format": "date-time"}
     if issubclass(annotation, BaseModel):
-        return _object(annotation)
+        return _object(annotation, only)
     return {"type": {bool: "boolean", int: "integer", float: "number", str: "string"}[annotation]}
 
 
-def _union(choices: list[Any]) -> Schema:
+def _union(choices: list[Any], only: Only) -> Schema:
     if len(choices) == 1:
-        return _type(choices[0])
-    kinds = {_type(choice)["type"] for choice in choices}
+        return _type(choices[0], only)
+    kinds = {_type(choice, only)["type"] for choice in choices}
     if kinds == {"integer", "string"}:
         return dict(INT_OR_STRING)
     raise ValueError(f"a structural schema has no union of {kinds}")

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from crd import schema
 from model_schema import Schema
 from pages import page
-from rules import RULES, Rule
+from rule import Rule
+from rules import RULES
 
 from torchrun_operator.api.names import API_VERSION, CATEGORIES, KIND, SHORT_NAME
 
-_OPAQUE = ("spec.template", "spec.snapshots.volumeClaimTemplate")
+_OPAQUE = ("spec.template", "spec.rendezvous.template", "spec.snapshots.volumeClaimTemplate")
 """Types of Kubernetes. The reference does not repeat their fields."""
 
 

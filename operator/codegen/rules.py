@@ -3,10 +3,8 @@
 `torchrun_operator.render.validation` repeats them, for jobs that were stored before a rule existed.
 """
 
-from dataclasses import dataclass
-from typing import Any
-
 from pydantic.alias_generators import to_camel
+from rule import Rule
 
 from torchrun_operator.api import remedies
 from torchrun_operator.api.names import (
@@ -18,6 +16,9 @@ from torchrun_operator.api.names import (
     MAX_PROCESSES_PER_NODE,
     MIN_PROGRESS_DEADLINE,
     PORT_HTTP,
+    RENDEZVOUS_CONTAINER,
+    RENDEZVOUS_ENV_PREFIX,
+    RENDEZVOUS_RESOURCES,
     RESERVED_DIRECTORIES,
     RESERVED_ENV,
     RESERVED_ENV_PREFIXES,
@@ -28,30 +29,6 @@ from torchrun_operator.api.names import (
     WORKER_PYTHON,
 )
 from torchrun_operator.api.v1alpha1 import FROZEN
-
-
-@dataclass(frozen=True)
-class Rule:
-    """One rule: its place in the schema, its expression, and the fix."""
-
-    at: str
-    """Path in the schema; `files[]` is an item of the list `files`."""
-    holds: str
-    message: str
-    expression: str = ""
-    """CEL for a message that quotes values. The API server falls back to `message` if it fails."""
-    field: str = ""
-    """The field that the error names, below `at`."""
-    reason: str = "FieldValueInvalid"
-
-    def wire(self) -> dict[str, Any]:
-        """Return the rule as an item of x-kubernetes-validations."""
-        result = {"rule": self.holds, "message": self.message, "reason": self.reason}
-        if self.expression:
-            result["messageExpression"] = self.expression
-        if self.field:
-            result["fieldPath"] = self.field
-        return result
 
 
 def _strings(values: tuple[str, ...]) -> str:
@@ -345,6 +322,38 @@ _TEMPLATE = (
     ),
 )
 
+_RENDEZVOUS = (
+    Rule(
+        "spec.rendezvous.template.spec.containers",
+        f"self.all(c, c.name == '{RENDEZVOUS_CONTAINER}')",
+        remedies.ONE_RENDEZVOUS,
+    ),
+    Rule(
+        "spec.rendezvous.template.spec.containers[].env[].name",
+        f"!self.startsWith('{RENDEZVOUS_ENV_PREFIX}')",
+        remedies.RENDEZVOUS_ENV,
+        reason="FieldValueForbidden",
+    ),
+    *(
+        Rule(
+            f"spec.rendezvous.template.spec.containers[].resources.{kind}",
+            f"self.all(key, key in {_strings(RENDEZVOUS_RESOURCES)})",
+            remedies.RENDEZVOUS_RESOURCES_ONLY,
+            reason="FieldValueForbidden",
+        )
+        for kind in ("requests", "limits")
+    ),
+    *(
+        Rule(
+            f"spec.rendezvous.template.metadata.{kind}",
+            f"self.all(key, !key.startsWith('{GROUP}/'))",
+            remedies.METADATA_KEY,
+            reason="FieldValueForbidden",
+        )
+        for kind in ("labels", "annotations")
+    ),
+)
+
 _FROZEN = tuple(
     Rule(
         "spec",
@@ -357,21 +366,14 @@ _FROZEN = tuple(
     for name in map(to_camel, FROZEN)
 )
 
-RULES: tuple[Rule, ...] = (_NAME, *_NODES, *_DEADLINES, *_WIRING, *_FILES, *_SNAPSHOTS, *_TEMPLATE, *_FROZEN)
-
-BOUNDS: dict[str, dict[str, int]] = {
-    "spec.template.metadata.labels": {"maxProperties": 128},
-    "spec.template.metadata.annotations": {"maxProperties": 128},
-    "spec.template.spec.containers": {"maxItems": 16},
-    "spec.template.spec.containers[].name": {"maxLength": 63},
-    "spec.template.spec.containers[].env": {"maxItems": 512},
-    "spec.template.spec.containers[].env[].name": {"maxLength": 256},
-    "spec.template.spec.containers[].volumeMounts": {"maxItems": 64},
-    "spec.template.spec.containers[].volumeMounts[].mountPath": {"maxLength": 512},
-    "spec.template.spec.containers[].terminationMessagePath": {"maxLength": 512},
-    "spec.template.spec.volumes": {"maxItems": 256},
-    "spec.template.spec.volumes[].name": {"maxLength": 63},
-    "spec.snapshots.volumeClaimTemplate.spec.accessModes": {"maxItems": 4},
-    "spec.snapshots.volumeClaimTemplate.spec.resources.requests": {"maxProperties": 16},
-}
-"""Limits of the pod template. Without them, the API server estimates the cost of the rules as too high."""
+RULES: tuple[Rule, ...] = (
+    _NAME,
+    *_NODES,
+    *_DEADLINES,
+    *_WIRING,
+    *_FILES,
+    *_SNAPSHOTS,
+    *_TEMPLATE,
+    *_RENDEZVOUS,
+    *_FROZEN,
+)

@@ -7,16 +7,24 @@ import signal
 import sys
 import threading
 
-from torchrun_rendezvous.board import Board
-from torchrun_rendezvous.driver import Driver
-from torchrun_rendezvous.http import Server
-from torchrun_rendezvous.logs import log
+from torchrun_rendezvous.interpreter import settle
 
 
 def main() -> None:
     """Serve until SIGTERM, which ends the process at once."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: os._exit(0))
+    settle(sys.argv[1:])
+    serve()
+
+
+def serve() -> None:
+    """Serve. The other modules need Python 3.10, and are imported once this Python is known to be the right one."""
+    from torchrun_rendezvous.board import Board  # noqa: PLC0415
+    from torchrun_rendezvous.driver import Driver  # noqa: PLC0415
+    from torchrun_rendezvous.http import Server  # noqa: PLC0415
+    from torchrun_rendezvous.logs import log  # noqa: PLC0415
+
     digest = os.environ["RDZV_TOKEN_SHA256"].lower()
     if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
         sys.exit("RDZV_TOKEN_SHA256: 64 hexadecimal digits are needed")

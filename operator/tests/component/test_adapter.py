@@ -149,6 +149,13 @@ WRONG: dict[str, tuple[Call, Answers, type[ClusterError], int, str]] = {
         422,
         f"Pod team/digits-0: {INVALID['message']}",
     ),
+    "create, forbidden, and another owner has the name": (
+        create_pod,
+        {f"POST {PODS}": (403, FORBIDDEN), f"GET {POD}": THEIRS},
+        RefusedError,
+        403,
+        "Pod team/digits-0: exceeded quota: team",
+    ),
     "create, malformed": (
         create_pod,
         {f"POST {PODS}": (400, status_of(400, "BadRequest", "unknown field")), f"GET {POD}": GONE},

@@ -334,7 +334,7 @@ def test_unknown_kubernetes_nodes_change_nothing() -> None:
 
 
 def test_picture_of_a_whole_job() -> None:
-    ready = {"type": "Ready", "status": "True"}
+    ready = {"type": "ContainersReady", "status": "True"}
     digest = {"annotations": {"torchrun.dev/token-digest": "abc"}}
     host = pod(
         "digits-rdzv",

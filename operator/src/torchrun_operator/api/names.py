@@ -31,6 +31,12 @@ ROLE_RENDEZVOUS: Final = "rendezvous"
 TRAINER_CONTAINER: Final = "trainer"
 """Name of the container that runs torchrun."""
 RENDEZVOUS_CONTAINER: Final = "rendezvous"
+RENDEZVOUS_ENV_PREFIX: Final = "RDZV_"
+"""Prefix of the variables that the operator sets in that container."""
+RENDEZVOUS_RESOURCES: Final = ("cpu", "memory", "ephemeral-storage")
+"""What that container may request."""
+READINESS_GATE: Final = f"{GROUP}/counts-as-a-node"
+"""Condition of the rendezvous Pod that is never true."""
 """Name of the container of the rendezvous pod."""
 
 MAX_NODES: Final = 1000

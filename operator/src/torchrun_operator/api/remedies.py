@@ -8,6 +8,9 @@ from torchrun_operator.api.names import (
     MAX_NODES,
     MIN_PROGRESS_DEADLINE,
     PORT_HTTP,
+    RENDEZVOUS_CONTAINER,
+    RENDEZVOUS_ENV_PREFIX,
+    RENDEZVOUS_RESOURCES,
     RESERVED_DIRECTORIES,
     RESERVED_PREFIX,
     TERMINATION_LOG,
@@ -56,6 +59,11 @@ MOUNT_PATH_TAKEN: Final = (
 )
 ONE_TRAINER: Final = (
     f'exactly one container must have the name "{TRAINER_CONTAINER}": give it to the container that runs torchrun'
+)
+ONE_RENDEZVOUS: Final = f'write at most one container, with the name "{RENDEZVOUS_CONTAINER}"'
+RENDEZVOUS_ENV: Final = f"names that start with {RENDEZVOUS_ENV_PREFIX} are reserved for the operator; choose others"
+RENDEZVOUS_RESOURCES_ONLY: Final = (
+    f"write only {', '.join(RENDEZVOUS_RESOURCES)}: the rendezvous host uses no other resource, such as a GPU"
 )
 IMAGE: Final = "write the image of the container"
 RESERVED_ENV: Final = (

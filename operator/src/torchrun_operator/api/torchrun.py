@@ -1,5 +1,6 @@
 """The command line of torchrun: finds options that would override the environment that the operator sets."""
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Final
@@ -20,6 +21,8 @@ _RESERVED: Final = {
     "--monitor-interval": "spec.rendezvous",
 }
 _WITHOUT_VALUE: Final = {"--standalone", "-m", "--module", "--no-python", "--run-path", "--virtual-local-rank"}
+_PROGRAMS: Final = re.compile(r"(?<![\w.$}~-])(/(?:[\w.+@-]+/)*bin)(?=[/:\s\"';)&|]|$)")
+_MOST_DIRECTORIES: Final = 8
 _MODULES: Final = ("torch.distributed.run", "torch.distributed.launch")
 
 
@@ -36,6 +39,12 @@ def program_of(command: Sequence[str]) -> str | None:
 def starts_torchrun(command: Sequence[str]) -> bool:
     """Whether a command without shell lines names torchrun."""
     return any(_is_torchrun(word) for word in command)
+
+
+def program_directories(command: Sequence[str]) -> tuple[str, ...]:
+    """Return the absolute directories of programs that the command names, such as that of an environment, in order."""
+    found = dict.fromkeys(match for word in command for match in _PROGRAMS.findall(word))
+    return tuple(found)[:_MOST_DIRECTORIES]
 
 
 def reserved_options(command: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -184,11 +184,11 @@ class KubernetesCluster:
 
     async def delete_owned(self, manifest: Manifest) -> None:
         """See Cluster.delete_owned."""
-        collection, resource = _collection(manifest)
-        path = f"{collection}/{quote(manifest['metadata']['name'])}"
-        found = await self._transport.read(resource, path)
+        found = await self._find(manifest)
         if found is None or _owner(found) != _owner(manifest):
             return
+        collection, resource = _collection(manifest)
+        path = f"{collection}/{quote(manifest['metadata']['name'])}"
         body = {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"uid": found["metadata"]["uid"]}}
         try:
             await self._transport.request("DELETE", resource, path, body=body)
@@ -234,19 +234,19 @@ class KubernetesCluster:
         existing object has used up refuses the create before the API server looks for the name.
         """
         collection, resource = _collection(manifest)
-        query, refused = {"fieldManager": FIELD_MANAGER}, None
+        query = {"fieldManager": FIELD_MANAGER}
         try:
             return await self._transport.request("POST", resource, collection, query=query, body=manifest)
         except ConflictError as error:
             if error.reason != "AlreadyExists":
                 raise
         except ClusterError as error:
-            refused = _refusal(error, manifest)
-            if refused is None:
+            if _refusal(error, manifest) is None:
                 raise
-        found = await self._transport.read(resource, f"{collection}/{quote(manifest['metadata']['name'])}")
-        if refused is not None and (found is None or _owner(found) != _owner(manifest)):
-            raise refused
+            there = await self._find(manifest)
+            if there is None or _owner(there) != _owner(manifest):
+                raise _refusal(error, manifest) or error from error
+        found = await self._find(manifest)
         if found is None:
             raise ConflictError(409, "Conflict", f"{_title(manifest)} was just deleted")
         if _owner(found) != _owner(manifest):
@@ -255,6 +255,10 @@ class KubernetesCluster:
             raise ConflictError(409, "Conflict", f"{_title(manifest)} is still being deleted")
         await when_there(manifest)
         return None
+
+    async def _find(self, manifest: Manifest) -> Manifest | None:
+        collection, resource = _collection(manifest)
+        return await self._transport.read(resource, f"{collection}/{quote(manifest['metadata']['name'])}")
 
     async def _leave_as_it_is(self, manifest: Manifest) -> None:
         """Do nothing: the spec of a pod cannot change, and a claim belongs to its user."""

@@ -63,6 +63,17 @@ class Rendezvous(Model):
             max_length=32,
         ),
     ] = {}  # noqa: RUF012
+    template: Annotated[
+        dict[str, Any] | None,
+        Field(
+            description="The pod of the rendezvous host: a part of a PodTemplateSpec. What you set here replaces what "
+            "the operator takes from spec.template, or chooses. metadata: labels, annotations; spec: placement "
+            "(nodeSelector, affinity, tolerations, topologySpreadConstraints, schedulerName), priorityClassName, "
+            "runtimeClassName, serviceAccountName, imagePullSecrets, securityContext, and a container named rendezvous "
+            "(image, imagePullPolicy, resources, env, securityContext; command: the Python to run with). Example: "
+            "{spec: {nodeSelector: {pool: cpu}, containers: [{name: rendezvous, resources: {requests: {cpu: 100m}}}]}}."
+        ),
+    ] = None
 
 
 class ConfigMapReference(Model):

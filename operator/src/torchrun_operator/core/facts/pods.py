@@ -132,7 +132,7 @@ def _stop_requested_at(metadata: Mapping[str, Any]) -> datetime | None:
 
 def _rendezvous_pod(pod: Mapping[str, Any], lost: str, digest: str) -> RendezvousPod:
     status = pod.get("status") or {}
-    ready = condition(status, "Ready")
+    ready = condition(status, "ContainersReady")
     return RendezvousPod(
         name=pod["metadata"]["name"],
         uid=pod["metadata"]["uid"],

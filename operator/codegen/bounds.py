@@ -1,0 +1,25 @@
+"""Limits of the pod templates. Without them, the API server estimates the cost of the rules as too high."""
+
+BOUNDS: dict[str, dict[str, int]] = {
+    "spec.rendezvous.template.metadata.labels": {"maxProperties": 128},
+    "spec.rendezvous.template.metadata.annotations": {"maxProperties": 128},
+    "spec.rendezvous.template.spec.containers": {"maxItems": 1},
+    "spec.rendezvous.template.spec.containers[].name": {"maxLength": 63},
+    "spec.rendezvous.template.spec.containers[].env": {"maxItems": 128},
+    "spec.rendezvous.template.spec.containers[].env[].name": {"maxLength": 256},
+    "spec.rendezvous.template.spec.containers[].resources.requests": {"maxProperties": 16},
+    "spec.rendezvous.template.spec.containers[].resources.limits": {"maxProperties": 16},
+    "spec.template.metadata.labels": {"maxProperties": 128},
+    "spec.template.metadata.annotations": {"maxProperties": 128},
+    "spec.template.spec.containers": {"maxItems": 16},
+    "spec.template.spec.containers[].name": {"maxLength": 63},
+    "spec.template.spec.containers[].env": {"maxItems": 512},
+    "spec.template.spec.containers[].env[].name": {"maxLength": 256},
+    "spec.template.spec.containers[].volumeMounts": {"maxItems": 64},
+    "spec.template.spec.containers[].volumeMounts[].mountPath": {"maxLength": 512},
+    "spec.template.spec.containers[].terminationMessagePath": {"maxLength": 512},
+    "spec.template.spec.volumes": {"maxItems": 256},
+    "spec.template.spec.volumes[].name": {"maxLength": 63},
+    "spec.snapshots.volumeClaimTemplate.spec.accessModes": {"maxItems": 4},
+    "spec.snapshots.volumeClaimTemplate.spec.resources.requests": {"maxProperties": 16},
+}

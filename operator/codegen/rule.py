@@ -1,0 +1,28 @@
+"""A validation rule of a TorchrunJob, in CEL, as the CRD stores it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule: its place in the schema, its expression, and the fix."""
+
+    at: str
+    """Path in the schema; `files[]` is an item of the list `files`."""
+    holds: str
+    message: str
+    expression: str = ""
+    """CEL for a message that quotes values. The API server falls back to `message` if it fails."""
+    field: str = ""
+    """The field that the error names, below `at`."""
+    reason: str = "FieldValueInvalid"
+
+    def wire(self) -> dict[str, Any]:
+        """Return the rule as an item of x-kubernetes-validations."""
+        result = {"rule": self.holds, "message": self.message, "reason": self.reason}
+        if self.expression:
+            result["messageExpression"] = self.expression
+        if self.field:
+            result["fieldPath"] = self.field
+        return result
