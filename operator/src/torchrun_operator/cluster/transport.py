@@ -131,7 +131,8 @@ class Transport:
                     verb, url, headers, sent, _request_timeout=seconds or _TIMEOUT_SECONDS
                 )
                 status = response.status
-                data = await _body(response.response, most_bytes or _ANSWER_BYTES, f"{verb} {path}")
+                async with response.response as stream:  # also one that breaks off must not leave its connection behind
+                    data = await _body(stream, most_bytes or _ANSWER_BYTES, f"{verb} {path}")
         except (aiohttp.ClientError, TimeoutError, ssl.SSLError, OSError) as error:
             raise ClusterError(0, type(error).__name__, f"{verb} {path}: {error}") from error
         finally:
