@@ -13,7 +13,7 @@ import yaml
 from builders import job_manifest
 from fake_links import FakeLinks
 from real_cluster import adapter, path_of, version
-from stub_cluster import running
+from stub_cluster import running, until
 from torchrun_operator.api.v1alpha1 import TorchrunJob, job_of
 from torchrun_operator.cluster.kubernetes import KubernetesCluster
 from torchrun_operator.cluster.port import ClusterError, ConflictError, NameTakenError, RefusedError
@@ -208,6 +208,7 @@ async def test_a_job_is_reconciled(torchrunjobs: Any) -> None:
     name = new_job(torchrunjobs, files=FILES).metadata.name
     key = ("default", name)
     async with adapter(torchrunjobs) as cluster, running(cluster, "pods", "nodes"):
+        await until(lambda: all(watch.synced for watch in cluster.watches if watch.kind == "pods"))
         for _ in range(2):  # the second time by a new operator
             links = FakeLinks({}, lambda: 0.0)
             reconciler = Reconciler(cluster, links, Metrics("test"), lambda: datetime.now(UTC), PROGRAMS)

@@ -125,7 +125,9 @@ class KubernetesCluster:
         data = b""
         for lines in _LOG_LINES:
             asked = {**query, "tailLines": str(lines)}
-            status, data = await self._transport.exchange("GET", "pods/log", path, query=asked, seconds=_LOG_SECONDS)
+            status, data = await self._transport.exchange(
+                "GET", "pods/log", path, query=asked, seconds=_LOG_SECONDS, most_bytes=2 * _LOG_BYTES
+            )
             if status != 200:
                 answer_of(status, data)
             if len(data) < _LOG_BYTES:  # otherwise it was cut before its end

@@ -13,6 +13,7 @@ from torchrun_operator.core.facts.machines import names
 from torchrun_operator.core.facts.model import Facts
 from torchrun_operator.core.facts.pods import gather
 from torchrun_operator.core.facts.words import Words, of_log
+from torchrun_operator.lanes import Lanes
 from torchrun_operator.reconcile.listen import Listener
 from torchrun_operator.reconcile.memory import Memory
 from torchrun_operator.rendezvous.links import Links
@@ -24,6 +25,10 @@ _LEAVING = timedelta(seconds=45)
 """After a worker has failed, its agent gives the others of its node 30 s to stop before it leaves the round."""
 
 
+_MOST_LOGS = 4
+"""Logs of one namespace in memory at the same time. Each may have a megabyte, and many jobs may fail at once."""
+
+
 class Reader:
     """Reads everything that a decision depends on."""
 
@@ -32,6 +37,7 @@ class Reader:
         self._cluster = cluster
         self._links = links
         self._clock = clock
+        self._logs = Lanes(_MOST_LOGS)
         self._listener = Listener(cluster, clock)
 
     async def read(self, key: Key, job: api.TorchrunJob, memory: Memory) -> Facts:
@@ -54,21 +60,19 @@ class Reader:
     async def _said(self, key: Key, facts: Facts, wanted: Sequence[Log]) -> dict[str, Words]:
         """Return what the failed workers logged, by pod. Skips a log that cannot be read: nothing depends on it."""
         seconds = _new_seconds(facts)
-        logs = await asyncio.gather(
-            *[self._cluster.read_log(key[0], log.pod, log.container, None if log.ended else seconds) for log in wanted],
-            return_exceptions=True,
-        )
+        found = await asyncio.gather(*[self._words(key[0], facts, log, seconds) for log in wanted])
+        return {log.pod: words for log, words in zip(wanted, found, strict=True) if words is not None}
+
+    async def _words(self, namespace: str, facts: Facts, log: Log, seconds: int | None) -> Words | None:
         per_node = facts.job.spec.nproc_per_node
-        workers, said = per_node if isinstance(per_node, int) else None, {}
-        for log, text in zip(wanted, logs, strict=True):
-            words = of_log(text, ended=log.ended, workers=workers) if isinstance(text, str) else None
-            if words is not None:
-                said[log.pod] = words
-            if isinstance(text, ClusterError):
-                logger.warning("cannot read the log of container %s of pod %s: %s", log.container, log.pod, text)
-            elif isinstance(text, BaseException):
-                raise text
-        return said
+        workers = per_node if isinstance(per_node, int) else None
+        async with self._logs.of(namespace):  # the text goes before the next one comes
+            try:
+                text = await self._cluster.read_log(namespace, log.pod, log.container, None if log.ended else seconds)
+            except ClusterError as error:
+                logger.warning("cannot read the log of container %s of pod %s: %s", log.container, log.pod, error)
+                return None
+            return of_log(text, ended=log.ended, workers=workers)
 
 
 def _new_seconds(facts: Facts) -> int | None:
