@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from torchrun_rendezvous import report
+from torchrun_rendezvous import clock, report
 from torchrun_rendezvous.logs import log
 from torchrun_rendezvous.memory import Memory
 from torchrun_rendezvous.pace import Stopwatch
@@ -58,7 +58,7 @@ class Board:
         """Store the report of a worker, and return the answer."""
         with self._changed:
             self._state = replace(self._state, progress=progress)
-            self._watch = self._watch.reported(progress, time.time())
+            self._watch = self._watch.reported(progress, clock.now())
             self._show_progress()
             return {"progressDeadlineSeconds": self.target.progress_deadline_seconds if self.target else None}
 
@@ -67,7 +67,7 @@ class Board:
         with self._changed:
             now = time.monotonic()
             running = None if view.finished or view.closed else memory.running
-            self._watch = self._watch.ticked(running, now - self._ticked, time.time())
+            self._watch = self._watch.ticked(running, now - self._ticked, clock.now())
             self._ticked = now
             self._memory = memory
             state = report.described(self._state, view, memory, target)

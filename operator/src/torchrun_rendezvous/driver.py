@@ -11,6 +11,7 @@ import time
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from torchrun_rendezvous import clock
 from torchrun_rendezvous.board import Board
 from torchrun_rendezvous.logs import log
 from torchrun_rendezvous.memory import HEARTBEAT_SECONDS, Memory, Senses
@@ -49,7 +50,6 @@ class Driver(threading.Thread):
         self._memory = Memory()
         self._good = Codec.SENTINEL.decode()
         """The last valid state."""
-        self._epoch = time.time() - time.monotonic()
         self._ticked_at, self._armed_at = 0.0, -math.inf
         self._look_at = -math.inf
         self._interval = HEARTBEAT_SECONDS
@@ -113,8 +113,7 @@ class Driver(threading.Thread):
                 self._restore(store, error)
                 continue
             self._good = raw.decode()
-            # Does not read the date again: a change of the clock is not a silence of nodes.
-            now = self._epoch + time.monotonic()
+            now = clock.now()
             decision = decide(view, target, now, self._memory, self._senses(store, view))
             if state is not None and decision.view != view:
                 new = codec.encode(state, decision.view)

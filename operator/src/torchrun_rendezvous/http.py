@@ -9,16 +9,17 @@ import select
 import socket
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
+from torchrun_rendezvous import clock
 from torchrun_rendezvous.board import Board
 from torchrun_rendezvous.documents import time_of, write_time
 from torchrun_rendezvous.logs import log
-from torchrun_rendezvous.protocol import Progress, ProtocolError, Target
+from torchrun_rendezvous.protocol import Progress, ProtocolError, RendezvousState, Target
 
 TARGET_BYTES, PROGRESS_BYTES = 1 << 20, 64 << 10
 MAX_CONNECTIONS, MAX_CONNECTIONS_PER_CLIENT = 256, 32
@@ -144,7 +145,7 @@ class Handler(BaseHTTPRequestHandler):
             raise RequestError(400, "after and timeout: numbers are needed") from None
         if not 0 <= timeout <= POLL_SECONDS:
             raise RequestError(400, f"timeout: 0 to {POLL_SECONDS:g} seconds")
-        self._json(200, self.server.board.wait(after, timeout, self._connected).document())
+        self._answer(self.server.board.wait(after, timeout, self._connected))
 
     def _connected(self) -> bool:
         """Whether the client is still there: it has not closed the connection."""
@@ -154,10 +155,13 @@ class Handler(BaseHTTPRequestHandler):
 
     def _target(self) -> None:
         self._authenticate()
-        self._json(200, self.server.board.put(Target.parse(self._document(TARGET_BYTES))).document())
+        self._answer(self.server.board.put(Target.parse(self._document(TARGET_BYTES))))
+
+    def _answer(self, state: RendezvousState) -> None:
+        self._json(200, replace(state, time=time_of(clock.now())).document())
 
     def _progress(self) -> None:
-        document = {**self._document(PROGRESS_BYTES), "time": write_time(time_of(time.time()))}
+        document = {**self._document(PROGRESS_BYTES), "time": write_time(time_of(clock.now()))}
         self._json(200, self.server.board.report(Progress.parse(document)))
 
     def _authenticate(self) -> None:

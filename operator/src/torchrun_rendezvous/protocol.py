@@ -189,6 +189,8 @@ class RendezvousState(_Document):
     instance: Annotated[str, Text(64, r"[0-9a-f]+", kind="a hexadecimal number")]
     """Changes when the host restarts; everything else starts again with it."""
     version: Annotated[Count, Wire(required=True)] = 0
+    time: datetime | None = None
+    """The time of the answer by the clock of the host, which tells all its other times too."""
     round: Annotated[Rounds, Wire(required=True)] = 0
     """The current round, or the one that forms."""
     complete: Annotated[bool, Wire(required=True)] = False

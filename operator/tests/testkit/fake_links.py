@@ -3,8 +3,10 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 from torchrun_operator.cluster.port import Key
+from torchrun_operator.core.facts.clocks import difference, in_our_time
 from torchrun_operator.core.facts.hearing import Hearing
 from torchrun_operator.rendezvous.ears import Ears
 from torchrun_rendezvous.protocol import RendezvousState, Target
@@ -33,6 +35,8 @@ class FakeLinks:
         self.connected: dict[Key, tuple[str, str]] = {}
         self.deaf = False
         """No host is reached, as when the operator has just started or its network is cut."""
+        self.skew = timedelta(0)
+        """What the clocks of the hosts show, less the right time."""
         self._clock = clock
         self._ears: dict[Key, Ears] = {}
 
@@ -48,7 +52,10 @@ class FakeLinks:
     def state(self, key: Key) -> RendezvousState | None:
         """See Links.state."""
         host = self._host(key)
-        return host.state if host is not None else None
+        if host is None:
+            return None
+        now = datetime.fromtimestamp(self._clock(), UTC)
+        return in_our_time(host.state, difference(timedelta(0), now + self.skew, now))
 
     def hearing(self, key: Key) -> Hearing:
         """See Links.hearing. Every pass is an answer, or an attempt that fails."""

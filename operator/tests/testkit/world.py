@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -22,13 +22,23 @@ PROGRAMS = Programs(rendezvous=b"the rendezvous host", launcher=b"the launcher")
 KEY: Key = ("team", "digits")
 
 
+@dataclass(frozen=True)
+class Skews:
+    """What the clocks of other computers show, less the time of the operator."""
+
+    api_server: timedelta = timedelta(0)
+    kubelets: timedelta = timedelta(0)
+    hosts: timedelta = timedelta(0)
+
+
 class World:
     """One job, its cluster, and an operator that can be restarted."""
 
-    def __init__(self, **spec: Any) -> None:
+    def __init__(self, skews: Skews | None = None, **spec: Any) -> None:
         self.now = NOW
         self.cluster = MemoryCluster()
-        self.cluster.now = lambda: self.now
+        self.skews = skews or Skews()
+        self.cluster.now = lambda: self.now + self.skews.api_server
         self.hosts: dict[str, Host] = {}
         self.cut_hosts: dict[str, Host] = {}
         """Those on silent Kubernetes nodes, by address."""
@@ -57,6 +67,7 @@ class World:
         if self.recorder is not None:
             self.recorder.close()
         self.links = FakeLinks(self.hosts, self._seconds)
+        self.links.skew = self.skews.hosts
         self.reconciler = Reconciler(self.cluster, self.links, self.metrics, lambda: self.now, PROGRAMS)
         self.recorder = self.reconciler.recorder
 
@@ -130,17 +141,17 @@ class World:
         name = f"machine-{number}"
         self.cluster.add_machine(name)
         pod["spec"]["nodeName"] = name
-        pod["metadata"]["creationTimestamp"] = _text(self.now)
+        pod["metadata"]["creationTimestamp"] = _text(self.now + self.skews.api_server)
         pod["status"] = {
             "phase": "Running",
-            "startTime": _text(self.now),
+            "startTime": _text(self.now + self.skews.kubelets),
             "podIP": f"10.0.{number // 250}.{number % 250}",
         }
         self.cluster.touch(pod)
 
     def end(self, pod: Stored, code: int, reason: str = "Error", **status: Any) -> None:
         """End the trainer container of a pod."""
-        ended = {"exitCode": code, "reason": reason, "finishedAt": _text(self.now)}
+        ended = {"exitCode": code, "reason": reason, "finishedAt": _text(self.now + self.skews.kubelets)}
         pod["status"] |= {
             "phase": "Failed" if code else "Succeeded",
             "containerStatuses": [{"name": "trainer", "state": {"terminated": ended}}],
@@ -155,7 +166,7 @@ class World:
 
     def fail_init(self, pod: Stored, container: str, code: int) -> None:
         """Let an init container of a pod fail."""
-        ended = {"exitCode": code, "reason": "Error", "finishedAt": _text(self.now)}
+        ended = {"exitCode": code, "reason": "Error", "finishedAt": _text(self.now + self.skews.kubelets)}
         pod["status"] |= {
             "phase": "Failed",
             "initContainerStatuses": [{"name": container, "state": {"terminated": ended}}],
@@ -197,7 +208,7 @@ class World:
                 complete=False,
                 rounds_ended=RoundsEnded(0, state.rounds_ended.unrequested + 1),
                 last_unrequested=Unrequested(
-                    state.round, tuple(member.address for member in state.members[:1]), self.now
+                    state.round, tuple(member.address for member in state.members[:1]), self.now + self.skews.hosts
                 ),
                 members=(),
             )
@@ -226,7 +237,7 @@ class World:
         """Let the workers report no step for longer than any deadline. The agents in these pods hang forever."""
         self.frozen |= {self.pods[name]["metadata"]["uid"] for name in frozen}
         for host in self.hosts.values():
-            overdue = Overdue(host.state.round, 100, starting=False, seconds=300.0, since=self.now)
+            overdue = Overdue(host.state.round, 100, starting=False, seconds=300.0, since=self.now + self.skews.hosts)
             host.state = replace(host.state, pace=Pace(longest_start_seconds=8.0, overdue=overdue))
 
     def _hosts_come_and_go(self) -> None:
@@ -295,7 +306,7 @@ class World:
                 members=members,
                 missing=missing,
                 pace=Pace(longest_start_seconds=state.pace.longest_start_seconds),
-                completed_at=self.now if complete else state.completed_at,
+                completed_at=self.now + self.skews.hosts if complete else state.completed_at,
             )
 
     def succeed(self) -> None:
@@ -353,9 +364,9 @@ def _text(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-async def started(**spec: Any) -> World:
+async def started(skews: Skews | None = None, **spec: Any) -> World:
     """Return a world whose job of three nodes trains."""
-    world = World(**spec)
+    world = World(skews, **spec)
     await world.settle()
     assert world.status["state"] == "Running"
     return world

@@ -5,12 +5,12 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from importlib.metadata import version
 
 from torchrun_operator.cluster.kubernetes import KubernetesCluster, connect
 from torchrun_operator.cluster.port import Key
 from torchrun_operator.cluster.watch.base import HEARTBEAT_SECONDS, awaited, unreadable
+from torchrun_operator.process.clock import SteadyClock
 from torchrun_operator.process.endpoints import health_app, serving
 from torchrun_operator.process.supervision import Task, beat, keep
 from torchrun_operator.programs import zipapp
@@ -70,12 +70,13 @@ async def operator(settings: Settings) -> AsyncIterator[Operator]:
         ["jobs listed"], others=lambda: awaited(cluster.watches), notes=lambda: unreadable(cluster.watches)
     )
     async with serving(health_app(liveness, readiness, metrics), settings.http_host, settings.http_port):
-        links = RendezvousLinks(settings.read_key(), queue.add, metrics)
+        clock = SteadyClock()
+        links = RendezvousLinks(settings.read_key(), queue.add, metrics, clock)
         reconciler = Reconciler(
             cluster,
             links,
             metrics,
-            lambda: datetime.now(UTC),
+            clock,
             Programs(rendezvous=zipapp("torchrun_rendezvous"), launcher=zipapp("torchrun_launcher")),
             operator_namespace=settings.namespace,
             resync_seconds=settings.resync_seconds,

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from torchrun_operator.core.facts.clocks import Sightings
 from torchrun_operator.reconcile.listen import Hearings
 from torchrun_operator.render.namespace import NO_RULES, NamespaceRules
 
@@ -54,4 +55,6 @@ class Memory:
     attempt: Attempt | None = None
     """None: this operator has not tried yet. The status has the refusal of an earlier operator."""
     status_written_at: datetime | None = None
+    sightings: Sightings | None = None
+    """When this operator first saw the states of the pods. None: it has not looked yet."""
     hearings: Hearings = field(default_factory=Hearings)

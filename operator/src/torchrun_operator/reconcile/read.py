@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 from torchrun_operator.api import v1alpha1 as api
 from torchrun_operator.cluster.port import Cluster, ClusterError, Key
+from torchrun_operator.core.facts.clocks import sighted
 from torchrun_operator.core.facts.logs import Log, failing_since, logs_to_read
 from torchrun_operator.core.facts.machines import names
 from torchrun_operator.core.facts.model import Facts
@@ -49,6 +50,7 @@ class Reader:
         machines = await self._cluster.list_machines(names(pods))
         digest = self._links.token_digest(job.metadata.uid)
         facts = gather(job, self._clock(), pods, state, token_digest=digest, machines=machines, hearing=hearing)
+        facts, memory.sightings = sighted(facts, memory.sightings)
         if memory.attempt is not None:  # newer than the status
             attempt = memory.attempt
             refused = frozenset(name for kind, name in attempt.refused if kind == "Pod")

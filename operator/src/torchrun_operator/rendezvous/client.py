@@ -8,9 +8,11 @@ import math
 import random
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from torchrun_operator.allowance import Allowance
+from torchrun_operator.core.facts.clocks import difference, in_our_time
 from torchrun_operator.rendezvous.ears import Ears
 from torchrun_operator.rendezvous.exchange import AnswerError, Connection
 from torchrun_rendezvous.protocol import ProtocolError, RendezvousState, Target
@@ -57,10 +59,20 @@ class RendezvousLink:
     `unauthorized` changes. `on_change` must not block.
     """
 
-    def __init__(self, address: str, port: int, token: str, on_change: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        address: str,
+        port: int,
+        token: str,
+        on_change: Callable[[], None] | None = None,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
         self.latest: RendezvousState | None = None
         self.connected = False
         self.unauthorized = False
+        self._clock = clock
+        self._added = timedelta(0)
+        """What to add to times of the rendezvous host."""
         self.ears = Ears(asyncio.get_running_loop().time)
         self.nodes = 0
         """Number of node pods of the job. Larger jobs have larger documents."""
@@ -193,6 +205,9 @@ class RendezvousLink:
 
     def _accept(self, state: RendezvousState) -> None:
         known = self.latest
+        same = known is not None and known.instance == state.instance
+        self._added = difference(self._added if same else timedelta(0), state.time, self._clock())
+        state = in_our_time(state, self._added)
         if known is not None and known.instance == state.instance and state.version < known.version:
             return  # the answers to a poll and a push arrived out of order
         if known is None or known.instance != state.instance:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
 from torchrun_operator.api.names import PORT_HTTP
@@ -61,8 +62,14 @@ class _Link:
 class RendezvousLinks:
     """Implements Links over HTTP, one background connection for each job."""
 
-    def __init__(self, key: bytes, wake: Callable[[Key], None], metrics: Metrics) -> None:
-        """`key` is the operator's key for tokens. Calls `wake` whenever the state of a rendezvous host changes."""
+    def __init__(
+        self, key: bytes, wake: Callable[[Key], None], metrics: Metrics, clock: Callable[[], datetime]
+    ) -> None:
+        """`key` is the operator's key for tokens. Calls `wake` whenever the state of a rendezvous host changes.
+
+        Clock tells the time in UTC: states have times of that clock.
+        """
+        self._clock = clock
         self._key = key
         self._wake = wake
         self._metrics = metrics
@@ -79,7 +86,7 @@ class RendezvousLinks:
         self.drop(key)
         if address is not None:
             token = client.token_for(self._key, uid)
-            connection = client.RendezvousLink(address, PORT_HTTP, token, lambda: self._wake(key))
+            connection = client.RendezvousLink(address, PORT_HTTP, token, lambda: self._wake(key), self._clock)
             connection.nodes = nodes
             self._links[key] = _Link(uid, address, connection)
 
