@@ -3,18 +3,20 @@
 import asyncio
 import copy
 from collections.abc import Coroutine
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from memory_cluster import Stored
 from torchrun_operator.api.names import LABEL_NODE_INDEX
 from torchrun_operator.cluster.port import ClusterError, Manifest
 from world import World
 
 MAX_RESTARTS = 3
+NAMES = st.sampled_from(["digits-0", "digits-1", "digits-2", "digits-3", "digits-rdzv"])
 INDEX = st.integers(min_value=0, max_value=4)
 
 
@@ -29,6 +31,16 @@ class Lives(RuleBasedStateMachine):
         self.restarts: dict[str, int] = {}
         self.ended: dict[str, Any] | None = None
         self.workers_failed = 0
+        self.killed: list[str] = []
+        """Deleted pods that trained, and whose agents the operator could hear."""
+        self.deaf_since: datetime | None = None
+        self._delete = self.world.cluster.delete_pod
+        self.world.cluster.delete_pod = self._watched_delete  # type: ignore[method-assign]
+
+    @initialize(trains=st.booleans())
+    def the_job_is_new_or_trains(self, trains: bool) -> None:
+        if trains:
+            self._run(self.world.settle())
 
     def teardown(self) -> None:
         self._everything_allows_it()
@@ -55,7 +67,7 @@ class Lives(RuleBasedStateMachine):
 
     @rule()
     def the_operator_is_restarted(self) -> None:
-        self.world.cluster.lagging = None
+        self.world.cluster.lagging, self.deaf_since = None, None
         self.world.restart_operator()
 
     @rule(index=INDEX)
@@ -79,7 +91,38 @@ class Lives(RuleBasedStateMachine):
             self.world.end(self.world.nodes[f"digits-{index}"], 137, reason="Evicted")
             self.world.nodes[f"digits-{index}"]["status"]["reason"] = "Evicted"
 
-    @rule(name=st.sampled_from(["digits-0", "digits-1", "digits-2", "digits-3", "digits-rdzv"]))
+    @rule(names=st.sets(NAMES, min_size=1))
+    def kubelets_fall_silent(self, names: set[str]) -> None:
+        """The API server hears nothing of their Kubernetes nodes, but the processes on them continue."""
+        for name in names & self.world.pods.keys():
+            if machine := self.world.pods[name]["spec"].get("nodeName"):
+                self.world.give_up(machine)
+
+    @rule(names=st.sets(NAMES), passes=st.integers(min_value=1, max_value=9))
+    def the_operator_restarts_and_hears_nothing_yet(self, names: set[str], passes: int) -> None:
+        self.kubelets_fall_silent(names)
+        self.the_operator_is_restarted()
+        self._deafen()
+        for _ in range(passes):
+            self._run(self.world.reconcile())
+            self.world.now += timedelta(seconds=1)
+        self.the_operator_hears_the_hosts()
+
+    @rule()
+    def the_operator_is_cut_off_from_the_hosts(self) -> None:
+        self._deafen()
+
+    @rule()
+    def the_operator_hears_the_hosts(self) -> None:
+        self.world.links.deaf, self.deaf_since = False, None
+
+    @rule(index=INDEX)
+    def a_node_that_is_deleted_does_not_end(self, index: int) -> None:
+        if self._runs(index):
+            self.world.stuck.add(self.world.nodes[f"digits-{index}"]["metadata"]["uid"])
+            self.somebody_deletes_a_node(index)
+
+    @rule(name=NAMES)
     def a_machine_is_cut_off(self, name: str) -> None:
         if name in self.world.pods and self.world.pods[name]["spec"].get("nodeName"):
             self.world.cut_off(name)
@@ -91,8 +134,9 @@ class Lives(RuleBasedStateMachine):
 
     @rule()
     def machines_are_heard_again(self) -> None:
-        for machine in list(self.world.silent_machines):
-            self.world.heal(machine)
+        for machine in {pod["spec"].get("nodeName") for pod in self.world.pods.values()} - {None}:
+            if ("Node", "", machine) in self.world.cluster.objects:
+                self.world.heal(machine)
 
     @rule()
     def the_rendezvous_goes(self) -> None:
@@ -170,6 +214,43 @@ class Lives(RuleBasedStateMachine):
             assert ended == [self.ended], "an end is the end"
         self.ended = ended[0] if ended else None
 
+    @invariant()
+    def nothing_healthy_is_killed(self) -> None:
+        assert not self.killed
+
+    async def _watched_delete(self, namespace: str, name: str, uid: str, grace_seconds: int | None) -> None:
+        pod = self.world.pods.get(name)
+        if pod is not None and pod["metadata"]["uid"] == uid and self._heard_training(pod) and not self._unwanted(pod):
+            self.killed.append(name)
+        await self._delete(namespace, name, uid, grace_seconds)
+
+    def _heard_training(self, pod: Stored) -> bool:
+        """Whether the pod trains or is the host of nodes that train, and the operator has heard that lately."""
+        if self.deaf_since is not None and self.world.now - self.deaf_since > timedelta(seconds=15):
+            return False
+        address = pod["status"].get("podIP")
+        alive = {a for a, node in self.world.agents_alive().items() if node["metadata"]["uid"] not in self.world.frozen}
+        training = {
+            at: alive.intersection(member.address for member in host.state.members)
+            for at, host in self.world.hosts.items()
+            if host.state.complete
+        }
+        return any(address == at or address in members for at, members in training.items() if members)
+
+    def _unwanted(self, pod: Stored) -> bool:
+        """Whether the job no longer wants the pod: somebody has scaled it down, suspended it, or it has ended."""
+        spec, status = self.world.job["spec"], self.world.status
+        if spec.get("suspend") or status.get("state") in ("Complete", "Failed"):
+            return True
+        finished = any(node["status"]["phase"] == "Succeeded" for node in self.world.nodes.values())
+        index = pod["metadata"]["labels"].get(LABEL_NODE_INDEX)
+        return finished or (index is not None and int(index) >= spec["replicas"] + self._spares())
+
+    def _deafen(self) -> None:
+        self.world.links.deaf = True
+        if self.deaf_since is None:
+            self.deaf_since = self.world.now
+
     def _wanted(self, manifest: Manifest) -> str:
         index = manifest["metadata"]["labels"].get(LABEL_NODE_INDEX)
         spec = self.world.job["spec"]
@@ -188,6 +269,8 @@ class Lives(RuleBasedStateMachine):
     def _everything_allows_it(self) -> None:
         self.world.cluster.lagging = None
         self.world.machines = 10
+        self.world.stuck.clear()
+        self.the_operator_hears_the_hosts()
         self.machines_are_heard_again()
         self.world.cluster.edit(self.world.job, suspend=False)
 

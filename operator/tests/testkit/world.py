@@ -255,7 +255,7 @@ class World:
             if address in running:
                 self.cut_hosts[address] = host
             elif host.state.round:  # an agent that has not joined yet tries again
-                for pod in self._agents_alive().values():
+                for pod in self.agents_alive().values():
                     self.end(pod, 1)
         self.cut_hosts = {address: host for address, host in self.cut_hosts.items() if address in running}
         for address in reached - set(self.hosts):
@@ -263,7 +263,8 @@ class World:
             new = Host(instance, RendezvousState(instance, silent=()))
             self.hosts[address] = self.cut_hosts.pop(address, new)
 
-    def _agents_alive(self) -> dict[str, Stored]:
+    def agents_alive(self) -> dict[str, Stored]:
+        """Return the pods whose agents run and are reached by the hosts, by address."""
         return {
             pod["status"]["podIP"]: pod
             for pod in self.nodes.values()
@@ -274,7 +275,7 @@ class World:
 
     def _agents(self) -> None:
         """Let the present agents form a round according to the host's target."""
-        alive = self._agents_alive()
+        alive = self.agents_alive()
         for host in self.hosts.values():
             target = host.target
             state = host.state = replace(host.state, silent=self._unheard())
@@ -314,7 +315,7 @@ class World:
         for host in self.hosts.values():
             host.state = replace(host.state, closed=True)
             host.target = None
-        for pod in self._agents_alive().values():
+        for pod in self.agents_alive().values():
             self.end(pod, 0, "Completed")
 
     def indices(self) -> list[int]:
