@@ -2,7 +2,7 @@
 
 import pytest
 
-from builders import NOW
+from builders import NOW, at
 from torchrun_operator.api.conditions import Condition, ConditionStatus, ConditionType, Reason
 from torchrun_operator.api.v1alpha1 import Failure, JobState, MembershipChange
 from torchrun_operator.core.status.headline import headline
@@ -54,6 +54,7 @@ def test_headline(state: JobState, conditions: list[Condition], line: str) -> No
 
 RESTARTS = condition(ConditionType.RESIZING, Reason.RESTARTING_WORKERS, "workers restart", true=True)
 CHANGE = MembershipChange(time=NOW, cause="code")
+RECOVERED = CHANGE.model_copy(update={"time": at(-59), "recovery_seconds": 4.5})
 FAILURE = Failure(time=NOW, cause="code", pod="digits-0", rank=0, exit_code=1, message="ValueError: x")
 
 
@@ -62,12 +63,15 @@ FAILURE = Failure(time=NOW, cause="code", pod="digits-0", rank=0, exit_code=1, m
     [
         (JobState.RESIZING, CHANGE, FAILURE,
          "workers restart; before that, rank 0 (pod digits-0) failed first: ValueError: x (exit code 1)"),
-        (JobState.RESIZING, CHANGE.model_copy(update={"recovery_seconds": 4.5}), FAILURE, "workers restart"),
+        (JobState.RESIZING, RECOVERED.model_copy(update={"time": at(-60)}), FAILURE, "workers restart"),
         (JobState.RESIZING, CHANGE.model_copy(update={"cause": "resize"}), FAILURE, "workers restart"),
         (JobState.RESIZING, CHANGE, FAILURE.model_copy(update={"cause": "infrastructure"}), "workers restart"),
         (JobState.RESIZING, CHANGE, None, "workers restart"),
         (JobState.RESIZING, None, FAILURE, "workers restart"),
-        (JobState.RUNNING, CHANGE, FAILURE, "2 of 2 nodes train"),
+        (JobState.RUNNING, RECOVERED, FAILURE,
+         "2 of 2 nodes train; before that, rank 0 (pod digits-0) failed first: ValueError: x (exit code 1)"),
+        (JobState.RUNNING, RECOVERED.model_copy(update={"time": at(-60)}), FAILURE, "2 of 2 nodes train"),
+        (JobState.FAILED, CHANGE, FAILURE, ""),
         (JobState.STARTING, CHANGE, FAILURE.model_copy(update={"message": "no\n  data"}),
          "2 of 2 nodes train; before that, rank 0 (pod digits-0) failed first: no data (exit code 1)"),
     ],
@@ -75,4 +79,4 @@ FAILURE = Failure(time=NOW, cause="code", pod="digits-0", rank=0, exit_code=1, m
 def test_headline_of_a_job_that_recovers(
     state: JobState, change: MembershipChange | None, failure: Failure | None, line: str
 ) -> None:
-    assert headline(state, [TRAINS, RESTARTS], change, failure) == line
+    assert headline(state, [TRAINS, RESTARTS], change, failure, NOW) == line

@@ -44,7 +44,7 @@ def report(facts: Facts, findings: Findings, plan: Plan) -> api.TorchrunJobStatu
     return api.TorchrunJobStatus(
         observed_generation=job.metadata.generation,
         state=state,
-        message=headline(state, conditions, trains.last_change, findings.failure or old.last_failure),
+        message=headline(state, conditions, trains.last_change, findings.failure or old.last_failure, now),
         conditions=conditions,
         replicas=min(findings.wanted.nodes, len(live)),
         ready_replicas=min(findings.wanted.nodes, sum(1 for node in live if node.phase is Phase.RUNNING)),
