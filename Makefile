@@ -93,7 +93,11 @@ test-chart: $(ENV) ## Run the tests of the Helm chart, which are part of test-in
 
 .PHONY: test-cluster
 test-cluster: $(ENV) ## Run the tests with real torchrun in real pods; starts the local cluster if necessary
-	$(PYTEST) e2e/tests -m cluster
+	@# The tests of the local cluster start clusters of their own, and mostly wait: they run beside the others.
+	@mkdir -p .work
+	$(PYTEST) e2e/tests/test_localcluster_lifecycle.py -m cluster > .work/lifecycle.log 2>&1 & beside=$$!; code=0; \
+	    $(PYTEST) e2e/tests -m cluster --ignore=e2e/tests/test_localcluster_lifecycle.py || code=$$?; \
+	    wait $$beside || { code=$$?; cat .work/lifecycle.log; }; exit $$code
 
 .PHONY: e2e
 e2e: test-cluster ## The same as test-cluster

@@ -9,7 +9,8 @@ import pytest
 
 from support import chart
 from support.clusters import Cluster, UnusableError, local_cluster, own_cluster, require_allowed_context
-from support.kubectl import Kubectl, KubectlError
+from support.diagnosis import story
+from support.kubectl import Kubectl
 
 _FAILED = pytest.StashKey[bool]()
 
@@ -35,7 +36,7 @@ def kubectl(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Kubect
     scoped = cluster.kubectl.within(name)
     yield scoped
     if request.node.stash.get(_FAILED, False):
-        request.node.add_report_section("teardown", "cluster", _story(cluster, scoped))
+        request.node.add_report_section("teardown", "cluster", story(cluster, scoped))
     cluster.kubectl.run("delete", "namespace", name, "--wait=false")
 
 
@@ -47,22 +48,11 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     return report
 
 
-def _story(cluster: Cluster, kubectl: Kubectl) -> str:
-    """Print what a person would look at first."""
-    commands = [
-        ("get", "torchrunjobs,pods", "--output=wide"),
-        ("get", "events", "--sort-by=.lastTimestamp"),
-        ("get", "torchrunjobs", "--output=jsonpath={range .items[*]}{.metadata.name}: {.status}{'\\n'}{end}"),
-        ("logs", "--selector=torchrun.dev/role=node", "--prefix", "--tail=20", "--max-log-requests=20"),
-        ("logs", "--selector=torchrun.dev/role=rendezvous", "--prefix", "--tail=20", "--max-log-requests=20"),
-    ]
-    parts = [_try(kubectl, *command) for command in commands]
-    parts.append(_try(cluster.kubectl.within(chart.NAMESPACE), "logs", f"deployment/{chart.RELEASE}", "--tail=60"))
-    return "\n\n".join(parts)
-
-
-def _try(kubectl: Kubectl, *arguments: str) -> str:
-    try:
-        return f"$ kubectl {' '.join(arguments)}\n{kubectl.run(*arguments)}"
-    except KubectlError as error:
-        return str(error)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what jobs in trouble said, which is what their tests are about."""
+    reports = terminalreporter.getreports("passed")
+    said = [value for report in reports for name, value in report.user_properties if name == "said"]
+    if said:
+        terminalreporter.section("what the jobs said")
+        for line in said:
+            terminalreporter.line(str(line))
