@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import inspect
+import json
 import math
 import os
 import threading
@@ -37,6 +38,16 @@ OLD_HEARTBEAT_SECONDS = 5.0
 AWAY_SECONDS = 5.0
 """The operator always has an open request, and reconnects within 5 s after a failure."""
 STORE_TIMEOUT = timedelta(seconds=10)
+MOST_WORKERS = 1 << 20
+
+
+def world_of(ranks: bytes) -> int | None:
+    """Return the number of workers from what an agent reads about its ranks: base rank, world size, and the role's."""
+    try:
+        size = json.loads(ranks)[1]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None
+    return size if type(size) is int and 0 < size <= MOST_WORKERS else None
 
 
 class Driver(threading.Thread):
@@ -142,7 +153,7 @@ class Driver(threading.Thread):
         if running and view.complete and view.round == running.round:
             published = store.check([f"{self._prefix}.{running.round}/{key}" for key in ("MASTER_ADDR", "MASTER_PORT")])
         away = self._board.operator_silence() > AWAY_SECONDS
-        return Senses(peers, unanswered, published, away, self._interval)
+        return Senses(peers, unanswered, published, away, self._interval, self._world(store))
 
     def _look(self) -> tuple[frozenset[str] | None, dict[str, float] | None]:
         """Ask the kernel for the connections, if it is time: with thousands of them that takes a tenth of a second."""
@@ -165,6 +176,17 @@ class Driver(threading.Thread):
     def _barrier(self, number: int, key: str) -> str:
         """Return a key of torchrun's exit barrier, in which agents whose workers are done wait for the others."""
         return f"{self._prefix}.{number}/torchelastic/agent/terminal_state/{key}"
+
+    def _world(self, store: TCPStore) -> int | None:
+        """Return the number of workers of the running round, which rank 0 writes for the others beside their ranks.
+
+        Agents that all run the same number, TORCH_ELASTIC_WORKER_IDENTICAL, write nothing.
+        """
+        running = self._memory.running
+        if running is None or running.world is not None:
+            return None
+        key = f"{self._prefix}.{running.round}/torchelastic/assigned_ranks/0"
+        return world_of(store.get(key)) if store.check([key]) else None
 
     def _repair(self, store: TCPStore, number: int) -> None:
         """Publish the address in place of rank 0. Otherwise the others would time out and close the rendezvous.

@@ -29,6 +29,8 @@ class Senses(NamedTuple):
     """The operator has sent no request recently."""
     interval: float = HEARTBEAT_SECONDS
     """Seconds between an agent's heartbeats."""
+    world: int | None = None
+    """The number of workers of the complete round, as its agents have agreed."""
 
 
 UNAWARE = Senses()
@@ -68,6 +70,8 @@ class Running:
     repaired: bool = False
     unfinished: tuple[str, ...] = ()
     """Addresses of the members that joined again after others had finished."""
+    world: int | None = None
+    """The number of workers; None: unknown."""
     unpublished: float = 0.0
     """For how many seconds members have waited for rank 0's address, stalls of the host not counted."""
 

@@ -214,6 +214,8 @@ class RendezvousState(_Document):
     """When the newest complete round was completed."""
     progress: Annotated[Progress | None, Wire(required=True)] = None
     pace: Pace = Pace()
+    world_size: Positive | None = None
+    """The number of workers of the complete round, if its agents have told each other. They do where it may differ."""
 
     @classmethod
     def read(cls, body: bytes) -> RendezvousState:

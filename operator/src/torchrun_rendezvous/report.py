@@ -23,10 +23,12 @@ def described(state: RendezvousState, view: View, memory: Memory, target: Target
     unseen = view.joined() | astray(view, memory, without)
     waiting = {node.address for node in unseen - still} | set(memory.aside)
     last = memory.last_unrequested
+    complete = running is not None and not running.kicked and len(still) == len(running.members)
     return replace(
         state,
         round=running.round if running else view.round,
-        complete=running is not None and not running.kicked and len(still) == len(running.members),
+        complete=complete,
+        world_size=running.world if running is not None and complete else None,
         closed=view.closed,
         finished=view.finished,
         members=tuple(Member(address, rank) for rank, address in members),

@@ -31,7 +31,7 @@ def decide(view: View, target: Target | None, now: float, memory: Memory, senses
 
     ``now`` is in seconds since the epoch and must never jump.
     """
-    decision = Decision(view, listen(view, now, memory, senses))
+    decision = _agreed(Decision(view, listen(view, now, memory, senses)), senses)
     # Once the workers of an agent have ended, a kick could only turn success into failure, so no round is kicked.
     if view.finished:
         decision = _finish(decision, target, now)
@@ -50,6 +50,14 @@ def decide(view: View, target: Target | None, now: float, memory: Memory, senses
     fresh = completed is not None and 0 <= now - completed < 2 * SIGHT_SECONDS
     decision = decision.remember(aside=aside, awaited=awaited, missing=missing)
     return decision._replace(hurry=decision.view.complete and (fresh or bool(aside)))
+
+
+def _agreed(decision: Decision, senses: Senses) -> Decision:
+    """Remember the number of workers that the agents of the running round have agreed on."""
+    running = decision.memory.running
+    if running is None or senses.world is None:
+        return decision
+    return decision.remember(running=replace(running, world=senses.world))
 
 
 def _pursue(decision: Decision, target: Target, now: float, senses: Senses) -> Decision:

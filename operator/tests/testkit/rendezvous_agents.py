@@ -137,6 +137,8 @@ class Job:
     python: str = sys.executable
     agents: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
     relays: dict[int, Relay] = field(default_factory=dict)
+    workers: dict[int, int] = field(default_factory=dict)
+    """The workers of nodes on Kubernetes nodes that differ, as with nprocPerNode: gpu. Empty: one for each node."""
 
     @property
     def until(self) -> Path:
@@ -163,14 +165,14 @@ class Job:
 
     def _environment(self, index: int) -> dict[str, str]:
         """Return the environment of a node's pod, including the variables from Kubernetes."""
-        variables = node_pod(make_job(), index)["spec"]["containers"][0]["env"]
+        variables = node_pod(make_job(nprocPerNode="gpu" if self.workers else 1), index)["spec"]["containers"][0]["env"]
         wiring = {variable["name"]: variable.get("value", "") for variable in variables}
         own = {
             "POD_IP": address(index),
             "POD_NAME": f"digits-{index}",
             "PET_LOCAL_ADDR": address(index),
             "PET_NNODES": "1:1048576",
-            "PET_NPROC_PER_NODE": "1",
+            "PET_NPROC_PER_NODE": str(self.workers.get(index, 1)),
             "PET_RDZV_ID": self.host.rendezvous_id,
             "PET_RDZV_ENDPOINT": self.relays[index].endpoint,
             "TORCHELASTIC_ERROR_FILE": str(self.directory / f"error-{index}.json"),

@@ -263,3 +263,24 @@ def early(program: str) -> Any:
 )
 def test_torch_is_loaded_early_beside_nothing_but_torchrun(container: dict[str, Any], expected: Any) -> None:
     assert started_by(**container) == expected
+
+
+@pytest.mark.parametrize(
+    ("workers", "command", "identical"),
+    [
+        (1, ["torchrun", "train.py"], True),
+        (8, ["bash", "-c", "torchrun train.py"], True),
+        (8, ["bash", "-c", "torchrun --nproc_per_node=$(nvidia-smi -L | wc -l) train.py"], False),
+        (8, ["bash", "-c", "torchrun --nproc-per-node gpu train.py"], False),
+        ("gpu", ["torchrun", "train.py"], False),
+        ("cpu", ["torchrun", "train.py"], False),
+        ("auto", ["torchrun", "train.py"], False),
+    ],
+)
+def test_nodes_are_called_identical_only_if_they_are(workers: Any, command: list[str], identical: bool) -> None:
+    """Otherwise agents on Kubernetes nodes with different numbers of GPUs would give ranks twice."""
+    containers = [{"name": "trainer", "image": "train:1", "command": command}]
+    job = make_job(nprocPerNode=workers, template={"spec": {"containers": containers}})
+    env = {entry["name"]: entry.get("value") for entry in trainer(node_pod(job, 0))["env"]}
+    assert env.get("TORCH_ELASTIC_WORKER_IDENTICAL") == ("1" if identical else None)
+    assert env["PET_NPROC_PER_NODE"] == str(workers)

@@ -53,6 +53,22 @@ def test_a_killed_node_is_left_behind_and_a_new_one_joins(job: Job, host: Host) 
     wait_for(lambda: host.state()["closed"], "the agents' success closes the rendezvous")
 
 
+def test_nodes_with_different_numbers_of_workers(job: Job, host: Host) -> None:
+    """Ranks are unique, and the host knows the number of all workers although the script does not report it."""
+    job.script, job.workers = ALL_REDUCE, {0: 2, 1: 1}
+    host.want(2, 2)
+    began = time.time()
+    job.start(0, 1)
+    job.step_after(began, 3)
+    job.formed(0, 1)
+    wait_for(lambda: host.state().get("worldSize") == 3, "the size of the world")
+    moment = job.kill(1)
+    host.want(1, 1, (address(1),))
+    job.step_after(moment, 2)
+    wait_for(lambda: host.state().get("worldSize") == 2, "the size of the smaller world")
+    assert job.end() == {0: 0}
+
+
 def test_a_worker_that_fails_after_another_node_has_finished(job: Job, host: Host) -> None:
     host.want(2, 2)
     job.start(0, 1)

@@ -51,7 +51,9 @@ class Membership(TolerantModel):
         Field(description="Number of the rendezvous round. It never falls, also where the rendezvous host restarts."),
     ] = 0
     nodes: Annotated[Count, Field(description="Number of nodes that train now.")] = 0
-    world_size: Annotated[Count, Field(description="Number of workers that train now.")] = 0
+    world_size: Annotated[
+        int | None, Field(description="Number of workers that train now. Unset while it is unknown.", ge=0)
+    ] = None
     desired_nodes: Annotated[Count, Field(description="Number of nodes wanted now.")] = 0
     spares: Annotated[
         int | None, Field(description="Number of spares that are ready to take over. Unset if the job has none.", ge=0)

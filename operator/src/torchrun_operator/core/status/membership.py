@@ -19,11 +19,10 @@ def membership(facts: Facts, findings: Findings) -> api.Membership:
         active = min(old.nodes, sum(1 for node in facts.nodes if node.phase is Phase.RUNNING))
     else:
         active = len(findings.members.training)
-    progress = rendezvous.progress if rendezvous is not None else None
     return api.Membership(
         round=_round(facts, findings),
         nodes=active,
-        world_size=_world_size(facts, active, progress.world_size if progress else None),
+        world_size=_world_size(facts, findings, active),
         desired_nodes=findings.wanted.nodes,
         spares=_ready_spares(facts, findings),
         summary=f"{active}/{spec.min_nodes}:{spec.max_nodes}",
@@ -49,12 +48,25 @@ def _ready_spares(facts: Facts, findings: Findings) -> int | None:
     return sum(1 for node in facts.nodes if node.phase is Phase.RUNNING and node.address in waiting)
 
 
-def _world_size(facts: Facts, nodes: int, reported: int | None) -> int:
-    """Return nodes times workers per node. For gpu, cpu and auto: what the script reports."""
-    per_node = facts.job.spec.nproc_per_node
+def _world_size(facts: Facts, findings: Findings, nodes: int) -> int | None:
+    """Return the number of workers that train. None: it is unknown.
+
+    The agents agree on it where the Kubernetes nodes may differ, else it is nodes times workers per node. What the
+    script reports is of a certain round, so it counts once a step of this round has come.
+    """
+    rendezvous, old, per_node = facts.rendezvous, facts.job.status.membership, facts.job.spec.nproc_per_node
+    if not nodes:
+        return 0
+    if rendezvous is None:  # the last known size, as far as it holds for the nodes that are left
+        each = old.world_size // old.nodes if old.nodes and old.world_size else 0
+        return old.world_size if nodes == old.nodes else nodes * each if each == per_node else None
+    if rendezvous.world_size is not None:
+        return rendezvous.world_size if nodes == len(rendezvous.members) else None
     if isinstance(per_node, int):
         return nodes * per_node
-    return (reported or 0) if nodes else 0
+    progress, formed = rendezvous.progress, rendezvous.completed_at
+    fresh = progress is not None and formed is not None and progress.time >= formed
+    return progress.world_size if progress is not None and fresh else None
 
 
 def _last_change(facts: Facts, findings: Findings) -> api.MembershipChange | None:

@@ -54,13 +54,20 @@ def _plain(job: TorchrunJob, index: int) -> dict[str, str]:
         "PET_LOCAL_ADDR": "$(POD_IP)",
         "PET_MONITOR_INTERVAL": "0.1",
         "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
-        "TORCH_ELASTIC_WORKER_IDENTICAL": "1",
+        **({"TORCH_ELASTIC_WORKER_IDENTICAL": "1"} if _identical(spec) else {}),
         "TORCHELASTIC_ERROR_FILE": "/dev/termination-log",
         "TORCHRUN_JOB_NAME": name,
         "TORCHRUN_JOB_NAMESPACE": job.metadata.namespace,
         "TORCHRUN_NODE_INDEX": str(index),
         "TORCHRUN_PROGRESS_URL": f"http://{host}:{PORT_HTTP}/v1/progress",
     }
+
+
+def _identical(spec: TorchrunJobSpec) -> bool:
+    """Whether all nodes certainly run the same number of workers. Kubernetes nodes differ in their GPUs and CPUs."""
+    words = [*(spec.trainer.get("command") or ()), *(spec.trainer.get("args") or ())]
+    chosen_in_shell = any(re.search("--nproc[-_]per[-_]node", word) for word in words)
+    return isinstance(spec.nproc_per_node, int) and not chosen_in_shell
 
 
 def _problems(spec: TorchrunJobSpec) -> Iterator[Problem]:
