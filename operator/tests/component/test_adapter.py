@@ -46,6 +46,10 @@ def delete_pod(cluster: KubernetesCluster) -> Awaitable[Any]:
     return cluster.delete_pod("team", "digits-0", "uid-1", 0)
 
 
+def stop_pod(cluster: KubernetesCluster) -> Awaitable[Any]:
+    return cluster.stop_pod("team", "digits-0", "uid-1")
+
+
 def apply_status(cluster: KubernetesCluster) -> Awaitable[Any]:
     return cluster.apply_status("team", "digits", "41", {"state": "Running"})
 
@@ -69,6 +73,9 @@ FINE: dict[str, tuple[Call, Answers]] = {
     "apply, it exists": (apply, {f"POST {MAPS}": EXISTS, f"GET {MAP}": OURS, f"PATCH {MAP}": (200, {})}),
     "delete": (delete_pod, {f"DELETE {POD}": (200, {})}),
     "delete, gone": (delete_pod, {f"DELETE {POD}": (404, status_of(404, "NotFound"))}),
+    "stop": (stop_pod, {f"PATCH {POD}": (200, {})}),
+    "stop, gone": (stop_pod, {f"PATCH {POD}": (404, status_of(404, "NotFound"))}),
+    "stop, another pod has the name": (stop_pod, {f"PATCH {POD}": (422, status_of(422, "Invalid"))}),
     "delete, another pod has the name": (delete_pod, {f"DELETE {POD}": (409, status_of(409, "Conflict"))}),
     "status": (apply_status, {f"PATCH {JOB}/status": (200, job_at(42))}),
     "no job": (get_job, {f"GET {JOB}": (404, status_of(404, "NotFound"))}),
@@ -300,6 +307,17 @@ SENT: dict[str, tuple[Call, Answers, Asked]] = {
                 "preconditions": {"uid": "uid-1"},
                 "gracePeriodSeconds": 0,
             },
+        ),
+    ),
+    "stop": (
+        stop_pod,
+        {f"PATCH {POD}": (200, {})},
+        Asked(
+            "PATCH",
+            POD,
+            {},
+            "application/merge-patch+json",
+            {"metadata": {"uid": "uid-1"}, "spec": {"activeDeadlineSeconds": 1}},
         ),
     ),
     "delete": (

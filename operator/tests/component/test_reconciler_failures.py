@@ -21,7 +21,7 @@ async def test_code_that_fails_too_often_ends_the_job() -> None:
     assert "digits-rdzv" not in world.pods
 
 
-async def test_agents_of_a_failed_job_that_stay_are_deleted_after_a_minute() -> None:
+async def test_agents_of_a_failed_job_that_stay_are_ended_after_a_minute_and_their_logs_stay() -> None:
     world = await started(maxRestarts=0)
     world.end(world.pods["digits-1"], 3)
     await world.reconcile()
@@ -34,7 +34,10 @@ async def test_agents_of_a_failed_job_that_stay_are_deleted_after_a_minute() -> 
     world.now += timedelta(seconds=5)
     await world.reconcile()
     doomed = {name for name, pod in world.pods.items() if "deletionTimestamp" in pod["metadata"]}
-    assert doomed == {"digits-0", "digits-2", "digits-rdzv"}
+    stopped = {name for name, pod in world.pods.items() if pod["spec"].get("activeDeadlineSeconds")}
+    assert (doomed, stopped) == ({"digits-rdzv"}, {"digits-0", "digits-2"})
+    await world.settle()
+    assert {name: pod["status"]["phase"] for name, pod in world.pods.items()} == dict.fromkeys(NODES, "Failed")
 
 
 async def test_failing_workers_are_counted_when_it_is_clear_that_no_node_was_lost() -> None:

@@ -48,14 +48,21 @@ async def test_finished_workers_end_scaling() -> None:
     assert (world.status["state"], sorted(world.pods)) == ("Complete", NODES)
 
 
-async def test_a_proxy_beside_the_trainer_keeps_no_job_from_its_end() -> None:
+async def test_a_proxy_beside_the_trainer_is_ended_and_the_logs_stay() -> None:
     world = await started()
     world.succeed()
     for pod in world.nodes.values():
         pod["status"]["phase"] = "Running"
         pod["status"]["containerStatuses"].append({"name": "proxy", "state": {"running": {}}})
+    world.cluster.log.clear()
     await world.settle()
-    assert (world.status["state"], sorted(world.pods)) == ("Complete", [])
+    assert (world.status["state"], sorted(world.pods)) == ("Complete", NODES)
+    for pod in world.nodes.values():
+        states = {c["name"]: c["state"]["terminated"]["exitCode"] for c in pod["status"]["containerStatuses"]}
+        assert states == {"trainer": 0, "proxy": 143}
+    assert [node["phase"] for node in world.status["nodes"]] == ["Succeeded"] * 3
+    writes = [line for line in world.cluster.log if line.startswith(("stop", "delete"))]
+    assert sorted(writes) == ["delete digits-rdzv", *(f"stop {name}" for name in NODES)]
 
 
 async def test_success_without_one_that_was_lost_before_the_last_round() -> None:

@@ -223,7 +223,11 @@ WHOLE: dict[str, Any] = {
         "managedFields": [{"manager": "kubelet"}],
         "generateName": "digits-",
     },
-    "spec": {"nodeName": "m1", "containers": [{"name": "trainer", "env": [{"name": "A", "value": "b"}]}]},
+    "spec": {
+        "nodeName": "m1",
+        "activeDeadlineSeconds": 1,
+        "containers": [{"name": "trainer", "env": [{"name": "A", "value": "b"}]}],
+    },
     "status": {
         **_KEPT_STATUS,
         "message": "m" * 1_000_000,
@@ -249,7 +253,7 @@ KEPT = {
         "annotations": {"torchrun.dev/token-digest": "d1"},
         "ownerReferences": [_OWNER],
     },
-    "spec": {"nodeName": "m1"},
+    "spec": {"nodeName": "m1", "activeDeadlineSeconds": 1},
     "status": {
         **_KEPT_STATUS,
         "conditions": [_CONDITION] * 256,

@@ -167,7 +167,7 @@ async def test_an_object_of_another_owner_is_not_changed(torchrunjobs: Any) -> N
     assert version(torchrunjobs, path_of(theirs)) == before
 
 
-async def test_pods_are_made_once_and_deleted_by_uid(torchrunjobs: Any) -> None:
+async def test_pods_are_made_once_and_stopped_and_deleted_by_uid(torchrunjobs: Any) -> None:
     job = new_job(torchrunjobs, files=FILES, nccl={"env": {"NCCL_DEBUG": "INFO"}, "configMapRef": {"name": "pool"}})
     async with adapter(torchrunjobs) as cluster:
         for manifest in (node_pod(job, 0), rendezvous_pod(job, "d1" * 32)):
@@ -177,7 +177,13 @@ async def test_pods_are_made_once_and_deleted_by_uid(torchrunjobs: Any) -> None:
             assert version(torchrunjobs, path_of(manifest)) == before
             name = manifest["metadata"]["name"]
             await cluster.delete_pod("default", name, "another", 0)
+            await cluster.stop_pod("default", name, "another")
             found = torchrunjobs.request("GET", path_of(manifest))[1]
+            assert "activeDeadlineSeconds" not in found["spec"]
+            for _ in range(2):
+                await cluster.stop_pod("default", name, found["metadata"]["uid"])
+                stopped = torchrunjobs.request("GET", path_of(manifest))[1]
+                assert stopped["spec"]["activeDeadlineSeconds"] == 1
             await cluster.delete_pod("default", name, found["metadata"]["uid"], None)
             await cluster.delete_pod("default", name, found["metadata"]["uid"], 0)
             assert torchrunjobs.request("GET", path_of(manifest))[0] == 404

@@ -22,6 +22,8 @@ CORE = "/api/v1/namespaces"
 JOBS = "/apis/torchrun.dev/v1alpha1/namespaces/default/torchrunjobs"
 CLAIM = {"spec": {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}}
 NOW = "2026-01-01T00:00:00Z"
+CONTAINERS = [{"name": "trainer", "image": "i", "command": ["torchrun"]}, {"name": "proxy", "image": "i"}]
+WITH_PROXY = {"spec": {"containers": CONTAINERS}}
 NAMES = (f"rights-{number}" for number in itertools.count(1))
 ACCOUNT = "torchrun-operator"
 """Name of the chart's release, namespace and account; see conftest.py."""
@@ -117,10 +119,11 @@ async def until(condition: Callable[[], bool]) -> bool:
     return True
 
 
-def report(server: Any, pod: str, phase: str, state: Mapping[str, Any]) -> None:
-    """Write the status of a pod, as its kubelet would."""
-    trainer = {"name": "trainer", "image": "i", "imageID": "i", "ready": False, "restartCount": 0, "state": state}
-    status = {"phase": phase, "podIPs": [{"ip": "127.0.0.1"}], "podIP": "127.0.0.1", "containerStatuses": [trainer]}
+def report(server: Any, pod: str, phase: str, state: Mapping[str, Any], **beside: Mapping[str, Any]) -> None:
+    """Write the status of a pod, as its kubelet would, with the states of the trainer and of other containers."""
+    about = {"image": "i", "imageID": "i", "ready": False, "restartCount": 0}
+    containers = [{**about, "name": name, "state": state} for name, state in {"trainer": state, **beside}.items()]
+    status = {"phase": phase, "podIPs": [{"ip": "127.0.0.1"}], "podIP": "127.0.0.1", "containerStatuses": containers}
     code, answer = server.request("PATCH", f"{CORE}/default/pods/{pod}/status", {"status": status})
     assert code == 200, answer
 
@@ -157,7 +160,7 @@ async def test_the_operator_uses_each_of_its_rights_and_needs_no_other(
 ) -> None:
     """A job that starts, fails and is suspended, one whose pod has a taken name, and one that waits exercise all."""
     server, first = torchrunjobs, torchrunjobs.audit.stat().st_size
-    job, other, waits = next(NAMES), next(NAMES), next(NAMES)
+    job, other, waits, ends = next(NAMES), next(NAMES), next(NAMES), next(NAMES)
     label = {"labelSelector": f"torchrun.dev/job-name={job}"}
 
     def pods() -> list[str]:
@@ -172,6 +175,7 @@ async def test_the_operator_uses_each_of_its_rights_and_needs_no_other(
     async with operator(server, tmp_path, monkeypatch):
         new_job(server, other)
         new_job(server, waits)
+        new_job(server, ends, nnodes=1, replicas=1, maxRestarts=0, template=WITH_PROXY)
         assert await until(lambda: wait_for_a_volume(server, f"{waits}-0"))
         new_job(
             server, job, files=[{"path": "/workspace/a.py", "content": ""}], snapshots={"volumeClaimTemplate": CLAIM}
@@ -186,6 +190,10 @@ async def test_the_operator_uses_each_of_its_rights_and_needs_no_other(
         server.request("PATCH", f"{JOBS}/{job}", {"spec": {"networkPolicy": False}})
         assert await until(lambda: ("networking.k8s.io", "networkpolicies", "delete") in used())
         assert await until(lambda: "create the Secret s3" in running_message(server, waits))
+        # Its sidecar runs on after the job has failed.
+        ended = {"terminated": {"exitCode": 3, "startedAt": NOW, "finishedAt": NOW}}
+        report(server, f"{ends}-0", "Running", ended, proxy={"running": {"startedAt": NOW}})
+        assert await until(lambda: ("", "pods", "patch") in used())
         for name in (job, other, waits):
             server.request("PATCH", f"{JOBS}/{name}", {"spec": {"suspend": True}})
         # Not a request, but a condition of other requests: see the next test.

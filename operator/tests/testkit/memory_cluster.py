@@ -131,6 +131,16 @@ class MemoryCluster:
             self.delete_gracefully(pod, grace_seconds)
         await self._around(what, done=True)
 
+    async def stop_pod(self, namespace: str, name: str, uid: str) -> None:
+        """See Cluster.stop_pod."""
+        what = f"stop {name}"
+        await self._around(what)
+        pod = self.objects.get(("Pod", namespace, name))
+        if pod is not None and pod["metadata"]["uid"] == uid:
+            pod["spec"]["activeDeadlineSeconds"] = 1
+            self.touch(pod)
+        await self._around(what, done=True)
+
     async def apply(self, manifest: Manifest) -> None:
         """See Cluster.apply."""
         what = f"apply {manifest['kind']} {manifest['metadata']['name']}"

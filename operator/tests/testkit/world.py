@@ -126,6 +126,8 @@ class World:
             kept = pod["metadata"]["uid"] in self.stuck or pod["spec"].get("nodeName") in self.silent_machines
             if "deletionTimestamp" in pod["metadata"] and not kept:
                 self.cluster.remove(pod)
+            if pod["spec"].get("activeDeadlineSeconds") == 1 and pod["status"]["phase"] == "Running":
+                self._stop(pod)
         self._hosts_come_and_go()
         for name, pod in self.pods.items():
             if pod["status"]["phase"] == "Pending" and (self._has_place() or name not in self.nodes):
@@ -172,6 +174,15 @@ class World:
             "initContainerStatuses": [{"name": container, "state": {"terminated": ended}}],
             "containerStatuses": [{"name": "trainer", "state": {"waiting": {"reason": "PodInitializing"}}}],
         }
+        self.cluster.touch(pod)
+
+    def _stop(self, pod: Stored) -> None:
+        """End the containers of a pod whose deadline has passed, as its kubelet does."""
+        killed = {"exitCode": 143, "reason": "Error", "finishedAt": _text(self.now)}
+        for container in pod["status"].setdefault("containerStatuses", [{"name": "trainer", "state": {"running": {}}}]):
+            if "running" in container["state"]:
+                container["state"] = {"terminated": killed}
+        pod["status"] |= {"phase": "Failed", "reason": "DeadlineExceeded"}
         self.cluster.touch(pod)
 
     def delete(self, name: str) -> None:

@@ -43,7 +43,7 @@ from decision_cases import (
 from torchrun_operator.api.conditions import ConditionType
 from torchrun_operator.api.v1alpha1 import Restarts, TorchrunJob
 from torchrun_operator.core.facts.model import Cause, Facts, Phase
-from torchrun_operator.core.policies.plan import Deletion
+from torchrun_operator.core.policies.plan import Deletion, Stop
 
 START_OVER = (
     "pod digits-1 exited with code 137 (SIGKILL) after digits-0 had succeeded; the logs of digits-0 are deleted "
@@ -199,15 +199,24 @@ AFTERWARDS = {
         Restarts(code=4),
         now=at(59),
     ),
-    "failed: those that did not leave are deleted": Case(
+    "failed: those that did not leave are stopped": Case(
         failed_job(),
         seen(*instead(THREE, failed(1, 3)), rendezvous=ALL),
         doing(
-            deletions=(
-                Deletion("digits-0", "pod-0-1", ENDED),
-                Deletion("digits-2", "pod-2-1", ENDED),
-                Deletion("digits-rdzv", "pod-rdzv", ENDED),
-            ),
+            deletions=(Deletion("digits-rdzv", "pod-rdzv", ENDED),),
+            stops=(Stop("digits-0", "pod-0-1"), Stop("digits-2", "pod-2-1")),
+        ),
+        "Failed",
+        ("Valid", "AllScheduled", "MaxRestartsExceeded"),
+        Restarts(code=4),
+        now=at(60),
+    ),
+    "failed: they are stopped once, and those that do not run are deleted": Case(
+        failed_job(),
+        seen(replace(THREE[0], stopping=True), failed(1, 3, lingers=True), make_node(2, Phase.STARTING)),
+        doing(
+            deletions=(Deletion("digits-2", "pod-2-1", ENDED), Deletion("digits-rdzv", "pod-rdzv", ENDED)),
+            stops=(Stop("digits-1", "pod-1-1"),),
         ),
         "Failed",
         ("Valid", "AllScheduled", "MaxRestartsExceeded"),
@@ -217,9 +226,7 @@ AFTERWARDS = {
     "failed: the host did not answer": Case(
         failed_job(),
         seen(*instead(THREE, failed(1, 3)), rendezvous_pod=None),
-        doing(
-            deletions=(Deletion("digits-0", "pod-0-1", ENDED), Deletion("digits-2", "pod-2-1", ENDED)),
-        ),
+        doing(stops=(Stop("digits-0", "pod-0-1"), Stop("digits-2", "pod-2-1"))),
         "Failed",
         ("Valid", "AllScheduled", "MaxRestartsExceeded"),
         Restarts(code=4),

@@ -39,6 +39,9 @@ READINESS_GATE: Final = f"{GROUP}/counts-as-a-node"
 """Condition of the rendezvous Pod that is never true."""
 """Name of the container of the rendezvous pod."""
 
+STOPPED_AFTER_SECONDS: Final = 1
+"""The activeDeadlineSeconds of a pod that the operator stops. It has run for longer, so its kubelet ends it at once."""
+
 MAX_NODES: Final = 1000
 MIN_PROGRESS_DEADLINE: Final = 10
 """Seconds. Scripts report progress every second or two."""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from torchrun_operator.api.names import FIELD_MANAGER, GROUP, PLURAL, VERSION
+from torchrun_operator.api.names import FIELD_MANAGER, GROUP, PLURAL, STOPPED_AFTER_SECONDS, VERSION
 from torchrun_operator.cluster.port import (
     ClusterError,
     ConflictError,
@@ -14,7 +14,15 @@ from torchrun_operator.cluster.port import (
     NameTakenError,
     RefusedError,
 )
-from torchrun_operator.cluster.transport import APPLY, LatencyObserver, Transport, answer_of, client_of_environment
+from torchrun_operator.cluster.transport import (
+    APPLY,
+    JSON,
+    MERGE,
+    LatencyObserver,
+    Transport,
+    answer_of,
+    client_of_environment,
+)
 from torchrun_operator.cluster.watch.base import Watch
 from torchrun_operator.cluster.watch.cache import JobCache
 from torchrun_operator.cluster.watch.collection import pages
@@ -34,6 +42,8 @@ bytes than asked for; container runtimes split a line after 16 KiB, so that 60 l
 _EVENTS_SECONDS = 3.0
 """The API server searches all events of the namespace, and a pass waits for it."""
 _MOST_EVENTS = 50
+_GONE = (404, 409, 422)
+"""Answers about a pod that is gone. The last two: another pod has the name, says a DELETE or a PATCH with a uid."""
 _PATHS = {
     "Service": "api/v1/namespaces/{namespace}/services",
     "ConfigMap": "api/v1/namespaces/{namespace}/configmaps",
@@ -168,12 +178,19 @@ class KubernetesCluster:
         if grace_seconds is not None:
             body["gracePeriodSeconds"] = grace_seconds
         path = f"{_PATHS['Pod'].format(namespace=quote(namespace))}/{quote(name)}"
+        await self._unless_gone("DELETE", path, body)
+
+    async def stop_pod(self, namespace: str, name: str, uid: str) -> None:
+        """See Cluster.stop_pod. A deadline in the past is the one way to end a pod and keep its logs."""
+        path = f"{_PATHS['Pod'].format(namespace=quote(namespace))}/{quote(name)}"
+        body = {"metadata": {"uid": uid}, "spec": {"activeDeadlineSeconds": STOPPED_AFTER_SECONDS}}
+        await self._unless_gone("PATCH", path, body, content_type=MERGE)
+
+    async def _unless_gone(self, verb: str, path: str, body: Manifest, content_type: str = JSON) -> None:
         try:
-            await self._transport.request("DELETE", "pods", path, body=body)
-        except ConflictError:
-            return  # another pod has the name, so this one is gone
+            await self._transport.request(verb, "pods", path, body=body, content_type=content_type)
         except ClusterError as error:
-            if error.status != 404:
+            if error.status not in _GONE:
                 raise
 
     async def create(self, manifest: Manifest) -> None:

@@ -94,6 +94,10 @@ class Cluster(Protocol):
         """Delete the pod with this uid, if it exists. ``grace_seconds`` None: its own grace period."""
         ...
 
+    async def stop_pod(self, namespace: str, name: str, uid: str) -> None:
+        """Let the kubelet end the containers of the pod with this uid, with its grace period. The pod stays."""
+        ...
+
     async def create(self, manifest: Manifest) -> None:
         """Create an owned object that only its user changes afterwards. An existing one counts as created.
 

@@ -17,6 +17,7 @@ from torchrun_operator.lanes import Lanes
 
 JSON = "application/json"
 APPLY = "application/apply-patch+yaml; charset=utf-8"
+MERGE = "application/merge-patch+json"
 """Without the parameter, the client encodes the body itself, as JSON that some YAML readers reject."""
 _NOT_PLAIN = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 """Characters that YAML rejects, or reads as a line break, unless they are escaped."""

@@ -62,6 +62,9 @@ class Actor:
         if decision.plan.target is not None:
             self._links.tell(key, decision.plan.target)
         await self._delete(key, decision.plan.deletions)
+        await self._attempt(
+            {("Pod", stop.uid): self._cluster.stop_pod(key[0], stop.name, stop.uid) for stop in decision.plan.stops}
+        )
         return await self._create(job, decision.plan, memory)
 
     async def _delete(self, key: Key, deletions: Sequence[Deletion]) -> None:

@@ -20,7 +20,7 @@ _METADATA = (
     "finalizers",
 )
 _OWNER = ("kind", "name", "uid", "controller")
-_SPEC = ("nodeName",)
+_SPEC = ("nodeName", "activeDeadlineSeconds")
 _STATUS = ("phase", "reason", "message", "podIP", "startTime")
 _CONDITION = ("type", "status", "reason", "message", "lastTransitionTime")
 _CONTAINER = ("name", "image", "ready", "started", "restartCount", "state", "lastState")

@@ -114,6 +114,8 @@ class NodePod:
     scheduled: bool = False
     lingers: bool = False
     """The trainer container has ended, and other containers still run."""
+    stopping: bool = False
+    """The operator has asked the kubelet to end the containers."""
     runs_since: datetime | None = None
     """When the trainer container started, by the clock of its Kubernetes node."""
     wait: Wait = NO_WAIT

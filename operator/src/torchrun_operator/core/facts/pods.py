@@ -12,6 +12,7 @@ from torchrun_operator.api.names import (
     RENDEZVOUS_CONTAINER,
     ROLE_NODE,
     ROLE_RENDEZVOUS,
+    STOPPED_AFTER_SECONDS,
     TRAINER_CONTAINER,
 )
 from torchrun_operator.api.v1alpha1 import TorchrunJob
@@ -118,6 +119,7 @@ def _node_pod(pod: Mapping[str, Any], index: int, lost: str, digest: str, *, don
         exit=_exit(status),
         scheduled=bool(pod["spec"].get("nodeName")),
         lingers=phase in _ENDED and _others_run(status),
+        stopping=pod["spec"].get("activeDeadlineSeconds") == STOPPED_AFTER_SECONDS,
         runs_since=_runs_since(status),
         wait=waiting(status, TRAINER_CONTAINER),
         outdated=_annotation(pod, ANNOTATION_SPEC_DIGEST) not in ("", digest),

@@ -3,7 +3,7 @@
 from torchrun_operator.api.conditions import ConditionType, is_true
 from torchrun_operator.core.facts.model import Facts, Phase, Stage
 from torchrun_operator.core.findings.find import Findings
-from torchrun_operator.core.policies.plan import Plan, deletion, host_deletion
+from torchrun_operator.core.policies.plan import Plan, Stop, deletion, host_deletion
 from torchrun_operator.core.policies.upkeep import target
 
 _LOOK_AGAIN_SECONDS = 5.0
@@ -13,7 +13,11 @@ _WHY = "the job has ended"
 
 
 def ended(facts: Facts, findings: Findings) -> Plan | None:
-    """Stop an ended job. The agents of a failed job leave once the rendezvous is closed; other pods are deleted."""
+    """Stop an ended job. The agents of a failed job leave once the rendezvous is closed.
+
+    The pods whose logs may matter are stopped and stay: those whose sidecars run on, and those of a failed job that do
+    not end by themselves. Other pods are deleted.
+    """
     if findings.stage is not Stage.ENDED:
         return None
     status, host = facts.job.status, facts.rendezvous_pod
@@ -26,8 +30,10 @@ def ended(facts: Facts, findings: Findings) -> Plan | None:
     doomed = [node for node in running if not patient or node.phase is not Phase.RUNNING]
     if not failed:
         doomed += [node for node in findings.members.idle if node.phase is Phase.FAILED]  # it came too late
-    deletions = tuple(deletion(node, _WHY) for node in doomed)
+    kept = {node.uid for node in doomed if node.lingers or (failed and node.phase is Phase.RUNNING)}
+    stops = tuple(Stop(node.name, node.uid) for node in doomed if node.uid in kept and not node.stopping)
+    deletions = tuple(deletion(node, _WHY) for node in doomed if node.uid not in kept)
     if patient:
         closing = target(facts, findings, close=True)
-        return Plan(deletions=deletions, target=closing, look_again_seconds=_LOOK_AGAIN_SECONDS)
-    return Plan(deletions=(*deletions, *host_deletion(host, _WHY)))
+        return Plan(deletions=deletions, stops=stops, target=closing, look_again_seconds=_LOOK_AGAIN_SECONDS)
+    return Plan(deletions=(*deletions, *host_deletion(host, _WHY)), stops=stops)

@@ -20,6 +20,14 @@ class Deletion:
 
 
 @dataclass(frozen=True)
+class Stop:
+    """End the containers of the pod with this uid, with its grace period. The pod stays, with its logs."""
+
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True)
 class Plan:
     """The plan for a job. The status is written first: it counts pods that these actions delete."""
 
@@ -32,6 +40,7 @@ class Plan:
     names: Mapping[int, str] = field(default_factory=dict)
     """The names of those of them whose usual name a former pod still has."""
     deletions: tuple[Deletion, ...] = ()
+    stops: tuple[Stop, ...] = ()
     restart_all: str = ""
     """Why all nodes start again, for people. Empty: they do not."""
     target: Target | None = None
