@@ -6,7 +6,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-builtin-rules
 
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/torchrun-operator
-UV_VERSION := 0.13.8
+UV_VERSION := $(shell sed -n 's/^uv==\([0-9.]*\).*/\1/p' tools/uv.txt)
 # A private copy, so that every computer installs with the same version.
 UV := $(CACHE)/tools/uv-$(UV_VERSION)/bin/uv
 ENV := .venv/.synced
@@ -172,5 +172,6 @@ $(UV):
 	} || { echo "python3 -m venv does not work here: install it, on Debian with apt-get install python3-venv" >&2; exit 1; }
 	@echo "installing uv $(UV_VERSION)"
 	@python3 -m venv $(CACHE)/tools/uv-$(UV_VERSION)
-	@$(CACHE)/tools/uv-$(UV_VERSION)/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@$(CACHE)/tools/uv-$(UV_VERSION)/bin/pip install --quiet --disable-pip-version-check \
+	    --require-hashes -r tools/uv.txt
 	@touch $@
