@@ -144,10 +144,9 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=8, help="nodes of each job")
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--most", type=float, default=2.0, help="the highest accepted ratio")
-    parser.add_argument("--kwok", default="kwok", help="the kwok binary")
     parser.add_argument("--json", type=Path, help="file for all figures")
     arguments = parser.parse_args()
-    with playing(arguments.kwok):
+    with playing():
         figures = asyncio.run(run(arguments.jobs, arguments.nodes, arguments.repetitions))
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n")

@@ -136,11 +136,10 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=10)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--namespace", default="torchrun-system", help="namespace of the operator")
-    parser.add_argument("--kwok", default="kwok", help="the kwok binary")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
     arguments = parser.parse_args()
     print(f"seed {arguments.seed}")
-    with playing(arguments.kwok):
+    with playing():
         chance = random.Random(arguments.seed)
         wrong = asyncio.run(run(arguments.jobs, arguments.kills, arguments.namespace, chance))
     for line in wrong:

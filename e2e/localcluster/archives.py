@@ -44,7 +44,7 @@ def repack(docker_archive: IO[bytes], reference: str, wanted: Collection[str], t
     config = b""
     with (
         tarfile.open(fileobj=docker_archive, mode="r|", bufsize=_BUFFER) as source,
-        tarfile.open(target, mode="w", format=tarfile.PAX_FORMAT) as archive,
+        tarfile.open(target, mode="w|", bufsize=_BUFFER, format=tarfile.PAX_FORMAT) as archive,
     ):
         for member in source:
             layer, configuration = _LAYER.fullmatch(member.name), _CONFIG.fullmatch(member.name)

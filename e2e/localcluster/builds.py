@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from localcluster import golang
 from localcluster.files import key_of, remove
 from localcluster.locks import exclusive
 from localcluster.paths import PACKAGE, Layout
-from localcluster.preflight import require_go
 from localcluster.shell import ClusterError, contained, stream
 
-PROGRAMS = ("pause", "kube", "coredns", "helm", "kwok")
+PROGRAMS = ("pause", "kube", "coredns", "helm")
 # Names under which kube acts as a separate program.
 KUBE_NAMES = ("kubectl",)
 
@@ -57,13 +57,18 @@ def kubernetes_ldflags(version: str) -> str:
 
 
 def program(name: str, modules: Path = PACKAGE / "modules") -> Program:
-    """How to build one of PROGRAMS."""
+    """How to build the program of a module."""
     module = modules / name
     go_mod = (module / "go.mod").read_text()
     ldflags = "-s -w"
     if name == "kube":
         ldflags += " " + kubernetes_ldflags(required_version(go_mod, "k8s.io/kubernetes"))
     return Program(name=name, module=module, package=tool_package(go_mod), ldflags=ldflags)
+
+
+def provide(layout: Layout, built: Program) -> Path:
+    """Path of the binary of a program that the cluster itself does not need, built if necessary."""
+    return binary(layout, built, golang.require(layout.cache))
 
 
 def binary(layout: Layout, built: Program, go_version: str) -> Path:
@@ -107,7 +112,9 @@ def programs_directory(layout: Layout, keys: Mapping[str, str]) -> Path:
 
 def find(layout: Layout) -> Programs | None:
     """The current versions of the programs; None if one is not built."""
-    go_version = require_go()
+    go_version = golang.version(layout.cache)
+    if go_version is None:
+        return None
     directory = programs_directory(layout, {name: program(name).key(go_version) for name in PROGRAMS})
     return Programs(directory) if directory.exists() else None
 
@@ -117,7 +124,7 @@ def build(layout: Layout) -> Programs:
     found = find(layout)
     if found:
         return found
-    go_version = require_go()
+    go_version = golang.require(layout.cache)
     built = {name: program(name) for name in PROGRAMS}
     targets = {name: binary(layout, one, go_version) for name, one in built.items()}
     links = {**targets, **dict.fromkeys(KUBE_NAMES, targets["kube"])}

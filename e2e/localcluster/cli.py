@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     node.add_argument("action", choices=["stop", "start", "partition", "heal"])
     node.add_argument("name")
     commands.add_parser("kubeconfig", help="print the path of the kubeconfig file for the host")
-    commands.add_parser("bin", help="print the directory with kubectl, helm and kwok")
+    commands.add_parser("bin", help="print the directory with kubectl and helm")
     return result
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from localcluster import builds, netns, preflight, processes, stores
+from localcluster import builds, golang, netns, preflight, processes, stores
 from localcluster.api import Api
 from localcluster.builds import Programs
 from localcluster.controlplane import ControlPlane
@@ -17,7 +17,7 @@ from localcluster.images import PRODUCTS, Builder, Image
 from localcluster.locks import workspace
 from localcluster.node import Node
 from localcluster.paths import Layout, node_index
-from localcluster.shell import ClusterError, run, say, step, wait_until
+from localcluster.shell import ClusterError, run, say, step, together, wait_until
 
 DEFAULT_NODES = 2
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -41,12 +41,23 @@ def build(layout: Layout, *, bare: bool = False) -> tuple[Programs, list[Image]]
     """Build the missing programs and images, and the image store of the nodes."""
     preflight.require_packages(layout.cache / "logs/apt.log")
     preflight.require_disk(layout.cache, preflight.WARM_DISK if _looks_built(layout) else preflight.COLD_DISK)
-    programs = builds.build(layout)
+    go_version = golang.require(layout.cache)
     builder = Builder(layout)
-    images = [builder.pause(programs)]
-    images += [builder.product(name) for name in PRODUCTS if not bare]
-    stores.prepare(layout, images)
+    images = [builder.pause(builds.binary(layout, builds.program("pause"), go_version))]
+
+    def build_images() -> None:
+        images.extend(builder.product(name) for name in PRODUCTS if not bare)
+        stores.prepare(layout, images)
+
+    # The images mostly wait for downloads and the disk, the programs for the processors.
+    together(lambda: _build_programs(layout), build_images)
+    programs = builds.find(layout)
+    assert programs is not None
     return programs, images
+
+
+def _build_programs(layout: Layout) -> None:
+    builds.build(layout)
 
 
 def _looks_built(layout: Layout) -> bool:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from localcluster import archives, dockerfile
-from localcluster.builds import Programs
 from localcluster.files import key_of, tree_parts, write
 from localcluster.locks import exclusive, workspace
 from localcluster.paths import Layout
@@ -81,12 +80,12 @@ class Builder:
         self._layout = layout
         self._storage = layout.cache / "images"
 
-    def pause(self, programs: Programs) -> Image:
-        """Image of the sandbox of every pod."""
+    def pause(self, program: Path) -> Image:
+        """Image of the sandbox of every pod, from the program `pause`."""
         with workspace(self._layout.cache / "work") as work:
             context = work / "context"
             context.mkdir()
-            shutil.copy2(Path(programs["pause"]).resolve(), context / "pause")
+            shutil.copy2(program, context / "pause")
             key = key_of([_PAUSE_DOCKERFILE, *tree_parts(context)])
             image = Image(PAUSE, key, self._stored("pause", key))
             if not self._done(image.stored).exists():
@@ -112,7 +111,7 @@ class Builder:
         return image
 
     def export(self, image: Image, unpacked: Collection[str], archive: Path) -> None:
-        """Write an image for a containerd that has already unpacked these chains of layers."""
+        """Write an image for a containerd that has already unpacked these chains of layers. `archive` may be a pipe."""
         with workspace(self._layout.cache / "work") as work, step(f"export {image.reference}"):
             buildah = contained(["buildah", *self._storage_options(work)])
             inspect = [*buildah, "inspect", "--type=image", image.stored]

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
-import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from localcluster.shell import TOOL_PATH, ClusterError, run, say, stream
+from localcluster.shell import TOOL_PATH, ClusterError, say, stream
 
 GIB = 1024**3
 COLD_DISK = 30 * GIB  # Temporarily; half of it remains.
 WARM_DISK = 4 * GIB
-GO_AT_LEAST = (1, 25)
 ALTERNATIVE = "Or use another cluster: set KUBECONFIG to any Kubernetes you have, or create one with kind."
 
-# Why each Debian package is needed: a program on PATH or a file.
+# Why each Debian package is needed: a program on PATH, a file, or a module of this Python.
 PACKAGES: Mapping[str, tuple[str, ...]] = {
     "buildah": ("buildah",),
     "ca-certificates": ("/etc/ssl/certs/ca-certificates.crt",),
@@ -29,6 +28,7 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
     "iptables": ("iptables",),
     "mmdebstrap": ("mmdebstrap",),
     "openssl": ("openssl",),
+    "python3-venv": ("module ensurepip",),
     "runc": ("runc",),
     "socat": ("socat",),
     "util-linux": ("unshare", "nsenter", "setpriv", "pivot_root"),
@@ -36,19 +36,15 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
 
 
 def present(need: str) -> bool:
-    """Whether a program or file exists."""
+    """Whether a program, file or module exists."""
+    if need.startswith("module "):
+        return importlib.util.find_spec(need.removeprefix("module ")) is not None
     return Path(need).exists() if need.startswith("/") else shutil.which(need) is not None
 
 
 def missing_packages(is_present: Callable[[str], bool] = present) -> list[str]:
     """Debian packages that contain what is missing."""
     return [package for package, needs in PACKAGES.items() if not all(is_present(need) for need in needs)]
-
-
-def parse_go_version(text: str) -> tuple[int, int] | None:
-    """Major and minor version in the output of `go env GOVERSION`, as in go1.25.3."""
-    found = re.match(r"go(\d+)\.(\d+)", text.strip())
-    return (int(found[1]), int(found[2])) if found else None
 
 
 def require_machine() -> None:
@@ -77,18 +73,6 @@ def require_packages(log: Path) -> None:
     still = missing_packages()
     if still:
         raise ClusterError(f"Installed, but their files are not where expected: {' '.join(still)}.")
-
-
-def require_go() -> str:
-    """Return the version of Go. Raises ClusterError if it is missing or too old."""
-    wanted = ".".join(str(part) for part in GO_AT_LEAST)
-    if shutil.which("go") is None:
-        raise ClusterError(f"Go {wanted} or newer is needed to build Kubernetes, but there is no go.\n{ALTERNATIVE}")
-    text = run(["go", "env", "GOVERSION"]).strip()
-    version = parse_go_version(text)
-    if version is None or version < GO_AT_LEAST:
-        raise ClusterError(f"Go {wanted} or newer is needed to build Kubernetes; this is {text}.\n{ALTERNATIVE}")
-    return text
 
 
 def require_disk(directory: Path, needed: int) -> None:

@@ -9,10 +9,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 
 REPORT_EVERY = 15.0  # Seconds between two lines of progress if the output is not a terminal.
 TOOL_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+_streams: dict[subprocess.Popen[str], str] = {}  # Running commands of `stream`, with what each one shows.
 
 
 class ClusterError(Exception):
@@ -101,25 +105,46 @@ def stream(
         text=True,
         errors="replace",
     ) as process:
+        _streams[process] = title
         last = _LastLine(process, log)
         terminal = sys.stderr.isatty()
         while process.poll() is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=0.5)
             now = time.monotonic()
-            status = f"{title}: {now - start:.0f} s: {last.text}"
+            _streams[process] = f"{title}: {now - start:.0f} s: {last.text}"
             if terminal:
                 width = os.get_terminal_size(sys.stderr.fileno()).columns
-                print(f"\r\033[K{status[: width - 1]}", end="", file=sys.stderr, flush=True)
+                shown = " | ".join(text[: width // len(_streams) - 3] for text in _streams.copy().values())
+                print(f"\r\033[K{shown}", end="", file=sys.stderr, flush=True)
             elif now - reported >= REPORT_EVERY:
                 reported = now
-                say(f"  {status[:160]}")
+                say(f"  {_streams[process][:160]}")
+        _streams.pop(process, None)
         last.join()
         if terminal:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
     if process.returncode:
         raise ClusterError(f"{title} failed (exit code {process.returncode}); all its output: {log}\n{tail(log)}")
     say(f"{title}: {time.monotonic() - start:.1f} s")
+
+
+def together(*tasks: Callable[[], None]) -> None:
+    """Run these tasks at the same time. The first error ends the commands of the others, and is raised."""
+    with ThreadPoolExecutor(max_workers=len(tasks)) as pool:
+        futures = [pool.submit(task) for task in tasks]
+        try:
+            done, running = wait(futures, return_when=FIRST_EXCEPTION)
+            failed = [future for future in futures if future in done and future.exception()]
+        except BaseException:
+            failed, running = [], set(futures)
+            raise
+        finally:
+            if running:
+                for process in list(_streams):
+                    process.kill()
+    if failed:
+        failed[0].result()
 
 
 def tail(log: Path, lines: int = 15) -> str:

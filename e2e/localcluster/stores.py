@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from localcluster.files import key_of, read_json, remove, write, write_json
 from localcluster.images import Builder, Image
 from localcluster.locks import exclusive, workspace
 from localcluster.paths import Layout
-from localcluster.shell import contained, run, stream
+from localcluster.shell import contained, run, stream, together
 
 _KEPT = 3  # Stores that stay in the cache.
 _CONFIGURATION = """version = 2
@@ -27,17 +28,33 @@ disabled_plugins = ["io.containerd.grpc.v1.cri"]
 [plugins."io.containerd.internal.v1.opt"]
   path = "{root}/opt"
 """
-# Imports standard input into the containerd at the usual socket. The layers' archives are of no use once they are
-# unpacked; what no image needs any more goes when an image is removed, so one is made and removed.
+# Imports standard input into the containerd at the usual socket. Until the new image is unpacked, the one that it
+# replaces keeps the layers that both share. Without a name, the collector could take them in between, and the import
+# would fail with "content digest ...: not found". The layers' archives are of no use once they are unpacked; what no
+# image needs any more goes when an image is removed synchronously, so one is made and removed.
 IMPORT = """set -eu
 ctr="ctr --namespace=k8s.io"
+held=$($ctr images ls -q | grep '^docker.io/' || true)
+for name in $held; do $ctr images tag --force $name held/$name >/dev/null; done
 $ctr images import -
+for name in $held; do $ctr images rm held/$name >/dev/null; done
 $ctr content ls | awk '/containerd.io\\/uncompressed=/ {print $1}' | xargs -r $ctr content rm >/dev/null
 $ctr images tag docker.io/library/pause:1 localhost/sweep:1 >/dev/null
 $ctr images rm --sync localhost/sweep:1 >/dev/null
 """
-# Prints the unpacked layers of the containerd at the usual socket.
-UNPACKED = "ctr --namespace=k8s.io snapshots ls | awk '$1 ~ /^sha256:/ {print $1}'"
+# Prints the unpacked layers of the images of the containerd at the usual socket. Layers that only a container of an
+# earlier image uses are left out: they vanish with it, maybe during the next import.
+UNPACKED = r"""{
+ctr --namespace=k8s.io content ls | sed -n 's/.*gc.ref.snapshot.overlayfs=\(sha256:[0-9a-f]*\).*/image \1/p'
+ctr --namespace=k8s.io snapshots ls
+} | awk '
+$1 == "image" {tops[$2]}
+$1 ~ /^sha256:/ {below[$1] = $2}
+END {
+  for (top in tops) for (layer = top; layer in below; layer = below[layer]) held[layer]
+  for (layer in held) print layer
+}
+'"""
 # Runs with mounts and processes of its own: a containerd for just one command.
 _WITH_CONTAINERD = """set -eu
 mount -t tmpfs run /run
@@ -107,15 +124,39 @@ def _ensure(layout: Layout, images: Sequence[Image]) -> Path:
 
 
 def _import(layout: Layout, root: Path, images: Sequence[Image], unpacked: list[str]) -> list[str]:
-    """Add images to a store that has these layers. Returns all its layers."""
+    """Add images to a store that has these layers. Returns all its layers.
+
+    The images pass through pipes: the one of the trainer has more than 4 GB, and a file of it would be written and read
+    for nothing.
+    """
     with workspace(layout.cache / "work") as work:
-        for number, image in enumerate(images):
-            Builder(layout).export(image, unpacked, work / f"{number}.tar")
         configuration = work / "containerd.toml"
         write(configuration, _CONFIGURATION.format(root=root))
+        pipes = [work / f"{number}.tar" for number in range(len(images))]
+        for pipe in pipes:
+            os.mkfifo(pipe)
         argv: list[str | Path] = ["sh", "-c", _WITH_CONTAINERD, "import", configuration, IMPORT, work]
         names = ", ".join(image.reference.rpartition("/")[2] for image in images)
-        stream(f"image store: import {names}", contained(argv), layout.cache / "logs" / "import.log")
+
+        filled = threading.Event()
+
+        def read() -> None:
+            try:
+                stream(f"image store: import {names}", contained(argv), layout.cache / "logs" / "import.log")
+            finally:
+                # If this failed, the other side may wait for a reader.
+                while not filled.wait(0.1):
+                    for pipe in pipes:
+                        os.close(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK))
+
+        def fill() -> None:
+            try:
+                for image, pipe in zip(images, pipes, strict=True):
+                    Builder(layout).export(image, unpacked, pipe)
+            finally:
+                filled.set()
+
+        together(read, fill)
         return (work / "unpacked").read_text().split()
 
 

@@ -2,11 +2,14 @@
 
 import asyncio
 import os
+import shutil
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
+from localcluster import builds
+from localcluster.paths import Layout
 from support.api import Api
 
 TAINT = "kwok.x-k8s.io/node"
@@ -30,11 +33,16 @@ def fake_node(number: int) -> dict[str, Any]:
     }
 
 
+def program() -> str:
+    """Return kwok: the one on PATH, or else one that is built once per version."""
+    return shutil.which("kwok") or str(builds.provide(Layout.of(os.environ), builds.program("kwok")))
+
+
 @contextmanager
-def playing(binary: str) -> Iterator[None]:
+def playing() -> Iterator[None]:
     """Simulate the fake nodes of the cluster of KUBECONFIG while the block runs."""
     command = [
-        binary,
+        program(),
         f"--kubeconfig={os.environ['KUBECONFIG']}",
         "--manage-all-nodes=false",
         f"--manage-nodes-with-annotation-selector={TAINT}=fake",

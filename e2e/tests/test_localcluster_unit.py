@@ -4,6 +4,7 @@ import fcntl
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from localcluster import (
     controlplane,
     down,
     files,
+    golang,
     machineinit,
     pki,
     preflight,
@@ -26,7 +28,7 @@ from localcluster.api import is_ready
 from localcluster.locks import exclusive, workspace
 from localcluster.paths import Layout, cluster_id, node_index
 from localcluster.processes import Identity, Process
-from localcluster.shell import ClusterError, stream, wait_until
+from localcluster.shell import ClusterError, stream, together, wait_until
 
 
 @pytest.fixture
@@ -188,7 +190,60 @@ def test_machine_has_its_own_directories_and_the_hosts_others() -> None:
 
 @pytest.mark.parametrize(("text", "version"), [("go1.25\n", (1, 25)), ("go1.26.8", (1, 26)), ("devel", None)])
 def test_go_version(text: str, version: tuple[int, int] | None) -> None:
-    assert preflight.parse_go_version(text) == version
+    assert golang.parse_version(text) == version
+
+
+def shell_program(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("on_path", "in_cache", "used"),
+    [
+        ("go1.25.0", None, "go1.25.0"),
+        ("go1.26.8", "go1.26.6", "go1.26.8"),
+        ("go1.19.8", "go1.26.6", "go1.26.6"),  # Debian 12
+        (None, "go1.26.6", "go1.26.6"),
+        (None, None, None),
+        ("go1.19.8", None, None),
+    ],
+)
+def test_go_is_that_on_path_or_that_in_the_cache(
+    on_path: str | None, in_cache: str | None, used: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    cached = tmp_path / f"tools/go-{golang.pinned_version(golang.PINNED.read_text())}/go/bin/go"
+    for program, version in (tmp_path / "bin/go", on_path), (cached, in_cache):
+        if version is not None:
+            shell_program(program, f"echo {version}")
+    assert golang.version(tmp_path) == used
+
+
+def test_tasks_run_together_and_the_first_error_ends_the_others(tmp_path: Path) -> None:
+    """A build that failed does not wait for another one that takes minutes."""
+    ends = threading.Event()
+
+    def fails() -> None:
+        wait_until("the other command", 20, (tmp_path / "runs").exists)
+        raise ClusterError("no disk")
+
+    def takes_long() -> None:
+        try:
+            stream("sleep", ["sh", "-c", f"touch {tmp_path}/runs; exec sleep 600"], tmp_path / "log")
+        finally:
+            ends.set()
+
+    with pytest.raises(ClusterError, match="no disk"):
+        together(takes_long, fails)
+    assert ends.is_set()
+    both = threading.Barrier(2)
+
+    def waits_for_the_other() -> None:
+        both.wait(20)
+
+    together(waits_for_the_other, waits_for_the_other)
 
 
 def test_missing_packages() -> None:
@@ -292,6 +347,7 @@ def test_write_leaves_no_trace_but_the_file(tmp_path: Path) -> None:
 
 _HOLD = """
 import sys
+import threading
 from pathlib import Path
 from localcluster.locks import exclusive
 with exclusive(Path(sys.argv[1]), "test"):

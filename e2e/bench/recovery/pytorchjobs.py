@@ -9,7 +9,6 @@ from pathlib import Path
 
 from localcluster import builds
 from localcluster.paths import Layout
-from localcluster.preflight import require_go
 from support.kubectl import Kubectl
 from support.waiting import NotInTimeError
 
@@ -27,7 +26,7 @@ def version() -> str:
 
 def build() -> Path:
     """Return the program, built once per version."""
-    return builds.binary(Layout.of(os.environ), builds.program(_NAME, _MODULES), require_go())
+    return builds.provide(Layout.of(os.environ), builds.program(_NAME, _MODULES))
 
 
 def _definition() -> Path:
