@@ -1,4 +1,4 @@
-"""Add-ons of the cluster: names (CoreDNS) and storage."""
+"""Add-ons of the cluster: names (CoreDNS), network policies and storage."""
 
 from __future__ import annotations
 
@@ -7,29 +7,44 @@ from pathlib import Path
 from localcluster.api import Api
 from localcluster.netns import CONTROL_PLANE_ADDRESS
 
-_RBAC = "/apis/rbac.authorization.k8s.io/v1"
+_RBAC = "rbac.authorization.k8s.io"
+_READ = ["list", "watch"]
+# User -> rules.
+_RULES: dict[str, list[dict[str, object]]] = {
+    "system:coredns": [
+        {"apiGroups": [""], "resources": ["services", "namespaces"], "verbs": _READ},
+        {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": _READ},
+    ],
+    "system:network-policies": [
+        {"apiGroups": [""], "resources": ["pods", "namespaces"], "verbs": _READ},
+        {"apiGroups": ["networking.k8s.io"], "resources": ["networkpolicies"], "verbs": _READ},
+    ],
+}
+
+
+def _role(user: str) -> dict[str, object]:
+    return {
+        "apiVersion": f"{_RBAC}/v1",
+        "kind": "ClusterRole",
+        "metadata": {"name": user},
+        "rules": _RULES[user],
+    }
+
+
+def _binding(user: str) -> dict[str, object]:
+    return {
+        "apiVersion": f"{_RBAC}/v1",
+        "kind": "ClusterRoleBinding",
+        "metadata": {"name": user},
+        "roleRef": {"apiGroup": _RBAC, "kind": "ClusterRole", "name": user},
+        "subjects": [{"apiGroup": _RBAC, "kind": "User", "name": user}],
+    }
+
+
 # Path of the collection -> objects.
 MANIFESTS: dict[str, list[dict[str, object]]] = {
-    f"{_RBAC}/clusterroles": [
-        {
-            "apiVersion": "rbac.authorization.k8s.io/v1",
-            "kind": "ClusterRole",
-            "metadata": {"name": "system:coredns"},
-            "rules": [
-                {"apiGroups": [""], "resources": ["services", "namespaces"], "verbs": ["list", "watch"]},
-                {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]},
-            ],
-        }
-    ],
-    f"{_RBAC}/clusterrolebindings": [
-        {
-            "apiVersion": "rbac.authorization.k8s.io/v1",
-            "kind": "ClusterRoleBinding",
-            "metadata": {"name": "system:coredns"},
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "system:coredns"},
-            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "system:coredns"}],
-        }
-    ],
+    f"/apis/{_RBAC}/v1/clusterroles": [_role(user) for user in _RULES],
+    f"/apis/{_RBAC}/v1/clusterrolebindings": [_binding(user) for user in _RULES],
     "/apis/storage.k8s.io/v1/storageclasses": [
         {
             "apiVersion": "storage.k8s.io/v1",
@@ -67,7 +82,7 @@ def corefile(kubeconfig: Path) -> str:
 
 
 def install(api: Api) -> None:
-    """Create the objects that CoreDNS and storage need."""
+    """Create the objects that the add-ons need."""
     for collection, manifests in MANIFESTS.items():
         for manifest in manifests:
             metadata = manifest["metadata"]

@@ -95,7 +95,7 @@ class ControlPlane:
         """Start the missing parts of the control plane, and wait until it answers."""
         machine = self.machine
         pki.ensure(self.layout.pki)
-        for user in ("controller-manager", "scheduler", "coredns", "proxy"):
+        for user in ("controller-manager", "scheduler", "coredns", "policies", "proxy"):
             write_json(self.kubeconfig_of(user), pki.kubeconfig(self.layout.pki, user, API_SERVER), mode=0o600)
         if machine.first_process() is None:
             machine.power_off()

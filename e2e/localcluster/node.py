@@ -1,4 +1,4 @@
-"""Nodes: a machine with containerd, kubelet and kube-proxy."""
+"""Nodes: a machine with containerd, kubelet, kube-proxy and an agent that enforces network policies."""
 
 from __future__ import annotations
 
@@ -154,6 +154,8 @@ class Node:
         address = [f"--hostname-override={self.name}", f"--node-ip={netns.node_address(self.index)}"]
         machine.service("kubelet", [kube, "kubelet", *kubelet, *address], [etc / "kubelet.json"])
         machine.service("proxy", [kube, "kube-proxy", f"--config={etc / 'proxy.json'}"], [etc / "proxy.json"])
+        policies = str(ControlPlane(self.layout).kubeconfig_of("policies"))
+        machine.service("policies", [kube, "enforce-policies", policies, self.name])
 
     def _write_configuration(self) -> None:
         pki.ensure_node(self.layout.pki, self.index)

@@ -29,6 +29,7 @@ CLIENTS = {
     "apiserver-kubelet-client": "/O=system:masters/CN=kube-apiserver-kubelet-client",
     "controller-manager": "/CN=system:kube-controller-manager",
     "coredns": "/CN=system:coredns",
+    "policies": "/CN=system:network-policies",
     "proxy": "/CN=system:kube-proxy",
     "scheduler": "/CN=system:kube-scheduler",
 }
@@ -62,18 +63,25 @@ def _certificate(directory: Path, name: str, subject: str, names: tuple[str, ...
 def ensure(directory: Path) -> None:
     """Create the authority and all certificates of the control plane, if missing."""
     if directory.exists():
+        _ensure_clients(directory)
         return
     partial = directory.with_name(".pki")
     remove(partial)
     partial.mkdir(parents=True, mode=0o700)
     _certificate(partial, "ca", "/CN=local-cluster")
     _certificate(partial, "apiserver", "/CN=kube-apiserver", API_SERVER_NAMES)
-    for name, subject in CLIENTS.items():
-        _certificate(partial, name, subject)
+    _ensure_clients(partial)
     key = partial / "service-accounts.key"
     run(["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", key])
     run(["openssl", "pkey", "-in", key, "-pubout", "-out", partial / "service-accounts.pub"])
     partial.rename(directory)
+
+
+def _ensure_clients(directory: Path) -> None:
+    # An older version of this program may have started the cluster with fewer clients.
+    for name, subject in CLIENTS.items():
+        if not (directory / f"{name}.crt").exists():
+            _certificate(directory, name, subject)
 
 
 def ensure_node(directory: Path, index: int) -> None:

@@ -48,9 +48,13 @@ func main() {
 		fmt.Fprintln(os.Stderr, "open-volumes:", openVolumes(os.Args[1]))
 		os.Exit(1)
 	}
+	if name == "enforce-policies" && len(os.Args) == 3 {
+		fmt.Fprintln(os.Stderr, "enforce-policies:", enforcePolicies(os.Args[1], os.Args[2]))
+		os.Exit(1)
+	}
 	program, ok := programs[name]
 	if !ok {
-		names := []string{"etcd", "open-volumes DIRECTORY"}
+		names := []string{"enforce-policies KUBECONFIG NODE", "etcd", "open-volumes DIRECTORY"}
 		for known := range programs {
 			names = append(names, known)
 		}
