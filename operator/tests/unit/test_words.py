@@ -1,5 +1,6 @@
 """The errors of failed workers, as torchrun, Python and Kubernetes write them."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -240,3 +241,19 @@ def test_earliest() -> None:
     assert earliest([("b", echo), ("d", silent), ("e", last_line)]) == ("d", silent)
     assert earliest([("b", echo), ("e", last_line)]) == ("e", last_line)
     assert earliest([]) is None
+
+
+@pytest.mark.parametrize(
+    "place", ["", ".venv/lib/python3.11/site-packages/", "/opt/conda/lib/python3.12/site-packages/"]
+)
+def test_an_agent_names_its_file_by_a_path_that_depends_on_the_working_directory(place: str) -> None:
+    lines = (
+        f"W0131 12:00:01.800000 7 {place}torch/distributed/elastic/multiprocessing/api.py:1028] Sending process 22 "
+        "closing signal SIGTERM\n"
+        f"E0131 12:00:01.900000 7 {place}torch/distributed/elastic/multiprocessing/api.py:984] failed (exitcode: 3) "
+        "local_rank: 1 (pid: 2) of binary: python\n"
+    )
+    log = "".join(f"2026-01-31T12:00:02.{i}Z {line}\n" for i, line in enumerate(lines.splitlines()))
+    found = of_log(log)
+    assert found is not None
+    assert replace(found, time=None) == Words(exit_code=3, local_rank=1)

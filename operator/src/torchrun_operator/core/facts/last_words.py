@@ -8,7 +8,7 @@ from datetime import timedelta
 from torchrun_operator.core.facts.lines import JUDGED, Line, is_text
 
 _TORCHRUN = re.compile(
-    r"[DIWEF]\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ torch/|\[\d{4}-\d\d-\d\d [\d:,]+\] torch\.distributed\.|"
+    r"[DIWEF]\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ (?:\S+/)?torch/|\[\d{4}-\d\d-\d\d [\d:,]+\] torch\.distributed\.|"
     r"(?:DEBUG|INFO|WARNING|ERROR):torch\.distributed\.(?:run|launcher|elastic)|"
     r"\*{20,}$|Setting OMP_NUM_THREADS environment variable for each process|torchrun-operator: "
 )
