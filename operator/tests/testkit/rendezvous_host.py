@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -43,6 +44,13 @@ def free_port() -> int:
         return port
 
 
+def untimed(answer: bytes) -> dict[str, Any]:
+    """Return the state document in an answer, without the time of the answer."""
+    document: dict[str, Any] = json.loads(answer)
+    del document["time"]
+    return document
+
+
 @dataclass
 class Host:
     """The process, and requests to it."""
@@ -71,12 +79,16 @@ class Host:
             connection.close()
 
     def authorized(self, method: str, path: str, document: object = None) -> dict[str, Any]:
-        """Return the answer to a request with the token."""
+        """Return the answer to a request with the token, without its time."""
         body = None if document is None else json.dumps(document).encode()
         status, answer = self.request(method, path, body, {"Authorization": f"Bearer {TOKEN}"})
         assert status == 200, answer
-        result: dict[str, Any] = json.loads(answer)
-        return result
+        return untimed(answer)
+
+    def answered_at(self) -> datetime:
+        """Return the time in a state document."""
+        _, answer = self.request("GET", "/v1/state?after=0", None, {"Authorization": f"Bearer {TOKEN}"})
+        return datetime.fromisoformat(json.loads(answer)["time"])
 
     def state(self) -> dict[str, Any]:
         """Return the state document."""

@@ -7,11 +7,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from rendezvous_host import TOKEN, Host, Operator, host_program, running_host, wait_for
+from rendezvous_host import TOKEN, Host, Operator, host_program, running_host, untimed, wait_for
 
 AUTHORIZED = {"Authorization": f"Bearer {TOKEN}"}
 TARGET = {"generation": 1, "size": 3, "min": 2, "lastCallSeconds": 5.0, "leavers": ["10.0.0.1"], "close": False}
@@ -153,7 +154,13 @@ def test_a_long_poll_ends_with_a_change_or_its_time(shared: Host) -> None:
         answer = b""
         while b"\r\n\r\n" not in answer or not answer.endswith(b"}"):
             answer += connection.recv(65536)
-    assert json.loads(answer.partition(b"\r\n\r\n")[2]) == changed
+    assert untimed(answer.partition(b"\r\n\r\n")[2]) == changed
+
+
+def test_each_answer_has_the_present_time(shared: Host) -> None:
+    before, first, second, after = datetime.now(UTC), shared.answered_at(), shared.answered_at(), datetime.now(UTC)
+    tolerance = timedelta(seconds=1)
+    assert before - tolerance <= first <= second <= after + tolerance
 
 
 def test_workers_get_the_deadline(shared: Host) -> None:
