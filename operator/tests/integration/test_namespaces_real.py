@@ -9,7 +9,7 @@ import pytest
 from builders import job_manifest
 from fake_links import FakeLinks
 from real_cluster import adapter, path_of, version
-from stub_cluster import running
+from stub_cluster import running, until
 from torchrun_operator.api.v1alpha1 import TorchrunJob, job_of
 from torchrun_operator.cluster.port import RefusedError
 from torchrun_operator.reconcile.reconciler import Reconciler
@@ -205,6 +205,7 @@ async def test_a_quota_never_starves_the_rendezvous_pod(torchrunjobs: Any) -> No
         reconciler = Reconciler(
             cluster, FakeLinks({}, lambda: 0.0), Metrics("test"), lambda: datetime.now(UTC), PROGRAMS
         )
+        await until(lambda: all(watch.synced for watch in cluster.watches if watch.kind == "pods"))
         await reconciler.reconcile(key)
         await reconciler.reconcile(key)
         await reconciler.recorder.idle()
