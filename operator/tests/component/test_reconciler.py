@@ -30,7 +30,7 @@ async def test_a_job_starts() -> None:
         "create digits-2",
     ]
     world.cluster.log.clear()
-    assert await world.reconcile() == Outcome()
+    assert await world.reconcile() == Outcome(look_again_seconds=3.0)
     assert world.cluster.log == ["get digits", "list pods", "status digits"]
     world.live()
     world.cluster.log.clear()

@@ -220,7 +220,7 @@ async def test_a_round_does_not_wait_for_a_pod_that_is_refused() -> None:
         resizing = world.condition("Resizing")
         assert (world.status["state"], resizing["status"], resizing["reason"]) == ("Running", "False", "ShortOfNodes")
         words = "exceeded quota: pods, requested: pods=1, limited: pods=2"
-        assert resizing["message"] == f"1 of 2 nodes train; the others join later: digits-1: {words}"
+        assert resizing["message"] == f"1 of 2 nodes trains; the others join later: digits-1: {words}"
         assert world.condition("Accepted")["reason"] == "RefusedByCluster"
     world.end(world.nodes["digits-0"], 137)
     await world.settle()
