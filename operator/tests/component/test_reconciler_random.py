@@ -17,6 +17,7 @@ from world import World
 
 MAX_RESTARTS = 3
 NAMES = st.sampled_from(["digits-0", "digits-1", "digits-2", "digits-3", "digits-rdzv"])
+UNLIMITED = 1000
 INDEX = st.integers(min_value=0, max_value=4)
 
 
@@ -28,6 +29,7 @@ class Lives(RuleBasedStateMachine):
         self.loop = asyncio.Runner()
         self.world = World(maxRestarts=MAX_RESTARTS, replicas=3)
         self.world.cluster.refuse = self._wanted
+        self.quota = UNLIMITED
         self.restarts: dict[str, int] = {}
         self.ended: dict[str, Any] | None = None
         self.workers_failed = 0
@@ -84,6 +86,20 @@ class Lives(RuleBasedStateMachine):
     def a_node_fails(self, index: int, code: int) -> None:
         if self._runs(index):
             self.world.end(self.world.nodes[f"digits-{index}"], code)
+
+    @rule(index=INDEX, reason=st.sampled_from(["", "OutOfcpu", "NodeAffinity", "DeadlineExceeded"]))
+    def a_node_fails_before_it_runs(self, index: int, reason: str) -> None:
+        pod = self.world.nodes.get(f"digits-{index}")
+        if pod is not None and pod["status"]["phase"] in ("Pending", "Running"):
+            self.world.reject(pod, reason, "Pod was rejected: for a reason")
+
+    @rule(pods=st.integers(min_value=1, max_value=6))
+    def a_quota_admits_fewer_pods(self, pods: int) -> None:
+        self.quota = pods
+
+    @rule()
+    def the_quota_is_lifted(self) -> None:
+        self.quota = UNLIMITED
 
     @rule(index=INDEX)
     def a_node_is_evicted(self, index: int) -> None:
@@ -197,6 +213,15 @@ class Lives(RuleBasedStateMachine):
     def training_ends(self) -> None:
         self.world.succeed()
 
+    @precondition(lambda self: self.world.status.get("state") == "Running")
+    @rule()
+    def training_ends_beside_sidecars(self) -> None:
+        self.world.succeed()
+        for pod in self.world.nodes.values():
+            if pod["status"]["phase"] == "Succeeded":
+                pod["status"]["phase"] = "Running"
+                pod["status"]["containerStatuses"].append({"name": "proxy", "state": {"running": {}}})
+
     @invariant()
     def nothing_forbidden(self) -> None:
         status = self.world.status
@@ -233,7 +258,7 @@ class Lives(RuleBasedStateMachine):
         training = {
             at: alive.intersection(member.address for member in host.state.members)
             for at, host in self.world.hosts.items()
-            if host.state.complete
+            if host.state.complete and any(pod["status"].get("podIP") == at for pod in self.world.pods.values())
         }
         return any(address == at or address in members for at, members in training.items() if members)
 
@@ -256,7 +281,7 @@ class Lives(RuleBasedStateMachine):
         spec = self.world.job["spec"]
         most = spec["replicas"] + self._spares()
         assert index is None or (int(index) < most and not spec.get("suspend")), "a pod that the job does not want"
-        return ""
+        return "exceeded quota" if manifest["kind"] == "Pod" and len(self.world.pods) >= self.quota else ""
 
     def _spares(self) -> int:
         spares: int = self.world.job["spec"].get("elasticity", {}).get("spares", 0)
@@ -270,6 +295,7 @@ class Lives(RuleBasedStateMachine):
         self.world.cluster.lagging = None
         self.world.machines = 10
         self.world.stuck.clear()
+        self.quota = UNLIMITED
         self.the_operator_hears_the_hosts()
         self.machines_are_heard_again()
         self.world.cluster.edit(self.world.job, suspend=False)

@@ -211,9 +211,11 @@ class World:
         return tuple(sorted(pod["status"]["podIP"] for pod in pods))
 
     def fail_workers(self) -> None:
-        """Let the workers of the round fail by themselves. Their agents form the next round."""
+        """Let the workers of the round fail by themselves. Their agents form the next round, unless they hang."""
+        hanging = {pod["status"].get("podIP") for pod in self.nodes.values() if pod["metadata"]["uid"] in self.frozen}
         for host in self.hosts.values():
             state = host.state
+            missing = {*state.missing, *(member.address for member in state.members if member.address in hanging)}
             host.state = replace(
                 state,
                 complete=False,
@@ -222,6 +224,7 @@ class World:
                     state.round, tuple(member.address for member in state.members[:1]), self.now + self.skews.hosts
                 ),
                 members=(),
+                missing=tuple(sorted(missing)),
             )
 
     def finish(self, name: str) -> None:
@@ -302,11 +305,12 @@ class World:
             if state.complete and target.end_round == (host.instance, state.round):
                 self.ended.append(target.end_round)
                 state = replace(state, complete=False)
-            able = [address for address in sorted(alive) if address not in target.leavers][: target.size]
+            frozen = {address for address, pod in alive.items() if pod["metadata"]["uid"] in self.frozen}
             before = [address for address, _ in state.members]
+            there = [address for address in sorted(alive) if address in before or address not in frozen]
+            able = [address for address in there if address not in target.leavers][: target.size]
             if state.complete and before in (able, [address for address in able if address not in state.missing]):
                 continue
-            frozen = {address for address in able if alive[address]["metadata"]["uid"] in self.frozen}
             missing = tuple(sorted(frozen.intersection((*before, *state.missing))))
             able = [address for address in able if address not in frozen]
             members = tuple(Member(address, rank) for rank, address in enumerate(able))
