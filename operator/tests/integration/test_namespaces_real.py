@@ -115,7 +115,7 @@ async def test_policies_come_and_go_with_the_field(torchrunjobs: Any) -> None:
         policies = [m for m in prerequisites(job, PROGRAMS, "default", rules) if m["kind"] == "NetworkPolicy"]
         for policy in policies:
             await cluster.apply(policy)
-        assert [policy["spec"]["policyTypes"] for policy in policies] == [["Ingress"], ["Ingress", "Egress"]]
+        assert [policy["spec"]["policyTypes"] for policy in policies] == [["Ingress", "Egress"]] * 2
         off = job.model_copy(update={"spec": job.spec.model_copy(update={"network_policy": False})})
         foreign = {"kind": "NetworkPolicy", "metadata": {**policies[0]["metadata"], "name": "deny"}}
         for manifest in (*unwanted(off), *unwanted(off), foreign):

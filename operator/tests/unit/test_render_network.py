@@ -113,3 +113,30 @@ def test_where_others_restrict_what_nodes_may_reach_they_reach_each_other_and_dn
             (53, "UDP"), (53, "TCP"), (5353, "UDP"), (5353, "TCP"),
         }  # fmt: skip
         assert {"ipBlock": {"cidr": "0.0.0.0/0"}} not in dns["to"]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "restricted"),
+    [
+        pytest.param(other({}, policyTypes=["Egress"]), True, id="all pods"),
+        pytest.param(other({}, policyTypes=["Ingress"]), False, id="what comes in"),
+        pytest.param(
+            other({"matchLabels": {"torchrun.dev/role": "rendezvous"}}, policyTypes=["Egress"]), True, id="the host"
+        ),
+        pytest.param(
+            other({"matchLabels": {"torchrun.dev/role": "node"}}, policyTypes=["Egress"]), False, id="the nodes"
+        ),
+        pytest.param(other(expression("torchrun.dev/node-index", "Exists"), policyTypes=["Egress"]), False, id="index"),
+        pytest.param(other({"matchLabels": {"part": "host"}}, policyTypes=["Egress"]), True, id="its own label"),
+        pytest.param(other({}, name="digits-rdzv", policyTypes=["Egress"]), False, id="the policy of this job"),
+    ],
+)
+def test_where_others_restrict_what_the_host_may_reach_it_reaches_dns(theirs: dict[str, Any], restricted: bool) -> None:
+    """It looks up the names of the agents that connect, and would wait for each answer in vain."""
+    found = policies(theirs, rendezvous={"template": {"metadata": {"labels": {"part": "host"}}}})
+    spec = found["digits-rdzv"]
+    assert spec["policyTypes"] == (["Ingress", "Egress"] if restricted else ["Ingress"])
+    assert ("egress" in spec) is restricted
+    if restricted:
+        dns = policies(other({}, policyTypes=["Egress"]))["digits-nodes"]["egress"][1]
+        assert spec["egress"] == [dns]

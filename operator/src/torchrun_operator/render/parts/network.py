@@ -31,8 +31,9 @@ _PRIVATE: Final = (
 
 def _policies(job: TorchrunJob, installation: Installation) -> Iterator[Manifest]:
     if job.spec.network_policy:
-        yield _rendezvous_policy(job, installation.namespace)
-        yield _node_policy(job, installation.rules.network_policies)
+        others = installation.rules.network_policies
+        yield _rendezvous_policy(job, installation.namespace, others)
+        yield _node_policy(job, others)
 
 
 def _unwanted(job: TorchrunJob) -> Iterator[Manifest]:
@@ -46,8 +47,13 @@ def _names(job: TorchrunJob) -> tuple[str, str]:
     return rendezvous_name(job.metadata.name), node_policy_name(job.metadata.name)
 
 
-def _rendezvous_policy(job: TorchrunJob, operator_namespace: str | None) -> Manifest:
-    """Let only the job's own pods reach the store, whose clients unpickle it, and the operator the HTTP port."""
+def _rendezvous_policy(
+    job: TorchrunJob, operator_namespace: str | None, others: Iterable[Mapping[str, Any]]
+) -> Manifest:
+    """Let only the job's own pods reach the store, whose clients unpickle it, and the operator the HTTP port.
+
+    torch looks up the names of both ends of a connection: without DNS, the host would answer only after its timeouts.
+    """
     operator = {
         "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": operator_namespace}},
         "podSelector": {"matchLabels": {LABEL_COMPONENT: COMPONENT_OPERATOR}},
@@ -56,7 +62,8 @@ def _rendezvous_policy(job: TorchrunJob, operator_namespace: str | None) -> Mani
     if operator_namespace is not None:
         control["from"] = [_own_pods(job), operator]
     store = {"from": [_own_pods(job)], "ports": [{"port": job.spec.rendezvous.port, "protocol": "TCP"}]}
-    return _policy(job, rendezvous_name(job.metadata.name), ROLE_RENDEZVOUS, ingress=[store, control])
+    egress = [_dns()] if _isolated(job, ROLE_RENDEZVOUS, others) else None
+    return _policy(job, rendezvous_name(job.metadata.name), ROLE_RENDEZVOUS, ingress=[store, control], egress=egress)
 
 
 def _node_policy(job: TorchrunJob, others: Iterable[Mapping[str, Any]]) -> Manifest:
@@ -65,14 +72,17 @@ def _node_policy(job: TorchrunJob, others: Iterable[Mapping[str, Any]]) -> Manif
     Where the namespace denies connections from the nodes, they also get what training needs: the job's own pods, and
     DNS. Elsewhere the policy must not name connections from the nodes at all: it would then deny all others.
     """
-    egress: list[Manifest] | None = None
-    if _isolated(job, others):
-        servers: list[Manifest] = [{"namespaceSelector": {}}, *({"ipBlock": {"cidr": cidr}} for cidr in _PRIVATE)]
-        ports = [{"port": port, "protocol": protocol} for port in _DNS_PORTS for protocol in ("UDP", "TCP")]
-        egress = [{"to": [_own_pods(job)]}, {"to": servers, "ports": ports}]
+    egress = [{"to": [_own_pods(job)]}, _dns()] if _isolated(job, ROLE_NODE, others) else None
     return _policy(
         job, node_policy_name(job.metadata.name), ROLE_NODE, ingress=[{"from": [_own_pods(job)]}], egress=egress
     )
+
+
+def _dns() -> Manifest:
+    """Return the rule that admits connections to DNS servers."""
+    servers: list[Manifest] = [{"namespaceSelector": {}}, *({"ipBlock": {"cidr": cidr}} for cidr in _PRIVATE)]
+    ports = [{"port": port, "protocol": protocol} for port in _DNS_PORTS for protocol in ("UDP", "TCP")]
+    return {"to": servers, "ports": ports}
 
 
 def _policy(
@@ -95,14 +105,15 @@ def _own_pods(job: TorchrunJob) -> Manifest:
     return {"podSelector": {"matchLabels": {LABEL_JOB_NAME: job.metadata.name}}}
 
 
-def _isolated(job: TorchrunJob, policies: Iterable[Mapping[str, Any]]) -> bool:
-    """Whether a policy of others restricts what the nodes may reach."""
+def _isolated(job: TorchrunJob, role: str, policies: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether a policy of others restricts what the pods of this role may reach."""
+    templates = [job.spec.template, *([job.spec.rendezvous.template or {}] if role == ROLE_RENDEZVOUS else [])]
     labels = {
-        **((job.spec.template.get("metadata") or {}).get("labels") or {}),
+        **{k: v for each in templates for k, v in ((each.get("metadata") or {}).get("labels") or {}).items()},
         LABEL_JOB_NAME: job.metadata.name,
         LABEL_MANAGED_BY: MANAGED_BY,
-        LABEL_ROLE: ROLE_NODE,
-        LABEL_NODE_INDEX: "0",
+        LABEL_ROLE: role,
+        **({LABEL_NODE_INDEX: "0"} if role == ROLE_NODE else {}),
     }
     return any(
         policy["metadata"]["name"] not in _names(job)
