@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from test_cluster_smoke import job, wait_status  # type: ignore[import-not-found]
+from test_cluster_smoke import job, wait_state, wait_status  # type: ignore[import-not-found]
 
 from support.clusters import Cluster
 from support.kubectl import Kubectl, Object
@@ -49,13 +49,12 @@ def stranger(image: str, name: str) -> Object:
 
 
 def address(kubectl: Kubectl, pod: str) -> str:
-    """Wait until a pod runs, and return its address."""
+    """Wait until the containers of a pod are ready, and return its address."""
 
     def probe() -> str | None:
-        found = kubectl.get("pod", pod)
-        state = (found or {}).get("status", {})
-        ready = any(c["type"] == "Ready" and c["status"] == "True" for c in state.get("conditions", ()))
-        return state.get("podIP") if ready else None
+        state = (kubectl.get("pod", pod) or {}).get("status", {})
+        containers = state.get("containerStatuses", ())
+        return state.get("podIP") if containers and all(each["ready"] for each in containers) else None
 
     return wait_for(f"{pod} runs", probe, _SECONDS)
 
@@ -100,3 +99,17 @@ def test_strangers_reach_no_port_of_a_job(cluster: Cluster, kubectl: Kubectl) ->
         )
     finally:
         cluster.kubectl.run("delete", "namespace", other.namespace, "--wait=false")
+
+
+def test_a_job_trains_where_everything_is_denied(cluster: Cluster, kubectl: Kubectl) -> None:
+    """Its pods reach each other and DNS, and nothing else: the policy of the namespace stays in force."""
+    deny = {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    kubectl.apply(
+        {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "deny"}, "spec": deny},
+        stranger(cluster.trainer_image, "stranger"),
+        job("denied", cluster.trainer_image, "2:2", steps=100),
+    )
+    wait_state(kubectl, "denied", "Running")
+    closed = f"{address(kubectl, 'stranger')}:8000"
+    assert python(kubectl, "denied-0", _CONNECT, closed) == {closed: "silence"}
+    assert wait_state(kubectl, "denied", "Complete")["restartCount"] == 0
