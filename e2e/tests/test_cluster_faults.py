@@ -10,7 +10,7 @@ from support.clusters import Cluster
 from support.faultcases import read
 from support.faultplay import Play, Seen
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600, func_only=True)]
+pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.timeout(600, func_only=True)]
 
 _FAULTS = Path(__file__).parent / "faults"
 _AT_A_TIME = 4
