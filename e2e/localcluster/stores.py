@@ -30,14 +30,16 @@ disabled_plugins = ["io.containerd.grpc.v1.cri"]
 """
 # Imports standard input into the containerd at the usual socket. Until the new image is unpacked, the one that it
 # replaces keeps the layers that both share. Without a name, the collector could take them in between, and the import
-# would fail with "content digest ...: not found". The layers' archives are of no use once they are unpacked; what no
-# image needs any more goes when an image is removed synchronously, so one is made and removed.
+# would fail with "content digest ...: not found". This second name has a host: containerd's CRI plugin completes other
+# names, does not recognize them when they are removed, and then starts no pods. The layers' archives are of no use
+# once they are unpacked; what no image needs any more goes when an image is removed synchronously, so one is made and
+# removed.
 IMPORT = """set -eu
 ctr="ctr --namespace=k8s.io"
 held=$($ctr images ls -q | grep '^docker.io/' || true)
-for name in $held; do $ctr images tag --force $name held/$name >/dev/null; done
+for name in $held; do $ctr images tag --force $name localhost/$name >/dev/null; done
 $ctr images import -
-for name in $held; do $ctr images rm held/$name >/dev/null; done
+for name in $held; do $ctr images rm localhost/$name >/dev/null; done
 $ctr content ls | awk '/containerd.io\\/uncompressed=/ {print $1}' | xargs -r $ctr content rm >/dev/null
 $ctr images tag docker.io/library/pause:1 localhost/sweep:1 >/dev/null
 $ctr images rm --sync localhost/sweep:1 >/dev/null
