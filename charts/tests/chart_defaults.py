@@ -30,7 +30,7 @@ RULES = [
     {"apiGroups": ["torchrun.dev"], "resources": ["torchrunjobs"], "verbs": ["get", "list", "watch"]},
     {"apiGroups": ["torchrun.dev"], "resources": ["torchrunjobs/status"], "verbs": ["patch"]},
     {"apiGroups": ["torchrun.dev"], "resources": ["torchrunjobs/finalizers"], "verbs": ["update"]},
-    {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch", "create", "delete"]},
+    {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch", "create", "patch", "delete"]},
     {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]},
     {"apiGroups": [""], "resources": ["services", "configmaps"], "verbs": ["get", "create", "patch"]},
     {"apiGroups": [""], "resources": ["persistentvolumeclaims"], "verbs": ["get", "create"]},
