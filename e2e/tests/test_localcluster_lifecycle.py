@@ -17,6 +17,7 @@ import pytest
 from localcluster import builds, cgroups, netns, preflight, processes
 from localcluster.api import Api
 from localcluster.controlplane import ControlPlane
+from localcluster.images import Builder
 from localcluster.machine import Machine
 from localcluster.paths import CONTROL_PLANE, Layout
 from localcluster.shell import wait_until
@@ -184,3 +185,21 @@ def test_a_taken_port_is_passed_over(commands: Commands) -> None:
         commands.run("up", "--bare", "--nodes", "1")
         assert ControlPlane(commands.layout).port() == first + 1
         assert commands.api.ready_nodes() == {"node1": True}
+
+
+def test_pods_start_on_a_node_whose_images_were_loaded_while_it_ran(commands: Commands, tmp_path: Path) -> None:
+    """Twice: the second import replaces what the first one has made, the image of every sandbox included."""
+    layout = commands.layout
+    commands.run("up", "--bare", "--nodes", "1")
+    programs = builds.find(layout)
+    assert programs is not None
+    Builder(layout).export(Builder(layout).pause(Path(programs["pause"]).resolve()), [], tmp_path / "pause.tar")
+    for name in ("first", "second"):
+        commands.run("load", str(tmp_path / "pause.tar"))
+        path = f"/api/v1/namespaces/default/pods/{name}"
+        commands.api.apply(path, {**_POD, "metadata": {"name": name}})
+        wait_until(
+            f"pod {name}",
+            60,
+            lambda path=path: commands.api.get(path)["status"].get("phase") == "Running",  # type: ignore[misc]
+        )
