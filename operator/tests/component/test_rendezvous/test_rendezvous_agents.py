@@ -91,7 +91,7 @@ def test_a_worker_that_fails_after_another_node_has_finished(job: Job, host: Hos
 
 
 def test_failing_workers_surplus_nodes_and_the_end(job: Job, host: Host) -> None:
-    host.want(3, 2)
+    host.want(3, 3)  # on a busy computer, two would start without the third after the last call
     job.start(0, 1, 2)
     job.formed(0, 1, 2)
 
