@@ -35,6 +35,19 @@ def _strings(values: tuple[str, ...]) -> str:
     return "[" + ", ".join(f"'{value}'" for value in values) + "]"
 
 
+def _own_keys(template: str) -> list[Rule]:
+    """Return the rules that reserve the keys of the operator in the metadata of a template."""
+    return [
+        Rule(
+            f"{template}.metadata.{kind}",
+            f"self.all(key, !key.startsWith('{GROUP}/'))",
+            remedies.METADATA_KEY,
+            reason="FieldValueForbidden",
+        )
+        for kind in ("labels", "annotations")
+    ]
+
+
 _RANGE = "matches('^[0-9]{1,9}(:[0-9]{1,9})?$')"
 _CONTAINERS = "self.template.spec.containers"
 _NOT_TRAINER = f"self.name != '{TRAINER_CONTAINER}'"
@@ -311,15 +324,7 @@ _TEMPLATE = (
         remedies.VOLUME_NAME,
         reason="FieldValueForbidden",
     ),
-    *(
-        Rule(
-            f"spec.template.metadata.{kind}",
-            f"self.all(key, !key.startsWith('{GROUP}/'))",
-            remedies.METADATA_KEY,
-            reason="FieldValueForbidden",
-        )
-        for kind in ("labels", "annotations")
-    ),
+    *_own_keys("spec.template"),
 )
 
 _RENDEZVOUS = (
@@ -343,15 +348,7 @@ _RENDEZVOUS = (
         )
         for kind in ("requests", "limits")
     ),
-    *(
-        Rule(
-            f"spec.rendezvous.template.metadata.{kind}",
-            f"self.all(key, !key.startsWith('{GROUP}/'))",
-            remedies.METADATA_KEY,
-            reason="FieldValueForbidden",
-        )
-        for kind in ("labels", "annotations")
-    ),
+    *_own_keys("spec.rendezvous.template"),
 )
 
 _FROZEN = tuple(

@@ -54,6 +54,11 @@ class Findings:
     """Why the job fails now."""
     leftovers: Leftovers
 
+    @property
+    def over(self) -> bool:
+        """Whether the job has ended, or ends now."""
+        return self.stage is Stage.ENDED or self.completion.complete or self.failing is not None
+
 
 def find(facts: Facts) -> Findings:
     """Return what the facts mean for the job. Each module is entered once, and uses only earlier findings."""

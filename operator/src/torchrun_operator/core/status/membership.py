@@ -12,8 +12,7 @@ from torchrun_operator.core.status.running import only_unheard
 def membership(facts: Facts, findings: Findings) -> api.Membership:
     """Return the membership. While the rendezvous host does not answer: the last known one."""
     old, rendezvous, spec = facts.job.status.membership, facts.rendezvous, facts.job.spec
-    over = findings.stage is Stage.ENDED or findings.completion.complete or findings.failing is not None
-    if over:
+    if findings.over:
         active = 0  # what still runs is about to be stopped
     elif rendezvous is None and only_unheard(facts):
         active = min(old.nodes, sum(1 for node in facts.nodes if node.phase is Phase.RUNNING))

@@ -37,7 +37,6 @@ def report(facts: Facts, findings: Findings, plan: Plan) -> api.TorchrunJobStatu
     # Once a job has ended, its status changes only with the observed pods.
     deleted = frozenset() if ended else frozenset(deletion.uid for deletion in plan.deletions)
     live = [node for node in facts.nodes if node.live and node.uid not in deleted]
-    over = ended or findings.completion.complete or findings.failing is not None
     trains = membership(facts, findings)
     conditions = _conditions(facts, findings, plan, trains)
     state = _state(conditions, facts)
@@ -58,7 +57,7 @@ def report(facts: Facts, findings: Findings, plan: Plan) -> api.TorchrunJobStatu
         progress=progress(facts),
         straggler=findings.straggler,
         start_time=old.start_time or now,
-        completion_time=old.completion_time or (now if over else None),
+        completion_time=old.completion_time or (now if findings.over else None),
         nodes=nodes(facts, findings, deleted),
     )
 

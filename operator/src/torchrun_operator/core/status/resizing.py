@@ -16,7 +16,7 @@ _NO_CHANGE = "no change is under way"
 def resizing(facts: Facts, findings: Findings, plan: Plan, membership: Membership) -> Verdict:
     """Return whether a change is under way, and its reason. It is settled once all nodes that can train do."""
     trained = any(node.rank is not None for node in facts.job.status.nodes)
-    if not trained or findings.stage is Stage.SUSPENDED or findings.completion.complete or findings.failing is not None:
+    if not trained or findings.stage is Stage.SUSPENDED or findings.over:
         return _settled()
     lost = _lost(facts, findings)
     have, wanted = membership.nodes, membership.desired_nodes

@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 from torchrun_operator.api.conditions import ConditionType, Reason
-from torchrun_operator.api.names import PORT_HTTP, node_name, rendezvous_name
+from torchrun_operator.api.names import PORT_HTTP, rendezvous_name
 from torchrun_operator.api.v1alpha1 import Membership
 from torchrun_operator.core.facts.model import Facts, Phase, Stage
 from torchrun_operator.core.findings.find import Findings
@@ -21,7 +21,7 @@ _NOT_STUCK = (Kind.UNHEARD, Kind.STARTING, Kind.GONE)
 
 def running(facts: Facts, findings: Findings, membership: Membership) -> Verdict:
     """Return whether nodes train. If none do: what the job waits for."""
-    if findings.stage is Stage.SUSPENDED or findings.completion.complete or findings.failing is not None:
+    if findings.stage is Stage.SUSPENDED or findings.over:
         return Verdict(ConditionType.RUNNING, False, Reason.ENDED, "nothing trains")
     if membership.nodes:
         train = share(membership.nodes, membership.desired_nodes, "node", "trains", "train")
@@ -75,7 +75,7 @@ def _finished(facts: Facts) -> str:
 def _held(facts: Facts, findings: Findings) -> str:
     """Return which node waits for its replacement, and how many others do."""
     held = sorted(findings.back_off.held)
-    message = f"pod {node_name(facts.job.metadata.name, held[0])} {findings.size.absent[held[0]]}"
+    message = f"pod {facts.pod_name(held[0])} {findings.size.absent[held[0]]}"
     more = len(held) - 1
     message += f"; {more} more {'pods wait' if more > 1 else 'pod waits'} as well" if more else ""
     remedy = next((each.remedy for each in findings.waits.nodes if each.kind is Kind.GONE and each.remedy), "")
