@@ -165,3 +165,21 @@ def test_a_part_that_ends_ends_the_operator_with_an_error(caplog: pytest.LogCapt
 
     assert outcome(cancel) == 1
     assert "watch of jobs has ended: the operator stops" in caplog.text
+
+
+def test_a_cancelled_operator_ends_its_parts_first() -> None:
+    """Otherwise they go on without the connections that their owner has closed."""
+
+    async def main() -> None:
+        queue: WorkQueue[Key] = WorkQueue(now)
+        parts = [asyncio.create_task(keep(Scripted("works"))), asyncio.create_task(beat(Liveness(now)))]
+        workers: list[asyncio.Task[None]] = [asyncio.create_task(asyncio.sleep(1000))]
+        supervising = asyncio.create_task(supervise(asyncio.Event(), queue, workers, parts))
+        await asyncio.sleep(25)
+        supervising.cancel()
+        await asyncio.wait([supervising])
+        assert supervising.cancelled()
+        assert [task.cancelled() for task in [*workers, *parts]] == [True, True, True]
+        assert (now(), asyncio.all_tasks()) == (25, {asyncio.current_task()})
+
+    run_virtually(main())

@@ -155,6 +155,19 @@ async def close_ends_all_who_wait(queue: Queue) -> None:
         await queue.get()
 
 
+async def a_cancelled_worker_ends_whenever_it_is_woken(queue: Queue) -> None:
+    """asyncio.wait_for() of Python 3.11 loses a cancellation in the moment between the wake-up and its answer."""
+    for ticks in range(6):
+        waiting = asyncio.create_task(queue.get())
+        await asyncio.sleep(1)
+        queue.add(f"due after {ticks}", after=1000 - ticks)
+        for _ in range(ticks):
+            await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.wait([waiting], timeout=10)
+        assert waiting.cancelled(), f"cancelled {ticks} ticks after the wake-up"
+
+
 async def turns_under_way_can_end_after_close(queue: Queue) -> None:
     queue.add("a")
     await queue.get()
@@ -233,6 +246,7 @@ SCRIPTS: tuple[Script, ...] = (
     a_forgotten_key_can_come_back,
     a_forgotten_key_that_was_woken_gets_its_turn,
     close_ends_all_who_wait,
+    a_cancelled_worker_ends_whenever_it_is_woken,
     turns_under_way_can_end_after_close,
     workers_share_the_keys,
     a_group_has_only_its_turns,

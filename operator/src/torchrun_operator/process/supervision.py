@@ -96,21 +96,22 @@ def _error_of(task: asyncio.Task[Any]) -> BaseException | None:
 
 
 async def supervise(stop: asyncio.Event, queue: WorkQueue[Key], workers: Sequence[Task], others: Sequence[Task]) -> int:
-    """Wait for `stop` or for the end of a part. Then let the running passes end.
+    """Wait for `stop` or for the end of a part. Then let the running passes end. If it is cancelled, end them at once.
 
     Return the exit status: 0, or 1 if a part has ended by itself.
     """
     stopping = asyncio.create_task(stop.wait(), name="signal")
-    done, _ = await asyncio.wait([stopping, *workers, *others], return_when=asyncio.FIRST_COMPLETED)
-    failed = [task for task in done if task is not stopping]
-    for task in failed:
-        logger.error("%s has ended: the operator stops", task.get_name(), exc_info=_error_of(task))
-    logger.info("stopping: running passes have %.0f s to end", _STOP_SECONDS)
-    queue.close()
-    await asyncio.wait(workers, timeout=_STOP_SECONDS)
-    ending = [task for task in [*workers, *others, stopping] if not task.done()]
-    for task in ending:
-        task.cancel()
-    if ending:
-        await asyncio.wait(ending, timeout=_STOP_SECONDS)
-    return 1 if failed else 0
+    parts = [stopping, *workers, *others]
+    try:
+        done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+        failed = [task for task in done if task is not stopping]
+        for task in failed:
+            logger.error("%s has ended: the operator stops", task.get_name(), exc_info=_error_of(task))
+        logger.info("stopping: running passes have %.0f s to end", _STOP_SECONDS)
+        queue.close()
+        await asyncio.wait(workers, timeout=_STOP_SECONDS)
+        return 1 if failed else 0
+    finally:
+        for task in parts:
+            task.cancel()
+        await asyncio.wait(parts, timeout=_STOP_SECONDS)

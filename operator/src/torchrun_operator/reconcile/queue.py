@@ -5,6 +5,7 @@ and a longer one after each failure.
 """
 
 import asyncio
+import contextlib
 import heapq
 import itertools
 from collections import Counter, deque
@@ -96,10 +97,9 @@ class WorkQueue(Generic[K]):
                 return key
             self._wake.clear()
             timeout = self._heap[0][0] - now if self._heap else None
-            try:
-                await asyncio.wait_for(self._wake.wait(), timeout)
-            except TimeoutError:
-                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await self._wake.wait()
         self._wake.set()  # so that the next waiter ends as well
         raise QueueClosed
 
