@@ -64,7 +64,9 @@ verify: $(ENV) ## Check that the generated files are up to date
 
 .PHONY: test-unit
 test-unit: $(ENV) ## Run the tests that need no cluster
-	$(PYTEST) operator/tests trainer/tests e2e/tests -m "not integration and not cluster and not slow"
+	@# Most of the time goes into processes that import torch: more than one at a time, but not many (memory).
+	$(PYTEST) operator/tests trainer/tests e2e/tests -m "not integration and not cluster and not slow" \
+	    -n auto --maxprocesses 4 --dist worksteal
 
 .PHONY: test-slow
 test-slow: $(ENV) ## Run the tests that make test skips: real agents of the newest torch without an operator, and their messages
