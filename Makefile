@@ -160,7 +160,7 @@ image: ## Build both images: REGISTRY=…, TAG=…, ENGINE=docker|podman|buildah
 	$(if $(PUSH),$(ENGINE) push $(IMAGE_PREFIX)torchrun-trainer:$(TAG))
 
 $(ENV): uv.lock pyproject.toml trainer/pyproject.toml | $(UV)
-	@$(UV) sync --frozen
+	@$(UV) sync --frozen --extra cli
 	@touch $@
 
 # CUDA's libraries in the versions of uv.lock where that torch accepts them, so that they are in the cache; no triton.

@@ -1,0 +1,130 @@
+"""`kubectl torchrun`: a table of commands. A command is imported when it runs, so that each one starts fast."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, NamedTuple, NoReturn
+
+import click
+
+from torchrun_cli.errors import CliError, Exit
+from torchrun_cli.options import Target, target_options
+
+PROGRAM = "kubectl torchrun"
+COMPLETE = "_KUBECTL_TORCHRUN_COMPLETE"
+"""The environment variable by which a shell asks for completions."""
+
+
+class Entry(NamedTuple):
+    """One command of the table."""
+
+    group: str
+    """The heading in the help text."""
+    target: str
+    """Where it is: `module:function`, below `torchrun_cli.commands`."""
+    help: str
+    """Its one line in the help text: the first sentence of its own help."""
+
+
+SUBMIT, WATCH, CHANGE, FIND_OUT, OTHER = (
+    "Write and submit jobs",
+    "Watch jobs",
+    "Change jobs",
+    "Find out why",
+    "Other commands",
+)
+
+COMMANDS = {
+    "version": Entry(OTHER, "version:version", "Print the version of this program."),
+}
+
+
+class App(click.Group):
+    """The group of all commands: it reports errors as kubectl does."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order of the table."""
+        del ctx
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command."""
+        del ctx
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, function = COMMANDS[cmd_name].target.partition(":")
+        command = getattr(import_module(f"torchrun_cli.commands.{module}"), function)
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command. Raises UsageError with the nearest name if there is none."""
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+            raise click.UsageError(f"unknown command {args[0]!r}{_nearest(args[0])}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands under their headings, from the table alone."""
+        del ctx
+        width = max(map(len, COMMANDS))
+        for heading in dict.fromkeys(entry.group for entry in COMMANDS.values()):
+            rows = [(name.ljust(width), entry.help) for name, entry in COMMANDS.items() if entry.group == heading]
+            with formatter.section(heading):
+                formatter.write_dl(rows)
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,  # noqa: ANN401 click's own
+    ) -> Any:  # noqa: ANN401 click's own
+        """Run the program and exit. Errors go to stderr; the exit codes are those of `errors.Exit`."""
+        prog_name, complete_var = prog_name or PROGRAM, complete_var or COMPLETE
+        if not standalone_mode:
+            return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+        try:
+            code = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+        except CliError as error:
+            _fail(error.message, error.exit_code)
+        except click.UsageError as error:
+            path = error.ctx.command_path if error.ctx else PROGRAM
+            _fail(f"{error.format_message()}\nSee '{path} --help' for usage.", Exit.USAGE)
+        except click.ClickException as error:
+            _fail(error.format_message(), Exit.FAILED)
+        except (click.Abort, KeyboardInterrupt):
+            sys.exit(Exit.INTERRUPTED)
+        except BrokenPipeError:
+            _leave_the_pipe()
+        sys.exit(code if isinstance(code, int) else Exit.OK)
+
+
+def _nearest(name: str) -> str:
+    from difflib import get_close_matches  # noqa: PLC0415 only a wrong name needs it
+
+    matches = get_close_matches(name, COMMANDS, n=1)
+    return f"; did you mean {matches[0]!r}?" if matches else ""
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    with contextlib.suppress(BrokenPipeError):
+        click.echo(f"error: {message}", err=True)
+    sys.exit(int(code))
+
+
+def _leave_the_pipe() -> NoReturn:
+    """Exit quietly: the reader of the output has closed it, as `head` does."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(Exit.FAILED)
+
+
+@click.group(cls=App, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@target_options
+def app(target: Target) -> None:
+    """Write, submit and watch elastic torchrun jobs."""
+    del target
