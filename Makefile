@@ -40,7 +40,7 @@ lint: $(ENV) ## Check style, types and layers
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
-	.venv/bin/mypy --python-version 3.10 operator/src/torchrun_rendezvous
+	.venv/bin/mypy --python-version 3.10 operator/src/torchrun_rendezvous operator/src/torchrun_transfer
 	PYTHONPATH=e2e .venv/bin/lint-imports
 	$(RUN) docs/style/words.py
 	PYTHONPATH=e2e $(RUN) -m support.layout
