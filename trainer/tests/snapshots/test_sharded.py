@@ -13,7 +13,7 @@ import pytest
 from torchrun_trainer import SnapshotError, snapshot
 from torchrun_trainer.snapshots.place import place
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.timeout(900)]  # the first test waits for 14 phases
 
 WORKER = Path(__file__).parent / "sharded_worker.py"
 
@@ -28,7 +28,7 @@ class Phases:
             text=True,
             capture_output=True,
             check=False,
-            timeout=280,
+            timeout=840,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
         assert result.returncode == 0, result.stderr

@@ -30,10 +30,11 @@ def _ended(host: Host) -> object:
 
 def test_a_killed_node_is_left_behind_and_a_new_one_joins(job: Job, host: Host) -> None:
     job.script = ALL_REDUCE
-    host.want(3, 2)
+    host.want(3, 3)  # on a busy computer, two would start without the third after the last call
     began = time.time()
     job.start(0, 1, 2)
     _log.info("%s: %.1f s", "start to first step", job.step_after(began, 3))
+    host.want(3, 2)
 
     for victim, survivors in ((1, (0, 2)), (0, (1, 2))):
         job.formed(0, 1, 2)
