@@ -40,6 +40,9 @@ COMMANDS = {
     "list": Entry(WATCH, "list:list_jobs", "List jobs: their states, nodes, workers and steps."),
     "status": Entry(WATCH, "status:status", "Show a job on one screen: progress, nodes, conditions, last failure."),
     "events": Entry(WATCH, "events:events", "Show the events of a job and its pods, the newest last."),
+    "convert": Entry(
+        SUBMIT, "convert:convert", "Convert an OSMO workflow, a PyTorchJob or a TrainJob to a TorchrunJob."
+    ),
     "version": Entry(OTHER, "version:version", "Print the version of this program."),
 }
 
