@@ -9,6 +9,8 @@ BOUNDS: dict[str, dict[str, int]] = {
     "spec.rendezvous.template.spec.containers[].env[].name": {"maxLength": 256},
     "spec.rendezvous.template.spec.containers[].resources.requests": {"maxProperties": 16},
     "spec.rendezvous.template.spec.containers[].resources.limits": {"maxProperties": 16},
+    "spec.lead.env": {"maxItems": 512},
+    "spec.lead.env[].name": {"maxLength": 256},
     "spec.template.metadata.labels": {"maxProperties": 128},
     "spec.template.metadata.annotations": {"maxProperties": 128},
     "spec.template.spec.containers": {"maxItems": 16},

@@ -5,7 +5,7 @@ from typing import Any
 
 from bounds import BOUNDS
 from model_schema import Schema, structural
-from pod_schema import claim_template, pod_template, rendezvous_template
+from pod_schema import claim_template, container_field, pod_template, rendezvous_template
 from rules import RULES
 
 from torchrun_operator.api.names import CATEGORIES, GROUP, KIND, PLURAL, SHORT_NAME, SINGULAR, VERSION
@@ -34,6 +34,9 @@ def schema() -> Schema:
     _fill(spec["properties"]["template"], pod_template())
     _fill(spec["properties"]["rendezvous"]["properties"]["template"], rendezvous_template())
     _fill(spec["properties"]["snapshots"]["properties"]["volumeClaimTemplate"], claim_template())
+    lead = spec["properties"]["lead"]["properties"]
+    _fill(lead["resources"], container_field("resources"))
+    lead["env"] = container_field("env") | {"description": lead["env"]["description"]}
     status = structural(TorchrunJobStatus, defaults=False)
     status["properties"]["conditions"] |= _keyed("type")
     spec["properties"]["files"] |= _keyed("path")

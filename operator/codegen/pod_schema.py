@@ -75,6 +75,11 @@ def rendezvous_template() -> Schema:
     return schema
 
 
+def container_field(name: str) -> Schema:
+    """Return the schema of a field of a container."""
+    return _field("V1Container", name, models.V1Container.model_fields[name], _ONLY)
+
+
 def claim_template() -> Schema:
     """Return the schema of a PersistentVolumeClaimTemplate."""
     return _object(models.V1PersistentVolumeClaimTemplate, _ONLY)

@@ -11,7 +11,13 @@ from rules import RULES
 
 from torchrun_operator.api.names import API_VERSION, CATEGORIES, KIND, SHORT_NAME
 
-_OPAQUE = ("spec.template", "spec.rendezvous.template", "spec.snapshots.volumeClaimTemplate")
+_OPAQUE = (
+    "spec.lead.env",
+    "spec.lead.resources",
+    "spec.template",
+    "spec.rendezvous.template",
+    "spec.snapshots.volumeClaimTemplate",
+)
 """Types of Kubernetes. The reference does not repeat their fields."""
 
 

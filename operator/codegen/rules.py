@@ -5,6 +5,7 @@
 
 from pydantic.alias_generators import to_camel
 from rule import Rule
+from static_rules import STATIC_RULES
 
 from torchrun_operator.api import remedies
 from torchrun_operator.api.names import (
@@ -372,5 +373,6 @@ RULES: tuple[Rule, ...] = (
     *_SNAPSHOTS,
     *_TEMPLATE,
     *_RENDEZVOUS,
+    *STATIC_RULES,
     *_FROZEN,
 )

@@ -71,6 +71,13 @@ def test_everything_is_read_and_written_alike() -> None:
         "nccl": {"env": {"NCCL_DEBUG": "INFO"}, "configMapRef": {"name": "pool"}},
         "files": [{"path": "/a/b.py", "content": "pass"}],
         "snapshots": {"mountPath": "/data", "claimName": "shared"},
+        "lead": {
+            "command": ["torchrun", "lead.py"],
+            "args": ["--upload"],
+            "env": [{"name": "A", "value": "1"}],
+            "resources": {"limits": {"cpu": "2"}},
+        },
+        "completionPolicy": "Lead",
         "networkPolicy": False,
         "suspend": True,
         "template": TEMPLATE,

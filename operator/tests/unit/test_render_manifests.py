@@ -9,6 +9,7 @@ import pytest
 
 from builders import DIGEST, job_manifest, make_job
 from golden import check_golden
+from torchrun_operator.api.lead import LeadPod
 from torchrun_operator.api.v1alpha1 import TorchrunJob, job_of
 from torchrun_operator.render.node_pod import node_pod
 from torchrun_operator.render.objects import claims, prerequisites, services
@@ -74,6 +75,32 @@ PROGRAMS = Programs(rendezvous=b"the rendezvous host", launcher=b"the launcher")
 MINIMAL, WHOLE = make_job(), job_of(job_manifest(**copy.deepcopy(FULL)))
 WARM = make_job(elasticity={"spares": 1, "warmStart": True, "preload": ["numpy", "torchvision"]})
 CLAIMED = make_job(snapshots={"mountPath": "/ckpt", "claimName": "shared"})
+STATIC = make_job(
+    nnodes=3,
+    replicas=3,
+    nprocPerNode=2,
+    rendezvous={"backend": "static", "conf": {"timeout": "900"}},
+    lead={
+        "command": ["torchrun", "lead.py"],
+        "env": [{"name": "EPOCHS", "value": "1"}, {"name": "LEADS", "value": "$(NNODES)"}],
+        "resources": {"limits": {"cpu": 2}},
+    },
+    template={
+        "spec": {
+            "hostAliases": [{"ip": "10.1.2.3", "hostnames": ["data"]}],
+            "containers": [
+                {
+                    "name": "trainer",
+                    "image": "train:1",
+                    "command": ["torchrun", "--node_rank=$(NODE_RANK)", "train.py"],
+                    "args": ["--epochs=$(EPOCHS)"],
+                    "env": [{"name": "EPOCHS", "value": "10"}],
+                }
+            ],
+        }
+    },
+)
+ALONE = make_job(nnodes=1, replicas=1, rendezvous={"backend": "static"})
 OWNER = {
     "apiVersion": "torchrun.dev/v1alpha1",
     "kind": "TorchrunJob",
@@ -101,6 +128,10 @@ def owned(job: TorchrunJob) -> list[dict[str, Any]]:
         ("objects-with-claim", owned(CLAIMED)),
         ("node-warm", node_pod(WARM, 0)),
         ("objects-warm", owned(WARM)),
+        ("node-static-lead", node_pod(STATIC, 0)),
+        ("node-static", node_pod(STATIC, 2, "digits-2-r2", LeadPod("pod-0", "10.0.0.7"))),
+        ("node-static-alone", node_pod(ALONE, 0)),
+        ("objects-static", owned(STATIC)),
     ],
 )
 def test_manifests(name: str, found: Any) -> None:

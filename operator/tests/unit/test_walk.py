@@ -24,7 +24,7 @@ def test_a_decision_goes_from_facts_to_events() -> None:
 
 
 def test_the_page_has_a_row_for_every_policy() -> None:
-    assert walk().count("| `policies.") == 9
+    assert walk().count("| `policies.") == 10
 
 
 @pytest.fixture

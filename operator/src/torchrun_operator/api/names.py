@@ -25,6 +25,10 @@ ANNOTATION_TOKEN_DIGEST: Final = f"{GROUP}/token-digest"
 """On the rendezvous Pod: the hex SHA-256 of the token that the rendezvous host accepts."""
 ANNOTATION_SPEC_DIGEST: Final = f"{GROUP}/spec-digest"
 """On every pod: the digest of the frozen fields of the spec that it was made from."""
+ANNOTATION_LEAD_UID: Final = f"{GROUP}/lead-uid"
+"""On the pods of a static job except the lead's: the metadata.uid of the lead's pod that they start with."""
+ANNOTATION_LEAD_ADDRESS: Final = f"{GROUP}/lead-address"
+"""On the same pods: the address of that pod."""
 ROLE_NODE: Final = "node"
 ROLE_RENDEZVOUS: Final = "rendezvous"
 
@@ -95,6 +99,18 @@ RESERVED_ENV: Final = (
 )
 """Environment variables that the operator or torchrun sets in the trainer container."""
 
+STATIC_ENV: Final = (
+    "NODE_RANK",
+    "NNODES",
+    "NPROC_PER_NODE",
+    "RANK_OFFSET",
+    "LEAD_ADDR",
+    "LEAD_IP",
+    "NODE_HOSTS",
+    "NODE_HOSTFILE",
+)
+"""Further environment variables that the operator sets in the trainer container of a static job."""
+
 RESERVED_RDZV_CONF: Final = (
     "is_host",
     "store_type",
@@ -141,6 +157,11 @@ def files_name(job: str) -> str:
     return f"{job}-files"
 
 
+def hosts_name(job: str) -> str:
+    """Name of the ConfigMap with the names of all nodes of a static job."""
+    return f"{job}-hosts"
+
+
 def snapshots_name(job: str) -> str:
     """Name of the PersistentVolumeClaim created from ``spec.snapshots.volumeClaimTemplate``."""
     return f"{job}-snapshots"
@@ -149,6 +170,11 @@ def snapshots_name(job: str) -> str:
 def node_name(job: str, index: int) -> str:
     """Name of the Pod of one node."""
     return f"{job}-{index}"
+
+
+def node_host(job: str, index: int) -> str:
+    """DNS name of one node, in the namespace of the job."""
+    return f"{node_name(job, index)}.{service_name(job)}"
 
 
 def other_node_name(job: str, index: int, number: int) -> str:

@@ -13,6 +13,7 @@ from torchrun_operator.api.names import (
     RENDEZVOUS_RESOURCES,
     RESERVED_DIRECTORIES,
     RESERVED_PREFIX,
+    STATIC_ENV,
     TERMINATION_LOG,
     TRAINER_CONTAINER,
     WORKER_PYTHON,
@@ -83,6 +84,29 @@ POD_DEADLINE: Final = (
     "with each replacement, so that the job would start again and again"
 )
 VOLUME_NAME: Final = f'names that start with "{RESERVED_PREFIX}" are reserved for the operator; choose another'
+STATIC_NODES: Final = (
+    "the static backend needs a fixed number of nodes: write one number, such as 4, or set spec.rendezvous.backend to "
+    "c10d, which is elastic"
+)
+STATIC_PROCESSES: Final = (
+    "the static backend needs a number, such as 8: the operator computes WORLD_SIZE and RANK_OFFSET from it"
+)
+STATIC_SPARES: Final = (
+    "the static backend has no spares, because all nodes start again when one is lost: remove this field, or set "
+    "spec.rendezvous.backend to c10d"
+)
+STATIC_WARM_START: Final = (
+    "the static backend has no warm starts, because all pods are replaced when one is lost: remove this field, or set "
+    "spec.rendezvous.backend to c10d"
+)
+STATIC_PROGRESS: Final = (
+    "the static backend has no rendezvous host that reports progress: remove this field, or write 0; NCCL and gloo "
+    "have timeouts of their own"
+)
+STATIC_TEMPLATE: Final = "the static backend has no rendezvous pod: remove this field"
+STATIC_VARIABLES: Final = (
+    f"with the static backend, the operator sets {', '.join(STATIC_ENV)}: remove them from the trainer container"
+)
 METADATA_KEY: Final = f"keys that start with {GROUP}/ are reserved for the operator; choose others"
 
 

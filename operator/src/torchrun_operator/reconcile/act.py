@@ -189,7 +189,7 @@ class Actor:
 
 
 def _node_pods(job: api.TorchrunJob, plan: Plan) -> Iterator[Manifest]:
-    return (node_pod(job, index, plan.names.get(index, "")) for index in plan.create_nodes)
+    return (node_pod(job, index, plan.names.get(index, ""), plan.lead) for index in plan.create_nodes)
 
 
 def _reference(manifest: Manifest) -> Reference:

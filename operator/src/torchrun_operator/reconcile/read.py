@@ -13,6 +13,7 @@ from torchrun_operator.core.facts.logs import Log, failing_since, logs_to_read
 from torchrun_operator.core.facts.machines import names
 from torchrun_operator.core.facts.model import Facts
 from torchrun_operator.core.facts.pods import gather
+from torchrun_operator.core.facts.together import with_static_round
 from torchrun_operator.core.facts.words import Words, of_log
 from torchrun_operator.lanes import Lanes
 from torchrun_operator.reconcile.listen import Listener
@@ -51,6 +52,7 @@ class Reader:
         digest = self._links.token_digest(job.metadata.uid)
         facts = gather(job, self._clock(), pods, state, token_digest=digest, machines=machines, hearing=hearing)
         facts, memory.sightings = sighted(facts, memory.sightings)
+        facts = with_static_round(facts)
         if memory.attempt is not None:  # newer than the status
             attempt = memory.attempt
             refused = frozenset(name for kind, name in attempt.refused if kind == "Pod")

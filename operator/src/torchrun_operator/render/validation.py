@@ -8,6 +8,8 @@ from torchrun_operator.render.catalog import PARTS
 
 _FIRST: Final = (
     "metadata",
+    "spec.nnodes",
+    "spec.nprocPerNode",
     "spec.replicas",
     "spec.progressDeadlineSeconds",
     "spec.elasticity",
@@ -15,6 +17,7 @@ _FIRST: Final = (
     "spec.nccl",
     "spec.files",
     "spec.snapshots",
+    "spec.lead",
 )
 _LAST: Final = "spec.template"
 

@@ -1,6 +1,7 @@
 """The models of torchrun.dev/v1alpha1; the CRD and its reference are generated from them."""
 
 from torchrun_operator.api.v1alpha1.job import ObjectMeta, TorchrunJob, job_of, spec_of, status_of
+from torchrun_operator.api.v1alpha1.lead import CompletionPolicy, Lead
 from torchrun_operator.api.v1alpha1.spec import (
     FROZEN,
     ConfigMapReference,
@@ -31,11 +32,13 @@ from torchrun_operator.api.v1alpha1.status import (
 __all__ = [
     "FROZEN",
     "BackOff",
+    "CompletionPolicy",
     "ConfigMapReference",
     "Elasticity",
     "Failure",
     "File",
     "JobState",
+    "Lead",
     "Membership",
     "MembershipChange",
     "Nccl",

@@ -11,12 +11,14 @@ from pydantic import BeforeValidator, Field
 from torchrun_operator.api.base import Model
 from torchrun_operator.api.names import MAX_SPARES, MODULE_PATTERN, PORT_STORE, TRAINER_CONTAINER
 from torchrun_operator.api.nnodes import NodeRange, parse_nnodes, parse_nproc_per_node
+from torchrun_operator.api.v1alpha1.lead import CompletionPolicy, Lead
 
 
 class RendezvousBackend(StrEnum):
     """How the nodes find each other."""
 
     C10D = "c10d"
+    STATIC = "static"
 
 
 class RendezvousHost(StrEnum):
@@ -34,7 +36,12 @@ class Rendezvous(Model):
     """How the nodes find each other and form rounds."""
 
     backend: Annotated[
-        RendezvousBackend, Field(description="The rendezvous backend of torchrun. Only c10d is supported.")
+        RendezvousBackend,
+        Field(
+            description="The rendezvous backend of torchrun. c10d: the job is elastic. static: a fixed number of nodes "
+            "starts together, and the index of a pod is its node rank. If one node is lost, all start again. There is "
+            "no rendezvous pod: host, lastCallSeconds and template have no effect."
+        ),
     ] = RendezvousBackend.C10D
     host: Annotated[
         RendezvousHost,
@@ -45,7 +52,12 @@ class Rendezvous(Model):
     ] = RendezvousHost.DEDICATED
     port: Annotated[
         int,
-        Field(description="TCP port of the rendezvous store. 29401 is taken by the control port.", ge=1024, le=65535),
+        Field(
+            description="TCP port of the rendezvous store; MASTER_PORT of a static job. 29401 is taken by the control "
+            "port.",
+            ge=1024,
+            le=65535,
+        ),
     ] = PORT_STORE
     last_call_seconds: Annotated[
         int,
@@ -182,7 +194,7 @@ class Elasticity(Model):
     ] = ()
 
 
-FROZEN: Final = ("nnodes", "nproc_per_node", "rendezvous", "nccl", "files", "snapshots", "template")
+FROZEN: Final = ("nnodes", "nproc_per_node", "rendezvous", "nccl", "files", "snapshots", "lead", "template")
 """The fields of the spec that pods are made from. They change only while a job is suspended."""
 
 
@@ -260,6 +272,20 @@ class TorchrunJobSpec(Model):
         Snapshots | None,
         Field(description="A shared volume for the snapshots that training resumes from."),
     ] = None
+    lead: Annotated[
+        Lead | None,
+        Field(
+            description="What differs in node 0, the lead. With the c10d backend, the ranks of nodes are those of the "
+            "rendezvous: rank 0 need not be in node 0."
+        ),
+    ] = None
+    completion_policy: Annotated[
+        CompletionPolicy,
+        Field(
+            description="When the job is complete. AllNodes: when every node has succeeded. Lead: when node 0 has "
+            "succeeded; the operator then stops the other nodes. You can change this field at any time."
+        ),
+    ] = CompletionPolicy.ALL_NODES
     network_policy: Annotated[
         bool,
         Field(
@@ -284,6 +310,16 @@ class TorchrunJobSpec(Model):
             "torchrun, which reads its settings from the environment. Example command: [torchrun, /workspace/train.py]."
         ),
     ]
+
+    @property
+    def static(self) -> bool:
+        """Whether the nodes start together with fixed ranks, without a rendezvous host."""
+        return self.rendezvous.backend is RendezvousBackend.STATIC
+
+    @property
+    def ends_with_lead(self) -> bool:
+        """Whether the job is complete when node 0 has succeeded."""
+        return self.completion_policy is CompletionPolicy.LEAD
 
     @property
     def node_range(self) -> NodeRange:

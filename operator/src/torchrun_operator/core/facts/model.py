@@ -121,6 +121,8 @@ class NodePod:
     wait: Wait = NO_WAIT
     outdated: bool = False
     """The pod was made from an earlier spec."""
+    lead: str = ""
+    """In a static job: the uid of the lead's pod that the pod started with. Empty: it is the lead's."""
 
     @property
     def live(self) -> bool:
@@ -158,7 +160,7 @@ class Facts:
     """Pods that still exist although another pod has their index."""
     rendezvous_pod: RendezvousPod | None = None
     rendezvous: RendezvousState | None = None
-    """The last state document of the rendezvous host. None: it does not answer."""
+    """The last state document of the rendezvous host. None: it does not answer. Of a static job: what its pods tell."""
     token_digest: str = ""
     """The digest that the rendezvous pod should have."""
     refusal: str = ""

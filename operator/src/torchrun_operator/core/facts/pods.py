@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from torchrun_operator.api.names import (
+    ANNOTATION_LEAD_UID,
     ANNOTATION_SPEC_DIGEST,
     ANNOTATION_TOKEN_DIGEST,
     LABEL_NODE_INDEX,
@@ -123,6 +124,7 @@ def _node_pod(pod: Mapping[str, Any], index: int, lost: str, digest: str, *, don
         runs_since=_runs_since(status),
         wait=waiting(status, TRAINER_CONTAINER),
         outdated=_annotation(pod, ANNOTATION_SPEC_DIGEST) not in ("", digest),
+        lead=_annotation(pod, ANNOTATION_LEAD_UID),
     )
 
 

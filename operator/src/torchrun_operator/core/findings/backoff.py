@@ -42,6 +42,9 @@ def back_off(facts: Facts, wanted: Wanted, lost: Losses) -> BackOffs:
     """Return which nodes wait for their replacement."""
     pods = {node.index: node for node in facts.nodes}
     losses = {loss.index: loss for loss in (*lost.nodes, *lost.spares)}
+    if facts.job.spec.static and lost.nodes:  # all nodes end with it, and the others wait for the lead
+        losses = {0: lost.nodes[0]}
+        pods.pop(0, None)
     known = {node.index: node.back_off for node in facts.job.status.nodes if node.index < wanted.pods}
     found = {
         index: _after_loss(known.get(index), losses[index], facts.now)
@@ -74,6 +77,11 @@ def waiting_words(entry: BackOff) -> str:
 def absence_of(entry: BackOff, how: str) -> str:
     """Return why a node that waits is absent, for people. ``how`` its last pod ended, if it is still there."""
     return f"{how or 'ended'}, {_often(entry)}; the operator replaces it at {rfc3339(entry.retry_time)}"
+
+
+def starting_again(entry: BackOff) -> str:
+    """Return when all nodes of a static job start again, for people."""
+    return f"the nodes ended {_often(entry)}; the operator starts all again at {rfc3339(entry.retry_time)}"
 
 
 def _often(entry: BackOff) -> str:

@@ -24,9 +24,17 @@ def cause_of_disruption(pod: NodePod) -> Cause:
 
 
 def cause_of_failure(
-    node: NodeStatus, pod: NodePod, rendezvous: RendezvousState | None, recorded: RendezvousStatus
+    node: NodeStatus,
+    pod: NodePod,
+    rendezvous: RendezvousState | None,
+    recorded: RendezvousStatus,
+    *,
+    stored: bool = True,
 ) -> Cause:
-    """Return the cause of a pod's failure. ``node`` and ``recorded`` are from the status of the previous pass."""
+    """Return the cause of a pod's failure. ``node`` and ``recorded`` are from the status of the previous pass.
+
+    ``stored``: the agents use the store of a rendezvous host, and end with it.
+    """
     ended = pod.exit
     if ended is not None and by_shutdown(ended):
         return Cause.INFRASTRUCTURE
@@ -37,7 +45,7 @@ def cause_of_failure(
     if ended.of_pod or ended.reason == OUT_OF_MEMORY:
         return Cause.CODE  # before the exit code: that of SIGKILL, as a rule
     late = ended.code == 1 and node.rank is None and rendezvous is not None and rendezvous.closed
-    agent = not ended.container and (late or _store_lost(pod, ended, rendezvous, recorded))
+    agent = stored and not ended.container and (late or _store_lost(pod, ended, rendezvous, recorded))
     if by_signal(ended) or agent:
         return Cause.INFRASTRUCTURE
     return Cause.CODE

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from torchrun_operator.core.facts.model import GONE, Facts, Phase
+from torchrun_operator.core.facts.together import lead_of, own_nodes
 from torchrun_operator.core.findings.size import FATAL_WAITS
 
 _NEWS = timedelta(seconds=10)
@@ -39,6 +40,8 @@ class Completion:
 
 def completion(facts: Facts, wanted: int) -> Completion:
     """Return how close the job is to its end; ``wanted`` nodes train together."""
+    if facts.job.spec.static:
+        return _of_static_job(facts, wanted)
     closed = facts.rendezvous is not None and facts.rendezvous.closed
     ending = closed or (facts.rendezvous is not None and facts.rendezvous.finished > 0)
     succeeded = any(node.phase is Phase.SUCCEEDED for node in facts.nodes) or bool(gone_well(facts))
@@ -49,12 +52,25 @@ def completion(facts: Facts, wanted: int) -> Completion:
         return Completion(rendezvous_spent=ending)
     if not _formed(facts):
         return _alone(facts)
-    done = len(members) >= facts.job.spec.min_nodes
-    return Completion(
-        finishing=True,
-        complete=done and all(phase is Phase.SUCCEEDED for phase in members),
-        broken=unfinished or any(phase is None or phase in GONE for phase in members),
-    )
+    done = len(members) >= facts.job.spec.min_nodes and all(phase is Phase.SUCCEEDED for phase in members)
+    complete = done or (facts.job.spec.ends_with_lead and 0 in _succeeded_members(facts))
+    lost = unfinished or any(phase is None or phase in GONE for phase in members)
+    return Completion(finishing=True, complete=complete, broken=lost and not complete)
+
+
+def _of_static_job(facts: Facts, wanted: int) -> Completion:
+    """Return the completion of a job without a rendezvous host: only the pods of the round count."""
+    gone = gone_well(facts)
+    done = {node.index for node in own_nodes(facts, lead_of(facts)) if node.phase is Phase.SUCCEEDED}
+    done |= {node.index for node in facts.job.status.nodes if node.uid in gone}
+    needed = {0} if facts.job.spec.ends_with_lead else {*range(wanted)}
+    return Completion(finishing=bool(done), complete=needed <= done)
+
+
+def _succeeded_members(facts: Facts) -> frozenset[int]:
+    """Return the indices of the members that have succeeded."""
+    there = {node.uid for node in facts.nodes if node.phase is Phase.SUCCEEDED} | gone_well(facts)
+    return frozenset(node.index for node in facts.job.status.nodes if node.rank is not None and node.uid in there)
 
 
 def gone_well(facts: Facts) -> frozenset[str]:

@@ -20,6 +20,7 @@ from torchrun_operator.core.findings.size import Size, size
 from torchrun_operator.core.findings.stopping import Stopping, stopping
 from torchrun_operator.core.findings.stragglers import straggler
 from torchrun_operator.core.findings.stuck import Stuck, stuck
+from torchrun_operator.core.findings.together import Together, together
 from torchrun_operator.core.findings.waits import Waits, waits
 from torchrun_operator.core.findings.wanted import Wanted, wanted
 from torchrun_operator.core.findings.workers import NO_FAILURES, WorkerFailures, worker_failures
@@ -37,6 +38,7 @@ class Findings:
     stuck: Stuck
     completion: Completion
     losses: Losses
+    together: Together
     hangs: Hangs
     workers: WorkerFailures
     counts: Counts
@@ -68,7 +70,8 @@ def find(facts: Facts) -> Findings:
     round_ = members(facts, goal)
     stuck_nodes = stuck(facts)
     end = completion(facts, goal.nodes) if active else Completion()
-    lost = losses(facts, goal, round_, stuck_nodes) if active else Losses()
+    counts_losses = active and not (end.complete and job.spec.static)  # nodes that fail once the lead is done
+    lost = losses(facts, goal, round_, stuck_nodes) if counts_losses else Losses()
     hung = hangs(facts, round_)
     workers = worker_failures(facts, lost, round_) if active else NO_FAILURES
     counts = count(facts, round_, lost, hung, workers, end, active=active)
@@ -84,6 +87,7 @@ def find(facts: Facts) -> Findings:
         stuck=stuck_nodes,
         completion=end,
         losses=lost,
+        together=together(facts, lost, left) if active else Together(),
         hangs=hung,
         workers=workers,
         counts=counts,

@@ -3,12 +3,14 @@
 The status that counts a loss also records the node as lost, so a loss counts once, even if the operator restarts.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from torchrun_operator.api.v1alpha1 import Failure, NodeStatus, RendezvousStatus
+from torchrun_operator.core.facts.logs import failing_since, settled
 from torchrun_operator.core.facts.model import LIVE, Cause, Exit, Facts, NodePod, Phase
+from torchrun_operator.core.facts.together import lead_of, own_nodes
 from torchrun_operator.core.findings.causes import cause_of_disruption, cause_of_failure, describe
 from torchrun_operator.core.findings.membership import Members
 from torchrun_operator.core.findings.stuck import Stuck
@@ -48,16 +50,46 @@ class Losses:
     """Losses of spares, which count nothing."""
     by_code: int = 0
     """How many failures of the code they are."""
+    undecided: frozenset[str] = frozenset()
+    """The uids of failed pods of a static job whose failure is not counted yet."""
+    undecided_since: datetime | None = None
+    """When the operator first saw them."""
 
 
 def losses(facts: Facts, wanted: Wanted, members: Members, stuck: Stuck) -> Losses:
     """Return the losses that no status has counted yet, stuck nodes included."""
     status = facts.job.status
     found = new_losses(status.nodes, facts, wanted.pods, status.rendezvous, full=members.full)
+    if facts.job.spec.static:
+        return _first(facts, found)
     found += _stuck_losses(facts, stuck, found, wanted.pods)
     nodes = tuple(loss for loss in found if not loss.spare)
     spares = tuple(loss for loss in found if loss.spare)
     return Losses(nodes, spares, code_failures(nodes, status.last_failure))
+
+
+def _first(facts: Facts, found: Sequence[Loss]) -> Losses:
+    """Return the loss that ended the round of a static job: all nodes end with it, so it counts once.
+
+    When a node is lost, the others fail within a second, often before the API server reports the lost one. So failures
+    of the code wait for other reports while some nodes still run.
+    """
+    if not found:
+        return Losses()
+    outside = [loss for loss in found if loss.cause is not Cause.CODE]
+    runs = any(node.phase in LIVE for node in own_nodes(facts, lead_of(facts)))
+    if not outside and runs and not settled(facts):
+        names = {loss.pod for loss in found}
+        uids = frozenset(node.uid for node in facts.nodes if node.name in names)
+        return Losses(undecided=uids, undecided_since=failing_since(facts) or facts.now)
+    first = min(outside or found, key=_ended_at)
+    return Losses((first,), by_code=int(first.cause is Cause.CODE))
+
+
+def _ended_at(loss: Loss) -> tuple[bool, float]:
+    """Order losses by the end of the container. One that is being deleted has not ended yet."""
+    ended = loss.exit.finished_at if loss.exit is not None else None
+    return ended is None, ended.timestamp() if ended is not None else 0.0
 
 
 def new_losses(
@@ -114,9 +146,9 @@ def _loss(node: NodeStatus, pods: Mapping[str, NodePod], facts: Facts, recorded:
         preempted = cause is Cause.PREEMPTION
         return loss(cause, f"is being evicted or preempted ({pod.disruption})" if preempted else "is being deleted")
     if pod.phase is Phase.FAILED:
-        return loss(
-            cause_of_failure(node, pod, facts.rendezvous, recorded), describe(pod.exit, facts.said.get(pod.name))
-        )
+        stored = not facts.job.spec.static
+        cause = cause_of_failure(node, pod, facts.rendezvous, recorded, stored=stored)
+        return loss(cause, describe(pod.exit, facts.said.get(pod.name)))
     host = facts.rendezvous_pod
     if pod.phase is Phase.RUNNING and host is not None and host.phase is Phase.LOST:
         return loss(Cause.INFRASTRUCTURE, f"lost the rendezvous host: {host.trouble}")

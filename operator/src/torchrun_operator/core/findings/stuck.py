@@ -35,7 +35,7 @@ def stuck(facts: Facts) -> Stuck:
     torchrun gives workers 30 s to stop before it kills them. If a node has not joined after a minute, its agent or its
     Kubernetes node hangs.
     """
-    if facts.rendezvous is None:
+    if facts.rendezvous is None or facts.job.spec.static:
         return Stuck({})
     given_up_at, uids = _orphaned(facts)
     missing = frozenset(facts.rendezvous.missing)

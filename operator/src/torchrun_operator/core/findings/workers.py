@@ -54,6 +54,8 @@ def worker_failures(facts: Facts, lost: Losses, members: Members) -> WorkerFailu
     workers that fail again and again do not put this off. All times are the operator's, and the host names the rounds:
     the clock of the host may be wrong.
     """
+    if facts.job.spec.static:
+        return WorkerFailures(0, 0, lost.undecided_since)
     recorded, rendezvous = facts.job.status.rendezvous, facts.rendezvous
     lost_round = _lost_round(facts, lost, members)
     if rendezvous is None:

@@ -15,6 +15,7 @@ from torchrun_operator.core.policies.plan import Plan
 from torchrun_operator.core.policies.replace import replace
 from torchrun_operator.core.policies.succeeded import succeeded
 from torchrun_operator.core.policies.suspended import suspended
+from torchrun_operator.core.policies.together import together
 from torchrun_operator.core.policies.upkeep import seconds_until
 
 Policy = Callable[[Facts, Findings], Plan | None]
@@ -25,6 +26,7 @@ CHAIN: tuple[Policy, ...] = (
     succeeded,  # every member has succeeded: start no more nodes
     failing,  # the code failed too often, the deadline has passed, or no round formed: close the rendezvous
     name_taken,  # another owner has a name that the job needs: run nothing until it is free
+    together,  # a static job: start all nodes together, and all again when one is lost
     broken,  # a member was lost after others had finished: start all nodes again
     finishing,  # some members have succeeded: replace no node, delete the spares
     host_lost,  # the rendezvous host is cut off: delete the nodes that wait for it

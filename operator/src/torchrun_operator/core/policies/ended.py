@@ -15,8 +15,8 @@ _WHY = "the job has ended"
 def ended(facts: Facts, findings: Findings) -> Plan | None:
     """Stop an ended job. The agents of a failed job leave once the rendezvous is closed.
 
-    The pods whose logs may matter are stopped and stay: those whose sidecars run on, and those of a failed job that do
-    not end by themselves. Other pods are deleted.
+    The pods whose logs may matter are stopped and stay: those whose sidecars run on, those of a failed job that do not
+    end by themselves, and those that run on after the lead has completed the job. Other pods are deleted.
     """
     if findings.stage is not Stage.ENDED:
         return None
@@ -30,7 +30,8 @@ def ended(facts: Facts, findings: Findings) -> Plan | None:
     doomed = [node for node in running if not patient or node.phase is not Phase.RUNNING]
     if not failed:
         doomed += [node for node in findings.members.idle if node.phase is Phase.FAILED]  # it came too late
-    kept = {node.uid for node in doomed if node.lingers or (failed and node.phase is Phase.RUNNING)}
+    logs = failed or facts.job.spec.ends_with_lead
+    kept = {node.uid for node in doomed if node.lingers or (logs and node.phase is Phase.RUNNING)}
     stops = tuple(Stop(node.name, node.uid) for node in doomed if node.uid in kept and not node.stopping)
     deletions = tuple(deletion(node, _WHY) for node in doomed if node.uid not in kept)
     if patient:

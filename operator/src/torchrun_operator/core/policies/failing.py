@@ -12,6 +12,6 @@ def failing(facts: Facts, findings: Findings) -> Plan | None:
         return None
     return Plan(
         deletions=stale_host(facts, findings),
-        target=target(facts, findings, close=True),
+        target=None if facts.job.spec.static else target(facts, findings, close=True),
         look_again_seconds=seconds_until([findings.workers.undecided_until], facts.now),
     )

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from torchrun_operator.api.lead import LeadPod
 from torchrun_operator.core.facts.model import NodePod, Phase, RendezvousPod
 from torchrun_rendezvous.protocol import Target
 
@@ -39,6 +40,8 @@ class Plan:
     """Indices."""
     names: Mapping[int, str] = field(default_factory=dict)
     """The names of those of them whose usual name a former pod still has."""
+    lead: LeadPod | None = None
+    """The lead that they start with, if they are nodes of a static job other than the lead."""
     deletions: tuple[Deletion, ...] = ()
     stops: tuple[Stop, ...] = ()
     restart_all: str = ""

@@ -22,9 +22,9 @@ def replace(facts: Facts, findings: Findings) -> Plan:
     """Create and delete nodes until the job has the wanted ones."""
     deletions = [found for node in facts.nodes if (found := _deletion(node, findings)) is not None]
     deletions += [_of_former(node) for node in facts.former if node.phase is not Phase.TERMINATING]
-    create = () if _waits_for_rendezvous(facts, findings) else _missing(facts, findings)
+    create = () if _waits_for_rendezvous(facts, findings) else missing(facts, findings)
     later = (*findings.size.later, *findings.stuck.later, *findings.back_off.later, *findings.leftovers.later)
-    names = _names(facts, create)
+    names = free_names(facts, create)
     return going_on(facts, findings, create_nodes=create, names=names, deletions=deletions, later=later)
 
 
@@ -42,7 +42,7 @@ def _deletion(node: NodePod, findings: Findings) -> Deletion | None:
     return None
 
 
-def _missing(facts: Facts, findings: Findings) -> tuple[int, ...]:
+def missing(facts: Facts, findings: Findings) -> tuple[int, ...]:
     """Return the indices without a pod that do not wait. If a pod of an earlier job has the name, its index waits."""
     name, given_up = facts.job.metadata.name, findings.leftovers.given_up
     there = {*findings.back_off.held, *(node.index for node in facts.nodes if node.index not in given_up)}
@@ -57,7 +57,7 @@ def _of_former(node: NodePod) -> Deletion:
     return deletion(node, node.trouble or "another pod has its index")
 
 
-def _names(facts: Facts, indices: Iterable[int]) -> dict[int, str]:
+def free_names(facts: Facts, indices: Iterable[int]) -> dict[int, str]:
     """Return a free name for each of these nodes whose usual name is taken by a pod of this job."""
     job, taken = facts.job.metadata.name, {*(node.name for node in (*facts.nodes, *facts.former)), *facts.foreign}
     others = {index: (other_node_name(job, index, number) for number in itertools.count(2)) for index in indices}

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 
+from torchrun_operator.api.lead import LeadPod
 from torchrun_operator.api.names import rendezvous_name
 from torchrun_operator.core.facts.model import Facts, NodePod, Phase, RendezvousPod
 from torchrun_operator.core.findings.find import Findings
@@ -19,23 +20,25 @@ def going_on(
     *,
     create_nodes: tuple[int, ...] = (),
     names: Mapping[int, str] | None = None,
+    lead: LeadPod | None = None,
     deletions: Iterable[Deletion] = (),
     restart_all: str = "",
     later: Iterable[datetime] = (),
 ) -> Plan:
     """Return the plan of a job that continues: it keeps its objects and its rendezvous pod."""
-    services = findings.reach.services_due
+    services, static = findings.reach.services_due, facts.job.spec.static
     missing = facts.rendezvous_pod is None and rendezvous_name(facts.job.metadata.name) not in facts.foreign
     return Plan(
         apply_objects=True,
         # The pods wait for a name that was taken, so it is tried again.
-        apply_services=facts.name_taken or (services is not None and services <= facts.now),
-        create_rendezvous=missing and not findings.name_taken,
+        apply_services=facts.name_taken or static or (services is not None and services <= facts.now),
+        create_rendezvous=missing and not static and not findings.name_taken,
         create_nodes=create_nodes,
         names=names or {},
+        lead=lead,
         deletions=_once([*deletions, *([] if findings.completion.broken else stale_host(facts, findings))]),
         restart_all=restart_all,
-        target=None if findings.completion.finishing else target(facts, findings),
+        target=None if findings.completion.finishing or static else target(facts, findings),
         look_again_seconds=seconds_until(
             [*later, *findings.stopping.later, *_undecided(findings), services, findings.deadline], facts.now
         ),

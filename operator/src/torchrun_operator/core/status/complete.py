@@ -12,5 +12,8 @@ def complete(facts: Facts, findings: Findings) -> list[Verdict]:
     """Return the condition once the job is complete."""
     if not findings.completion.complete:
         return []
+    if facts.job.spec.ends_with_lead:
+        message = f"the lead, {facts.pod_name(0)}, succeeded"
+        return [Verdict(ConditionType.COMPLETE, True, Reason.FINISHED, message)]
     count = sum(1 for node in facts.nodes if node.phase is Phase.SUCCEEDED) + len(gone_well(facts))
     return [Verdict(ConditionType.COMPLETE, True, Reason.FINISHED, f"{counted(count, 'node')} succeeded")]

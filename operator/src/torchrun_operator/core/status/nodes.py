@@ -55,6 +55,8 @@ def _phase(
 ) -> Phase:
     if node.index in findings.leftovers.given_up:
         return Phase.LOST
+    if node.uid in findings.losses.undecided:
+        return Phase.RUNNING  # the status that counts the failure records it
     return Phase.TERMINATING if _going(node, known, facts, deleted) else node.phase
 
 
@@ -63,7 +65,7 @@ def _going(node: NodePod, known: api.NodeStatus | None, facts: Facts, deleted: f
     if not node.live and node.phase is not Phase.SUCCEEDED:
         return False
     before = known is not None and known.phase == Phase.TERMINATING
-    return node.uid in deleted or (before and facts.rendezvous is None)
+    return node.uid in deleted or (before and (facts.rendezvous is None or facts.job.spec.static))
 
 
 def _is_spare(facts: Facts, findings: Findings, rank: int | None, *, known: bool) -> bool:

@@ -26,6 +26,9 @@ def resizing(facts: Facts, findings: Findings, plan: Plan, membership: Membershi
     everyone = _everyone(facts, findings, plan, have)
     if not everyone and ((have == wanted and not leaving) or finishing):
         return _settled()
+    if findings.losses.undecided:
+        failed = named(sorted(node.name for node in facts.nodes if node.uid in findings.losses.undecided))
+        return Verdict(ConditionType.RESIZING, True, Reason.NODE_LOST, f"failed: {failed}; all nodes start again")
     if have and have >= findings.size.round and not leaving and not findings.losses.nodes:
         words = "; ".join(_absent(facts, findings)[:_MOST_ABSENT])
         message = f"{train}; the others join later: {words}"
@@ -54,7 +57,7 @@ def _everyone(facts: Facts, findings: Findings, plan: Plan, have: int) -> str:
     before = find_condition(facts.job.status.conditions, ConditionType.RESIZING)
     if not have and before is not None and before.reason == Reason.RESTARTING_ALL:
         return before.message
-    ending = bool(have) or findings.completion.finishing
+    ending = bool(have) or findings.completion.finishing or facts.job.spec.static
     why = plan.restart_all or ("" if ending else _host_away(facts.rendezvous_pod))
     return f"all nodes start again from the last snapshot, because {why}" if why else ""
 

@@ -6,6 +6,7 @@ from torchrun_operator.api.conditions import ConditionType, Reason
 from torchrun_operator.api.names import PORT_HTTP, rendezvous_name
 from torchrun_operator.api.v1alpha1 import Membership
 from torchrun_operator.core.facts.model import Facts, Phase, Stage
+from torchrun_operator.core.findings.backoff import starting_again
 from torchrun_operator.core.findings.find import Findings
 from torchrun_operator.core.findings.waits import Kind
 from torchrun_operator.core.phrases import named, share
@@ -26,6 +27,8 @@ def running(facts: Facts, findings: Findings, membership: Membership) -> Verdict
     if membership.nodes:
         train = share(membership.nodes, membership.desired_nodes, "node", "trains", "train")
         message = f"{train} in round {membership.round}"
+        if facts.job.spec.static:
+            message = f"{_run(membership.nodes, membership.desired_nodes)} in round {membership.round}"
         return Verdict(ConditionType.RUNNING, True, Reason.TRAINING, message + _finished(facts))
     if findings.waits.elsewhere:
         return Verdict(ConditionType.RUNNING, True, Reason.TRAINS_ELSEWHERE, _elsewhere(facts, findings))
@@ -43,6 +46,9 @@ def _waits(facts: Facts, findings: Findings, round_: int) -> tuple[Reason, list[
         return Reason.PODS_WAITING, [*host, *stuck, *others]
     if findings.back_off.held:
         return Reason.BACK_OFF, [_held(facts, findings)]
+    if facts.job.spec.static:
+        running = len(facts.rendezvous.members) if facts.rendezvous is not None else 0
+        return Reason.WAITING_FOR_NODES, [_run(running, findings.wanted.nodes), *others]
     if facts.rendezvous is None:
         return Reason.STARTING_RENDEZVOUS, [*(host or [_unheard(facts)]), *others]
     joined, needed = len(facts.rendezvous.members), findings.wanted.minimum
@@ -53,6 +59,11 @@ def _waits(facts: Facts, findings: Findings, round_: int) -> tuple[Reason, list[
     if waits.launch.options or waits.launch.launcher or waits.launch.python:
         return Reason.OTHER_RENDEZVOUS, [command, count, *others]
     return Reason.WAITING_FOR_NODES, [count, *others, command]
+
+
+def _run(running: int, wanted: int) -> str:
+    """Return how many nodes of a static job run. Without a rendezvous host, nothing shows whether they train."""
+    return share(running, wanted, "node", "runs", "run")
 
 
 def _elsewhere(facts: Facts, findings: Findings) -> str:
@@ -75,6 +86,8 @@ def _finished(facts: Facts) -> str:
 def _held(facts: Facts, findings: Findings) -> str:
     """Return which node waits for its replacement, and how many others do."""
     held = sorted(findings.back_off.held)
+    if facts.job.spec.static:
+        return starting_again(findings.back_off.nodes[0])
     message = f"pod {facts.pod_name(held[0])} {findings.size.absent[held[0]]}"
     more = len(held) - 1
     message += f"; {more} more {'pods wait' if more > 1 else 'pod waits'} as well" if more else ""

@@ -32,7 +32,8 @@ _PRIVATE: Final = (
 def _policies(job: TorchrunJob, installation: Installation) -> Iterator[Manifest]:
     if job.spec.network_policy:
         others = installation.rules.network_policies
-        yield _rendezvous_policy(job, installation.namespace, others)
+        if not job.spec.static:
+            yield _rendezvous_policy(job, installation.namespace, others)
         yield _node_policy(job, others)
 
 

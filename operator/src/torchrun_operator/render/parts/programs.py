@@ -10,6 +10,8 @@ from torchrun_operator.render.programs import LAUNCHER_PROGRAM, PROGRAMS_DIRECTO
 
 
 def _config_map(job: TorchrunJob, installation: Installation) -> Iterator[Manifest]:
+    if job.spec.static:
+        return
     mounted = [RENDEZVOUS_PROGRAM, *([LAUNCHER_PROGRAM] if job.spec.elasticity.warm_start else [])]
     yield {
         "apiVersion": "v1",

@@ -15,7 +15,7 @@ from torchrun_operator.render.part import Manifest, Part
 
 
 def _services(job: TorchrunJob) -> tuple[Manifest, ...]:
-    return _node_service(job), _rendezvous_service(job)
+    return (_node_service(job),) if job.spec.static else (_node_service(job), _rendezvous_service(job))
 
 
 def _node_service(job: TorchrunJob) -> Manifest:

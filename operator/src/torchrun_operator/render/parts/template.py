@@ -67,7 +67,10 @@ def _trainer_problems(spec: TorchrunJobSpec) -> Iterator[Problem]:
     for name in (variable.get("name", "") for variable in trainer.get("env") or []):
         if is_reserved_env(name):
             yield Problem(f"{field}.env", f"the operator or torchrun sets {name}; {remedies.RESERVED_ENV}")
-    for option, instead in reserved_options([*(trainer.get("command") or []), *(trainer.get("args") or [])]):
+    command = [*(trainer.get("command") or []), *(trainer.get("args") or [])]
+    for option, instead in (
+        () if spec.static else reserved_options(command)
+    ):  # a static command line is for this backend
         yield Problem(f"{field}.command", f"remove {option}: the operator sets it from {instead}")
     if trainer.get("terminationMessagePath", TERMINATION_LOG) != TERMINATION_LOG:
         yield Problem(f"{field}.terminationMessagePath", remedies.TERMINATION_PATH)

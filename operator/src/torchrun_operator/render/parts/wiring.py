@@ -40,6 +40,22 @@ def _node(job: TorchrunJob, index: int) -> Piece:
 
 
 def _plain(job: TorchrunJob, index: int) -> dict[str, str]:
+    return {
+        **({} if job.spec.static else _of_rendezvous(job)),
+        "TORCHELASTIC_ERROR_FILE": "/dev/termination-log",
+        "TORCHRUN_JOB_NAME": job.metadata.name,
+        "TORCHRUN_JOB_NAMESPACE": job.metadata.namespace,
+        "TORCHRUN_NODE_INDEX": str(index),
+        **({} if job.spec.static else {"TORCHRUN_PROGRESS_URL": _progress_url(job)}),
+    }
+
+
+def _progress_url(job: TorchrunJob) -> str:
+    return f"http://{rendezvous_name(job.metadata.name)}:{PORT_HTTP}/v1/progress"
+
+
+def _of_rendezvous(job: TorchrunJob) -> dict[str, str]:
+    """Return what leads the agents to the rendezvous host."""
     spec, name = job.spec, job.metadata.name
     host = rendezvous_name(name)
     conf = {**_RDZV_CONF, **{key: str(value) for key, value in sorted(spec.rendezvous.conf.items())}}
@@ -55,11 +71,6 @@ def _plain(job: TorchrunJob, index: int) -> dict[str, str]:
         "PET_MONITOR_INTERVAL": "0.1",
         "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
         **({"TORCH_ELASTIC_WORKER_IDENTICAL": "1"} if _identical(spec) else {}),
-        "TORCHELASTIC_ERROR_FILE": "/dev/termination-log",
-        "TORCHRUN_JOB_NAME": name,
-        "TORCHRUN_JOB_NAMESPACE": job.metadata.namespace,
-        "TORCHRUN_NODE_INDEX": str(index),
-        "TORCHRUN_PROGRESS_URL": f"http://{host}:{PORT_HTTP}/v1/progress",
     }
 
 
