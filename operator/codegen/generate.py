@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import yaml
+from coming_from import coming_from
 from crd import crd
 from reference import reference
 from walk import walk
@@ -33,6 +34,7 @@ def generated() -> dict[Path, str]:
         _ROOT / "charts" / "torchrun-operator" / "files" / _NAME: document,
         _ROOT / "docs" / "reference" / "torchrunjob.md": reference(),
         _ROOT / "docs" / "concepts" / "one-pass.md": walk(),
+        **coming_from(),
     }
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Final
 
-_OPTIONS: Final = {
+OPTIONS: Final = {
     "--nnodes": True,
     "--nproc-per-node": True,
     "--rdzv-backend": True,
@@ -106,7 +106,7 @@ def strip_words(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
         written, equals, value = words[index].partition("=")
         option = _full(written)
         length = 2 if _takes_value(option) and not equals else 1
-        if option in _OPTIONS:
+        if option in OPTIONS:
             taken[option] = value or " ".join(words[index + 1 : index + length])
         else:
             rest.extend(words[index : index + length])
@@ -200,7 +200,7 @@ def _strip_from(text: str, position: int) -> tuple[str, dict[str, str], int]:
             gap = _SPACE.match(text, end)
             following = _WORD.match(text, gap.end()) if gap else None
             value, end = (following[0], following.end()) if following else ("", end)
-        if option in _OPTIONS:
+        if option in OPTIONS:
             taken[option] = value.strip("\"'")
             dropped = dropped or space
         else:
@@ -212,7 +212,7 @@ def _strip_from(text: str, position: int) -> tuple[str, dict[str, str], int]:
 def _full(written: str) -> str:
     """Return the full name of an option: torchrun accepts underscores and unambiguous beginnings."""
     name = written.replace("_", "-")
-    known = (*_OPTIONS, *_OTHERS)
+    known = (*OPTIONS, *_OTHERS)
     if name in known or not name.startswith("--"):
         return name
     matches = [option for option in known if option.startswith(name)]
@@ -220,4 +220,4 @@ def _full(written: str) -> str:
 
 
 def _takes_value(option: str) -> bool:
-    return _OPTIONS.get(option, _OTHERS.get(option, True))
+    return OPTIONS.get(option, _OTHERS.get(option, True))

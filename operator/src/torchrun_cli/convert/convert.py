@@ -4,7 +4,6 @@ from typing import Final
 
 from torchrun_cli.convert import osmo, pytorchjob, trainjob
 from torchrun_cli.convert.source import ConvertError, Document, documents
-from torchrun_cli.errors import CliError, Exit
 from torchrun_operator.api.names import API_VERSION, KIND
 
 KINDS: Final = "an OSMO workflow, a PyTorchJob (kubeflow.org/v1) or a TrainJob (trainer.kubeflow.org/v1alpha1)"
@@ -16,16 +15,15 @@ def convert(text: str, name: str) -> str:
     Raises CliError, with the line, for a file that cannot be converted.
     """
     try:
-        return _convert(text.removeprefix("\ufeff").replace("\r\n", "\n"))
+        return _convert(text.removeprefix("\ufeff").replace("\r\n", "\n"), name)
     except ConvertError as error:
-        place = name if error.line is None else f"{name}:{error.line}"
-        raise CliError(f"{place}: {error.message}", Exit.USAGE) from error
+        raise error.named(name) from error
 
 
-def _convert(text: str) -> str:
+def _convert(text: str, name: str) -> str:
     if osmo.is_workflow(text):
-        return osmo.convert(text)
-    found = documents(text)
+        return osmo.convert(text, name)
+    found = documents(text, name)
     if not found:
         raise ConvertError(f"the file is empty; write {KINDS}")
     jobs = [each for each in found if not trainjob.as_runtime(each.value)]

@@ -8,6 +8,7 @@ from typing import Any, Final
 import yaml
 
 from torchrun_cli.convert.source import Path
+from torchrun_cli.template.writing import Dumper
 
 Note = tuple[Path, str]
 """A comment and its place: above the value of that path, or at the end of what is there of the path."""
@@ -147,19 +148,20 @@ def _flow(value: Any) -> str | None:  # noqa: ANN401 any YAML value
 
 
 def _flow_scalar(value: Any) -> str | None:  # noqa: ANN401 any scalar
+    """Return a scalar inside of brackets, where a comma needs quotes. None for a text with lines."""
     if isinstance(value, str) and "\n" in value:
         return None
     if isinstance(value, Plain) or (isinstance(value, str) and _MARKED.search(value)):
         return _scalar(value)
-    dumped: str = yaml.safe_dump([_without_plain(value)], default_flow_style=True, allow_unicode=True, width=10**9)
-    return dumped.strip()[1:-1]
+    return yaml.dump([value], Dumper=Dumper, default_flow_style=True, allow_unicode=True, width=10**9).strip()[1:-1]
 
 
 def _scalar(value: Any) -> str:  # noqa: ANN401 any scalar
     if isinstance(value, Plain):
         return str(value)
-    style = '"' if isinstance(value, str) and _MARKED.search(value) else None
-    dumped: str = yaml.safe_dump(value, default_style=style, allow_unicode=True, width=10**9)
+    if isinstance(value, str) and _MARKED.search(value):
+        return _quoted(value)
+    dumped: str = yaml.dump(value, Dumper=Dumper, allow_unicode=True, width=10**9)
     return dumped.removesuffix("\n").removesuffix("\n...")
 
 
@@ -167,7 +169,7 @@ def _text(start: str, value: str, indent: int) -> Iterator[str]:
     """Yield a text with lines as a literal block, or in quotes where a block cannot hold it."""
     first = value.lstrip("\n")[:1]
     if first in ("", " ", "\t") or "\n" not in value or re.search("[^\n\t\x20-\x7e\xa0-\ud7ff\ue000-\ufffd]", value):
-        yield f"{start} {_quoted(value)}"
+        yield f"{start} {_quoted(value)}" if "\n" in value else f"{start} {_scalar(value)}"
         return
     body = value.rstrip("\n")
     kept = len(value) - len(body)
@@ -177,8 +179,6 @@ def _text(start: str, value: str, indent: int) -> Iterator[str]:
 
 
 def _quoted(value: str) -> str:
-    if "\n" not in value:
-        return _scalar(value)
     dumped: str = yaml.safe_dump(value, default_style='"', allow_unicode=True, width=10**9)
     return dumped.removesuffix("\n")
 

@@ -43,7 +43,7 @@ def unify(texts: Sequence[str], numbers: Sequence[int], processes: int) -> str |
 def _token(column: Sequence[str], numbers: Sequence[int], processes: int) -> str | None:
     if len(set(column)) == 1:
         return column[0]
-    if not all(token.isdigit() for token in column):
+    if not all(token.isdigit() and token == str(int(token)) for token in column):
         return None
     found = [int(token) for token in column]
     if found == [*numbers]:

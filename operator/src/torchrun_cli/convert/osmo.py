@@ -47,9 +47,9 @@ def is_workflow(text: str) -> bool:
     return bool(_WORKFLOW.search(text))
 
 
-def convert(text: str) -> str:
-    """Return the manifest. Raises ConvertError."""
-    template = osmo_template.read(text)
+def convert(text: str, name: str) -> str:
+    """Return the manifest. `name`: of the file, for errors. Raises ConvertError and CliError."""
+    template = osmo_template.read(text, name)
     workflow = osmo_tasks.read(template)
     draft = Draft(_name(workflow))
     lead = workflow.group.tasks[0]

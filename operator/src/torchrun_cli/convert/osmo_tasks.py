@@ -10,6 +10,7 @@ from torchrun_cli.convert.marks import Expression
 from torchrun_cli.convert.osmo_template import Template
 from torchrun_cli.convert.source import ConvertError
 from torchrun_cli.convert.view import View, text_of
+from torchrun_cli.errors import CliError
 
 _ENOUGH: Final = 3
 """With this many tasks, a text that differs by the number of the task is no coincidence."""
@@ -86,7 +87,7 @@ def _governs(template: Template, name: str, value: int, count: int) -> bool:
     """Whether each increment of a variable adds one task."""
     try:
         counts = [len(_rendered(template, {**template.defaults, name: value + n})[1].tasks) for n in (1, 2)]
-    except ConvertError:
+    except (ConvertError, CliError):
         return False
     return counts == [count + 1, count + 2]
 

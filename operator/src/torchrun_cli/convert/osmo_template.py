@@ -16,8 +16,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from torchrun_cli.convert import marks
 from torchrun_cli.convert.marks import Expression
 from torchrun_cli.convert.source import ConvertError, Document, documents
+from torchrun_cli.template.values import split_defaults
 
-_DEFAULTS: Final = re.compile(r"^default-values:.*?(?=^[^\s#-]|\Z)", re.DOTALL | re.MULTILINE)
 _LINE: Final = re.compile("\ue010(\\d+)\ue011")
 _LARGE: Final = 10**6
 _MOST_POWER: Final = 64
@@ -42,7 +42,8 @@ class _Missing(StrictUndefined):
 class Template:
     """A workflow's text, taken apart."""
 
-    source: str
+    name: str
+    """The name of the file, for errors."""
     defaults: Mapping[str, Any]
     required: frozenset[str]
     """Variables without a default."""
@@ -51,19 +52,24 @@ class Template:
     _parts: tuple[tuple[str, str, int], ...]
 
     def render(self, values: Mapping[str, Any]) -> tuple[Document, tuple[Expression, ...]]:
-        """Return the workflow and the expressions that it keeps. Raises ConvertError with the line of the template."""
-        kept: list[Expression] = []
-        text = marks.mark_tokens(self._render(values, kept, lines=False))
-        try:
-            found = documents(text)
-        except ConvertError as error:
-            raise ConvertError(error.message, self._origin(values, error.line)) from error
-        if len(found) != 1:
-            raise ConvertError(f"the file has {len(found)} YAML documents; a workflow is one document")
-        document = found[0]
-        return Document(document.value, document.line, _Origins(self, values, document.lines)), tuple(kept)
+        """Return the workflow and the expressions that it keeps.
 
-    def _render(self, values: Mapping[str, Any], kept: list[Expression], *, lines: bool) -> str:
+        Raises ConvertError and CliError with the line of the template.
+        """
+        kept: list[Expression] = []
+        numbers, lines, number = [], [], 1
+        for line in self._render(values, kept).split("\n"):
+            found = _LINE.findall(line)
+            number = int(found[-1]) if found else number
+            numbers.append(number)
+            lines.append(_LINE.sub("", line))
+        documents_ = documents(marks.mark_tokens("\n".join(lines)), self.name, numbers)
+        if len(documents_) != 1:
+            raise ConvertError(f"the file has {len(documents_)} YAML documents; a workflow is one document")
+        return documents_[0], tuple(kept)
+
+    def _render(self, values: Mapping[str, Any], kept: list[Expression]) -> str:
+        """Return the text, with a mark of its number in each line."""
         numbers: dict[tuple[str, str], int] = {}
 
         def keep(source: str, value: object) -> str:
@@ -79,12 +85,12 @@ class Template:
 
         environment = _environment()
         environment.globals["__keep"] = keep
-        code = "".join(_code(*part, lines=lines) for part in self._parts)
+        pieces, length = [], 0
         try:
-            text = ""
-            for piece in environment.from_string(code).generate(**values):
-                text += piece
-                if len(text) > _MOST_RENDERED:
+            for piece in environment.from_string("".join(_code(*part) for part in self._parts)).generate(**values):
+                pieces.append(piece)
+                length += len(piece)
+                if length > _MOST_RENDERED:
                     raise ConvertError("the template makes too much text; lower the numbers in default-values")
         except ConvertError as error:
             raise ConvertError(error.message, error.line or _line(error)) from error
@@ -92,39 +98,13 @@ class Template:
             raise ConvertError(f"{error.message}; add it to default-values", _line(error)) from error
         except (TemplateError, ArithmeticError, TypeError, ValueError, LookupError, RecursionError) as error:
             raise ConvertError(f"the template fails: {error}", _line(error)) from error
-        return text
-
-    def _origin(self, values: Mapping[str, Any], line: int | None) -> int | None:
-        """Return the line of the template that a line of the result comes from."""
-        if line is None:
-            return None
-        rendered = self._render(values, [], lines=True).splitlines()
-        numbers = [_LINE.findall(each) for each in rendered[:line]]
-        return next((int(found[-1]) for found in reversed(numbers) if found), line)
+        return "".join(pieces)
 
 
-class _Origins(Mapping[Any, int]):
-    """The lines of values, as lines of the template."""
-
-    def __init__(self, template: Template, values: Mapping[str, Any], lines: Mapping[Any, int]) -> None:
-        self._template, self._values, self._lines = template, values, lines
-
-    def __getitem__(self, path: Any) -> int:  # noqa: ANN401 a path
-        line = self._lines[path]
-        return self._template._origin(self._values, line) or line  # noqa: SLF001 of this module
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self._lines)
-
-    def __len__(self) -> int:
-        return len(self._lines)
-
-
-def read(text: str) -> Template:
-    """Take a workflow's text apart. Raises ConvertError."""
-    defaults = _defaults(text)
+def read(text: str, name: str) -> Template:
+    """Take a workflow's text apart. `name`: of the file, for errors. Raises ConvertError and CliError."""
+    source, defaults = split_defaults(text, name)
     environment = _environment()
-    source = _DEFAULTS.sub(lambda match: "\n" * match[0].count("\n"), text)
     try:
         tokens = [*environment.lex(source)]
     except TemplateSyntaxError as error:
@@ -133,7 +113,7 @@ def read(text: str) -> Template:
     free = _free(environment, parts)
     chosen = tuple(_chosen(environment, part, free) for part in parts)
     statements = tuple((line, code.strip(" {%-+}")) for kind, code, line in parts if kind == "statement")
-    return Template(source, defaults, frozenset(free - defaults.keys()), statements, chosen)
+    return Template(name, defaults, frozenset(free - defaults.keys()), statements, chosen)
 
 
 class _Environment(ImmutableSandboxedEnvironment):
@@ -156,23 +136,6 @@ def _environment() -> ImmutableSandboxedEnvironment:
     environment = _Environment(undefined=_Missing, keep_trailing_newline=True)
     environment.globals = {"range": environment.globals["range"]}
     return environment
-
-
-def _defaults(text: str) -> dict[str, Any]:
-    matches = [*_DEFAULTS.finditer(text)]
-    if len(matches) > 1:
-        line = text.count("\n", 0, matches[1].start()) + 1
-        raise ConvertError("default-values is there twice; write it once", line)
-    if not matches:
-        return {}
-    before = text.count("\n", 0, matches[0].start())
-    try:
-        found = documents(matches[0][0])[0].value["default-values"]
-    except ConvertError as error:
-        raise ConvertError(f"default-values: {error.message}", error.line and error.line + before) from error
-    if not isinstance(found, dict | None):
-        raise ConvertError("default-values must be a mapping, such as `n_nodes: 2`", before + 1)
-    return found or {}
 
 
 def _parts(tokens: list[tuple[int, str, str]]) -> Iterator[tuple[str, str, int]]:
@@ -220,15 +183,15 @@ def _chosen(
     return ("kept" if names and names <= free else "other"), code, line
 
 
-def _code(kind: str, code: str, line: int, *, lines: bool) -> str:
-    """Return the template code of a part. With `lines`, each line of text begins with a mark of its number."""
+def _code(kind: str, code: str, line: int) -> str:
+    """Return the template code of a part. Each line of text begins with a mark of its number."""
     if kind == "kept":
         inner = _inner(code)
         before, after = ("-" if code[2] == "-" else ""), ("-" if code[-3] == "-" else "")
         return f"{{{{{before} __keep({inner!r}, ({inner})) {after}}}}}"
     if kind == "token":
         return "{% raw %}" + code + "{% endraw %}"
-    if kind == "text" and lines:
+    if kind == "text":
         first, *rest = code.split("\n")
         return "\n".join([first, *(f"\ue010{line + n}\ue011{each}" for n, each in enumerate(rest, 1))])
     return code

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from torchrun_cli.convert.source import ConvertError, Document, Path
+from torchrun_cli.convert.source import ConvertError, Document, Path, path_text
 
 
 class View:
@@ -19,10 +19,7 @@ class View:
 
     def name(self, key: str | int = "") -> str:
         """Return the path of a field as errors write it: `spec.runPolicy`."""
-        text = ""
-        for each in (*self.path, *([key] if key != "" else [])):
-            text += f"[{each}]" if isinstance(each, int) else f".{each}" if text else each
-        return text
+        return path_text((*self.path, *([key] if key != "" else [])))
 
     def error(self, message: str, *keys: str) -> ConvertError:
         """Return an error about a field."""

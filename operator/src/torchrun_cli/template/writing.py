@@ -6,8 +6,8 @@ import re
 import yaml
 
 
-class _Dumper(yaml.SafeDumper):
-    """A dumper without anchors, which are hard to read."""
+class Dumper(yaml.SafeDumper):
+    """A dumper without anchors, which are hard to read. It quotes texts that another parser reads as something else."""
 
     def ignore_aliases(self, data: object) -> bool:
         """Never use anchors."""
@@ -15,26 +15,26 @@ class _Dumper(yaml.SafeDumper):
 
 
 # Other parsers read these as numbers; PyYAML alone would write them without quotes.
-_Dumper.add_implicit_resolver(
+Dumper.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z"),
     list("-+.0123456789"),
 )
-_Dumper.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?0o[0-7_]+\Z"), list("-+0"))
+Dumper.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?0o[0-7_]+\Z"), list("-+0"))
 # Words that YAML 1.1 has for true and false in one letter.
-_Dumper.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"[yYnN]\Z"), list("yYnN"))
+Dumper.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"[yYnN]\Z"), list("yYnN"))
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
 
 
-_Dumper.add_representer(str, _text)
+Dumper.add_representer(str, _text)
 
 
 def to_yaml(value: object) -> str:
     """Return a value as a YAML document; keys keep their order."""
-    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
+    return yaml.dump(value, Dumper=Dumper, sort_keys=False, width=120, allow_unicode=True)
 
 
 def to_json(value: object) -> str:
