@@ -2,9 +2,9 @@
 
 from typing import Final
 
-STATIC: Final = False
+STATIC: Final = True
 """spec.rendezvous.backend: static."""
-LEAD: Final = False
+LEAD: Final = True
 """spec.lead and spec.completionPolicy."""
 TRANSFER: Final = False
 """spec.inputs and spec.outputs."""

@@ -6,8 +6,10 @@ from typing import Any, Final
 
 from torchrun_cli.convert import commands, fields, marks
 from torchrun_cli.convert.draft import TRAINER, Draft, number
-from torchrun_operator.api.names import MAX_PROCESSES_PER_NODE, RESERVED_RDZV_CONF
+from torchrun_cli.convert.emit import Plain
+from torchrun_operator.api.names import MAX_PROCESSES_PER_NODE, RESERVED_RDZV_CONF, STATIC_ENV
 
+GPU: Final = "nvidia.com/gpu"
 COMMAND: Final = (*TRAINER, "command")
 _COUNT: Final = "(?:\\d+|\ue000\\d+\ue001)"
 _NNODES: Final = re.compile(f"{_COUNT}(?::{_COUNT})?")
@@ -80,14 +82,41 @@ def rendezvous(draft: Draft) -> dict[str, Any]:
 def make_static(draft: Draft, why: str) -> None:
     """Let the operator give each node its number, without a rendezvous of torchrun. `why`: the first sentence."""
     path = ("spec", "rendezvous")
-    if fields.STATIC:
-        rendezvous(draft)["backend"] = "static"
-        draft.note(path, f"{why} The nodes start together with fixed ranks; if one is lost, all start again.")
-    else:
-        draft.note(
-            path,
-            f"{why} It needs a static rendezvous, which this version does not have: let torchrun start the script.",
-        )
+    if not fields.STATIC:
+        words = "It needs a static rendezvous, which this version does not have: let torchrun start the script."
+        draft.note(path, f"{why} {words}")
+        return
+    draft.spec["rendezvous"] = {"backend": "static", **_port(draft)}
+    draft.note(path, f"{why} The nodes start together with fixed ranks; if one is lost, all start again.")
+    nodes = draft.spec.get("nnodes")
+    if isinstance(nodes, str) and ":" in nodes:
+        draft.spec["nnodes"] = number(nodes.partition(":")[2])
+        words = f"The range {nodes} became its maximum: a static job has a fixed number of nodes."
+        draft.note(("spec", "nnodes"), words)
+    draft.spec.pop("replicas", None)
+    processes = draft.spec.get("nprocPerNode", 1)
+    if isinstance(processes, str) and not isinstance(processes, Plain):
+        gpus = ((draft.trainer.get("resources") or {}).get("limits") or {}).get(GPU, 1)
+        draft.spec["nprocPerNode"] = number(str(gpus))
+        words = "A static job needs a number of processes: here that of the GPUs of a node, or 1."
+        draft.note(("spec", "nprocPerNode"), words)
+    take_static_variables(draft)
+
+
+def take_static_variables(draft: Draft) -> None:
+    """Take out the variables that the operator sets in a static job, and say so."""
+    given = draft.trainer.pop("env", [])
+    kept = [each for each in given if each.get("name") not in STATIC_ENV]
+    for each in given:
+        if each not in kept:
+            draft.note((*TRAINER, "env"), f"{each['name']} is taken out: the operator sets it in a static job.")
+    if kept:
+        draft.trainer["env"] = kept
+
+
+def _port(draft: Draft) -> dict[str, Any]:
+    port = (draft.spec.get("rendezvous") or {}).get("port")
+    return {} if port is None else {"port": port}
 
 
 def to_torchrun(words: Sequence[str]) -> tuple[list[str], dict[str, str], bool]:

@@ -59,6 +59,9 @@ def convert(text: str, name: str) -> str:
     nodes = osmo_nodes.nodes_of(workflow, gpus)
     texts = Texts(draft, nodes, workflow)
     _heading(draft, workflow, template)
+    port = nodes.environment.get("MASTER_PORT", "")
+    if nodes.static and fields.STATIC and port.isdigit():
+        launch.rendezvous(draft)["port"] = int(port)
     _sizes(draft, nodes, workflow, resources)
     draft.trainer["image"] = texts.plain(usual.image)
     osmo_nodes.write(draft, nodes, texts)
@@ -73,6 +76,8 @@ def convert(text: str, name: str) -> str:
         draft, lead, texts, workflow.expressions, resources.get("storage") and number(resources.text("storage"))
     )
     _lead(draft, nodes, workflow, texts)
+    if nodes.static:
+        launch.take_static_variables(draft)
     _workflow_rest(draft, workflow.source, workflow.expressions)
     _group_rest(draft, workflow, nodes)
     return _finished(draft, template, workflow.expressions)

@@ -176,6 +176,8 @@ class Texts:
         if number is None and not task.isdigit():
             self._draft.note(launch.COMMAND, f"The token host:{task} names no task of the group: the name stays.")
             return task
+        if number == 0 and self._nodes.static and job.startswith("$"):
+            return job.replace("TORCHRUN_JOB_NAME", "MASTER_ADDR")
         return f"{job}-{number}.{job}"
 
 

@@ -5,11 +5,11 @@ from typing import Any, Final
 
 from torchrun_cli.convert.draft import POD, TRAINER, Draft, number
 from torchrun_cli.convert.emit import one_line
+from torchrun_cli.convert.launch import GPU
 from torchrun_cli.convert.osmo_tasks import Task
 from torchrun_cli.convert.view import View, text_of
 
 _SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108 a path in the pod
-_GPU: Final = "nvidia.com/gpu"
 _QUANTITIES: Final = (("cpu", "cpu", False), ("memory", "memory", True), ("storage", "ephemeral-storage", False))
 """The field of OSMO, the resource of Kubernetes, and whether the request is the limit too."""
 _KNOWN: Final = ("cpu", "memory", "storage", "gpu", "platform", "nodesExcluded", "topology")
@@ -36,7 +36,7 @@ def requirements(resources: View) -> dict[str, Any]:
             if limited:
                 limits[name] = value
     if resources.has("gpu") and resources.get("gpu") != 0:
-        limits[_GPU] = number(resources.text("gpu"))
+        limits[GPU] = number(resources.text("gpu"))
     found = {"requests": requests, "limits": limits}
     return {kind: values for kind, values in found.items() if values}
 
