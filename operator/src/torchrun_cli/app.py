@@ -39,7 +39,20 @@ SUBMIT, WATCH, CHANGE, FIND_OUT, OTHER = (
 COMMANDS = {
     "list": Entry(WATCH, "list:list_jobs", "List jobs: their states, nodes, workers and steps."),
     "status": Entry(WATCH, "status:status", "Show a job on one screen: progress, nodes, conditions, last failure."),
+    "logs": Entry(WATCH, "logs:logs", "Show the logs of all nodes of a job in one stream."),
     "events": Entry(WATCH, "events:events", "Show the events of a job and its pods, the newest last."),
+    "wait": Entry(WATCH, "wait:wait", "Wait until a job is complete, runs, or has a condition."),
+    "tensorboard": Entry(
+        WATCH, "tensorboard:tensorboard", "Show TensorBoard for the snapshots of a job, also of one that has ended."
+    ),
+    "scale": Entry(CHANGE, "scale:scale", "Change the number of nodes that a job wants."),
+    "suspend": Entry(CHANGE, "suspend:suspend", "Suspend a job: all its pods end, and it keeps its snapshots."),
+    "resume": Entry(CHANGE, "suspend:resume", "Resume a suspended job from its last snapshot."),
+    "restart": Entry(CHANGE, "restart:restart", "Restart a job with new pods, from its last snapshot."),
+    "cancel": Entry(CHANGE, "cancel:cancel", "End a job for good, and keep its record and its logs."),
+    "delete": Entry(CHANGE, "delete:delete", "Delete jobs, with all that the operator created for them."),
+    "exec": Entry(FIND_OUT, "exec:exec_", "Run a command in a node of a job, or in all of them."),
+    "port-forward": Entry(FIND_OUT, "port_forward:port_forward", "Forward ports of this computer to a node of a job."),
     "convert": Entry(
         SUBMIT, "convert:convert", "Convert an OSMO workflow, a PyTorchJob or a TrainJob to a TorchrunJob."
     ),

@@ -97,6 +97,125 @@ def test_events(cli: Run, job: Callable[..., str], torchrunjobs: Any) -> None:
     assert len(cli("events", "digits", "--job-only").stdout.splitlines()) == 2
 
 
+def spec_of(server: Any, path: str) -> dict[str, Any]:
+    found: dict[str, Any] = server.request("GET", path)[1]["spec"]
+    return {key: found[key] for key in ("replicas", "suspend", "activeDeadlineSeconds") if key in found}
+
+
+NAMED = "torchrunjob.torchrun.dev/digits"
+
+
+def test_changes(cli: Run, job: Callable[..., str], torchrunjobs: Any) -> None:
+    path = job("digits")
+    found = []
+    for args in (["scale", "digits", "3"], ["suspend", "digits"], ["resume", "digits"], ["cancel", "digits"]):
+        done = cli(*args)
+        assert (done.returncode, done.stderr) == (0, "")
+        found.append((done.stdout, spec_of(torchrunjobs, path)))
+    assert found == [
+        (f"{NAMED} scaled\n", {"replicas": 3, "suspend": False}),
+        (f"{NAMED} suspended\n", {"replicas": 3, "suspend": True}),
+        (f"{NAMED} resumed\n", {"replicas": 3, "suspend": False}),
+        (f"{NAMED} cancelled\n", {"replicas": 3, "suspend": False, "activeDeadlineSeconds": 1}),
+    ]
+    deleted = cli("delete", "digits", "none", "--wait")
+    assert (deleted.returncode, deleted.stdout, deleted.stderr) == (3, f"{NAMED} deleted\n", ABSENT)
+    assert cli("delete", "none", "--ignore-not-found").returncode == 0
+    assert cli("wait", "digits", "--for=deleted").stdout == f"{NAMED} deleted\n"
+
+
+def test_no_change_of_a_job_that_has_ended(cli: Run, job: Callable[..., str]) -> None:
+    job("digits", state="Failed", conditions=[condition("Failed")])
+    done = cli("scale", "digits", "3")
+    words = "error: digits is Failed, so there is nothing to scale: submit a new job\n"
+    assert (done.returncode, done.stderr) == (4, words)
+
+
+def test_a_size_out_of_range_is_refused(cli: Run, job: Callable[..., str]) -> None:
+    job("digits")
+    done = cli("scale", "digits", "9")
+    assert (done.returncode, "spec.replicas" in done.stderr) == (4, True), done.stderr
+
+
+def condition(kind: str, status: str = "True", reason: str = "Because") -> dict[str, Any]:
+    moment = "2026-01-31T12:00:00Z"
+    about = {"type": kind, "status": status, "reason": reason, "message": "so it is"}
+    return about | {"lastTransitionTime": moment, "observedGeneration": 99}
+
+
+@pytest.mark.parametrize(
+    ("wish", "kind", "code", "output"),
+    [
+        ("running", "Running", 0, f"{NAMED} condition met\n"),
+        ("condition=running", "Running", 0, f"{NAMED} condition met\n"),
+        ("complete", "Failed", 1, "error: digits ended without condition Complete=True: Failed (Because): so it is\n"),
+        (
+            "complete",
+            "Running",
+            124,
+            "error: timed out after 1 s waiting for condition Complete=True of digits: it is \n",
+        ),
+    ],
+)
+def test_wait(cli: Run, job: Callable[..., str], wish: str, kind: str, code: int, output: str) -> None:
+    job("digits", state="Failed" if kind == "Failed" else "Running", conditions=[condition(kind)])
+    done = cli("wait", "digits", f"--for={wish}", "--timeout=1s")
+    assert (done.returncode, done.stdout + done.stderr) == (code, output.replace("it is \n", "it is Running\n"))
+
+
+def test_a_watch_sees_what_comes(cli: Run, job: Callable[..., str], torchrunjobs: Any) -> None:
+    """The operator is played by the test: it completes the job once the screen shows it."""
+    path = job("digits", state="Running")
+    with subprocess.Popen(
+        [PROGRAM, "status", "digits", "--watch"],
+        env={"PATH": os.environ["PATH"], "KUBECONFIG": str(torchrunjobs.kubeconfig)},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "digits   Running\n"
+        change = {"status": {"state": "Complete", "conditions": [condition("Complete")]}}
+        assert torchrunjobs.request("PATCH", f"{path}/status", change)[0] == 200
+        assert "digits   Complete\n" in process.stdout.read()
+    assert process.returncode == 0
+    assert cli("wait", "digits").returncode == 0
+
+
+def test_restart_waits_for_the_pods(cli: Run, job: Callable[..., str], torchrunjobs: Any) -> None:
+    path = job("digits", state="Running")
+    ended = {"status": {"state": "Suspended", "conditions": [condition("Suspended", reason="Suspended")]}}
+    with subprocess.Popen(
+        [PROGRAM, "restart", "digits"],
+        env={"PATH": os.environ["PATH"], "KUBECONFIG": str(torchrunjobs.kubeconfig)},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        while not spec_of(torchrunjobs, path).get("suspend"):
+            assert process.poll() is None
+        assert torchrunjobs.request("PATCH", f"{path}/status", ended)[0] == 200
+        assert process.communicate()[0] == f"{NAMED} restarted\n"
+    assert spec_of(torchrunjobs, path) == {"suspend": False}
+    running = {"status": {"state": "Running", "conditions": [condition("Suspended", status="False")]}}
+    assert torchrunjobs.request("PATCH", f"{path}/status", running)[0] == 200
+    done = cli("restart", "digits", "--timeout=1s")
+    hint = "digits stays suspended: run kubectl torchrun resume digits once its pods have ended\n"
+    assert (done.returncode, done.stderr[: len(hint)]) == (124, hint)
+    assert spec_of(torchrunjobs, path) == {"suspend": True}
+
+
+def test_what_has_no_pods(cli: Run, job: Callable[..., str]) -> None:
+    job("digits", message="waits for room")
+    for args, code, error in (
+        (["logs", "digits"], 1, "error: digits has no pods now: waits for room\n"),
+        (["exec", "digits", "--", "ls"], 1, "error: no node of digits runs now\n"),
+        (["port-forward", "digits", "1"], 1, "error: no node of digits runs now\n"),
+        (["restart", "digits", "--node", "1"], 3, "error: node 1 of digits has no pod now\n"),
+        (["tensorboard", "digits"], 2, "error: digits has no spec.snapshots, so there is no volume to show\n"),
+    ):
+        done = cli(*args)
+        assert (done.returncode, done.stderr) == (code, error)
+
+
 ABSENT = 'error: torchrunjobs.torchrun.dev "none" not found\n'
 
 

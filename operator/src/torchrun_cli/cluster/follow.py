@@ -46,6 +46,10 @@ class Feed:
     _known: dict[str, dict[str, Any]] = field(default_factory=dict)
     _failures: int = 0
 
+    def expect(self, *known: dict[str, Any]) -> None:
+        """Note objects that the caller has already. If the first list lacks one of them, it was deleted."""
+        self._known |= {each["metadata"]["uid"]: each for each in known}
+
     def changes(self) -> Iterator[Change]:
         """Yield the changes until the time is over. Raises CliError if the first list fails, or if a right is gone."""
         version = ""

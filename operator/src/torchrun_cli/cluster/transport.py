@@ -96,20 +96,27 @@ class HttpTransport:
                 return self._exchange(kept, method, path, everything, body, seconds)
             except (OSError, HTTPException):
                 kept.close()
+        connection = None
         try:
             connection = self._connect()
             return self._exchange(connection, method, path, everything, body, seconds)
         except (OSError, HTTPException) as error:
+            if connection is not None:
+                connection.close()
             raise UnreachableError(f"cannot reach the API server {self._access.server}: {_words(error)}") from error
 
     def renew(self) -> bool:
         """See Transport.renew."""
         self._tls = None
+        self.close()
+        return self._credentials.renewed()
+
+    def close(self) -> None:
+        """Close the kept connections."""
         with self._lock:
             idle, self._idle = self._idle, []
         for connection in idle:
             connection.close()
-        return self._credentials.renewed()
 
     def release(self, connection: HTTPConnection) -> None:
         """Keep a connection for the next request, or close it."""

@@ -37,7 +37,7 @@ def job_screen(
     for block in (
         _nodes(job, status, now, paint, width),
         _conditions(status, now, paint, width),
-        _failure(status, now, paint, width),
+        failure_lines(status, now, paint, width),
     ):
         if block:
             lines += ["", *block]
@@ -245,7 +245,8 @@ def _conditions(status: dict[str, Any], now: datetime, paint: Paint, width: int 
     return table(["CONDITION", "STATUS", "REASON", "SINCE", "MESSAGE"], rows, paint=paint, width=width) if rows else []
 
 
-def _failure(status: dict[str, Any], now: datetime, paint: Paint, width: int | None) -> list[str]:
+def failure_lines(status: dict[str, Any], now: datetime, paint: Paint, width: int | None) -> list[str]:
+    """Return what a status keeps of the last failure. It is empty if nothing has failed."""
     failure = status.get("lastFailure") or {}
     if not failure:
         return []

@@ -1,7 +1,10 @@
 """Moments and durations, in the short form of kubectl."""
 
+import re
 from datetime import UTC, datetime
 from itertools import pairwise
+
+from torchrun_cli.errors import CliError, Exit
 
 _UNITS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 
@@ -36,3 +39,12 @@ def age(since: object, now: datetime) -> str:
     """Return how long ago a time of Kubernetes was. It is `-` if there is none."""
     found = moment(since)
     return duration((now - found).total_seconds()) if found is not None else "-"
+
+
+def seconds_of(text: str) -> float:
+    """Read a duration such as `90s`, `5m`, `1h30m` or `2d`. Raises CliError if it is none."""
+    found = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?", text)
+    if found is None or not text:
+        raise CliError(f"{text!r} is no duration: write 90s, 5m or 1h30m", Exit.USAGE)
+    sizes = (size for size, _ in _UNITS)
+    return sum(float(part) * size for part, size in zip(found.groups(), sizes, strict=True) if part)

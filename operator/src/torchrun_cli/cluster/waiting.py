@@ -1,0 +1,96 @@
+"""Waits until a job is as wished."""
+
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from torchrun_cli.cluster.client import Client
+from torchrun_cli.cluster.follow import Feed
+from torchrun_cli.cluster.resources import JOBS
+from torchrun_cli.errors import CliError, Exit
+from torchrun_cli.show.pace import condition, has_ended
+
+Test = Callable[[dict[str, Any]], bool]
+DELETED: Final = "deleted"
+
+
+def test_of(wish: str) -> tuple[str, Test]:
+    """Read `--for`: return its words for people, and the test. Raises CliError if there is no such wish."""
+    kind, _, rest = wish.partition("=")
+    if wish == DELETED:
+        return "the end of the job", lambda _: False
+    if wish in ("complete", "running", "suspended"):
+        kind, rest = "condition", wish.capitalize()
+    if kind != "condition" or not rest:
+        words = "write condition=TYPE, condition=TYPE=STATUS, complete, running, suspended or deleted"
+        raise CliError(f"--for={wish} is not known: {words}", Exit.USAGE)
+    type_, _, status = rest.partition("=")
+    status = (status or "True").capitalize()
+    return f"condition {type_}={status}", lambda job: _has(job, type_, status)
+
+
+def _has(job: dict[str, Any], type_: str, status: str) -> bool:
+    """Whether the condition is so, for the spec as it is now. Its name may be in small letters."""
+    conditions = (job.get("status") or {}).get("conditions") or ()
+    found: dict[str, Any] = next((each for each in conditions if each.get("type", "").lower() == type_.lower()), {})
+    current = found.get("observedGeneration", 0) >= (job["metadata"].get("generation") or 0)
+    if found.get("type") == "Suspended" and status == "True" and found.get("reason") != "Suspended":
+        return False  # its pods still end
+    return bool(found.get("status") == status and (current or has_ended(job)))
+
+
+def wait_for(
+    client: Client,
+    name: str,
+    test: Test,
+    words: str,
+    *,
+    seconds: float | None = None,
+    absence: bool = False,
+    clock: Callable[[], float] = time.monotonic,
+) -> dict[str, Any]:
+    """Wait until a job passes the test, or with ``absence`` until it is gone, and return it as it was last.
+
+    Raises CliError with exit code 124 when the time is over, 3 if there is no such job, and 1 if the job ended and so
+    will not pass any more.
+    """
+    job = client.find(JOBS, name) if absence else client.get(JOBS, name)
+    if job is None:
+        return {}
+    until = clock() + seconds if seconds is not None else None
+    uid = job["metadata"]["uid"]
+    feed = Feed(client, JOBS, client.namespace, fields=f"metadata.name={name}", until=until, clock=clock)
+    feed.expect(job)
+    if not absence and _decided(job, name, test, words):
+        return job
+    for change in feed.changes():
+        gone = change.deleted or change.object["metadata"]["uid"] != uid
+        if gone and absence:
+            return job
+        if gone:
+            raise CliError(f"{name} was deleted", Exit.NOT_FOUND)
+        job = change.object
+        if not absence and _decided(job, name, test, words):
+            return job
+    raise CliError(f"timed out after {seconds:g} s waiting for {words} of {name}: {_state(job)}", Exit.TIMEOUT)
+
+
+def _decided(job: dict[str, Any], name: str, test: Test, words: str) -> bool:
+    """Whether a job passes the test. Raises CliError if it has ended and does not."""
+    if test(job):
+        return True
+    if has_ended(job):
+        raise CliError(f"{name} ended without {words}: {_end(job)}")
+    return False
+
+
+def _end(job: dict[str, Any]) -> str:
+    kind = "Failed" if condition(job, "Failed").get("status") == "True" else "Complete"
+    found = condition(job, kind)
+    return f"{kind} ({found.get('reason')}): {found.get('message')}"
+
+
+def _state(job: dict[str, Any]) -> str:
+    status = job.get("status") or {}
+    message = status.get("message")
+    return f"it is {status.get('state') or 'Pending'}" + (f": {message}" if message else "")
