@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import gc
 import itertools
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +18,8 @@ from stub_cluster import running, until
 from torchrun_operator.api.v1alpha1 import TorchrunJob, job_of
 from torchrun_operator.cluster.kubernetes import KubernetesCluster
 from torchrun_operator.cluster.port import ClusterError, ConflictError, NameTakenError, RefusedError
+from torchrun_operator.cluster.watch.cache import JobCache
+from torchrun_operator.cluster.watch.jobs import JobWatch
 from torchrun_operator.reconcile.reconciler import Reconciler
 from torchrun_operator.render.node_pod import node_pod
 from torchrun_operator.render.objects import prerequisites, services
@@ -43,6 +46,27 @@ def new_job(server: Any, **spec: Any) -> TorchrunJob:
     status, answer = server.request("POST", JOBS, manifest)
     assert status == 201, answer
     return job_of(answer)
+
+
+@pytest.mark.parametrize("attempt", range(8))
+def test_a_watch_that_is_stopped_leaves_no_connection(
+    torchrunjobs: Any, monkeypatch: pytest.MonkeyPatch, attempt: int
+) -> None:
+    """Its event loop ends at once, and waits for no answer of the API server. One attempt in three showed it."""
+    monkeypatch.setenv("KUBECONFIG", str(torchrunjobs.as_operator().kubeconfig))
+    job = new_job(torchrunjobs)
+
+    async def main() -> None:
+        found = asyncio.Event()
+        watch = JobWatch("", JobCache(), lambda key: found.set() if key[1] == job.metadata.name else None)
+        watching = asyncio.create_task(watch.run())
+        async with asyncio.timeout(30):
+            await found.wait()
+        watching.cancel()
+        await asyncio.wait([watching])
+
+    asyncio.run(main())
+    gc.collect()  # an open connection is a ResourceWarning, and thus an error
 
 
 async def test_jobs_are_found(torchrunjobs: Any) -> None:

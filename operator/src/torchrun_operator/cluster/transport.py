@@ -1,10 +1,12 @@
 """Requests to a real API server, over the asyncio client of the `kubernetes` package."""
 
+import asyncio
 import json
 import re
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlencode
 
@@ -76,7 +78,7 @@ class Transport:
         timeout = aiohttp.ClientTimeout(sock_connect=_TIMEOUT_SECONDS, sock_read=SILENCE_SECONDS)
         try:
             response = await self._api.call_api("GET", url, headers, _request_timeout=timeout)
-            async with response.response as stream:
+            async with _aborted(response.response) as stream:
                 if stream.status > 299:
                     answer_of(stream.status, await stream.read())
                 opened()
@@ -132,7 +134,7 @@ class Transport:
                     verb, url, headers, sent, _request_timeout=seconds or _TIMEOUT_SECONDS
                 )
                 status = response.status
-                async with response.response as stream:  # also one that breaks off must not leave its connection behind
+                async with _aborted(response.response) as stream:
                     data = await _body(stream, most_bytes or _ANSWER_BYTES, f"{verb} {path}")
         except (aiohttp.ClientError, TimeoutError, ssl.SSLError, OSError) as error:
             raise ClusterError(0, type(error).__name__, f"{verb} {path}: {error}") from error
@@ -141,13 +143,27 @@ class Transport:
         return status, data
 
 
+@asynccontextmanager
+async def _aborted(response: aiohttp.ClientResponse) -> AsyncIterator[aiohttp.ClientResponse]:
+    """Use a response. If its end has not been read, end the connection at once.
+
+    Otherwise it stays open until the API server has confirmed the end of TLS, or for ever if the event loop ends.
+    """
+    async with response:
+        try:
+            yield response
+        finally:
+            connection = response.connection  # None: the end was read, and others may use the connection
+            if connection is not None and isinstance(connection.transport, asyncio.WriteTransport):
+                connection.transport.abort()
+
+
 async def _body(response: aiohttp.ClientResponse, most_bytes: int, what: str) -> bytes:
-    """Read a body of limited size. The connection of a larger one is closed."""
+    """Read a body of limited size. Raises TooLargeError."""
     data = bytearray()
     async for chunk in response.content.iter_any():
         data += chunk
         if len(data) > most_bytes:
-            response.close()
             raise TooLargeError(0, "TooLarge", f"{what}: an answer of more than {most_bytes} bytes")
     return bytes(data)
 

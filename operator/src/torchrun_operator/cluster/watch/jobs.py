@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -111,6 +112,8 @@ class _KopfThread:
         self._stopped = False
         self.ended: asyncio.Future[None] = self._home.create_future()
         self._session: aiohttp.ClientSession | None = None
+        self._streams: weakref.WeakSet[asyncio.BaseTransport] = weakref.WeakSet()
+        """Connections that have carried an answer without an end, such as a watch."""
         # A daemon thread, so that the process can end if the thread hangs.
         self._thread = threading.Thread(target=self._main, name=watch.name, daemon=True)
 
@@ -170,6 +173,10 @@ class _KopfThread:
             ticking.cancel()
             if self._session is not None:
                 await self._session.close()
+            # The loop ends before the API server has confirmed the end of TLS.
+            for transport in self._streams:
+                if isinstance(transport, asyncio.WriteTransport):
+                    transport.abort()
 
     async def _tick(self) -> None:
         while True:
@@ -221,6 +228,8 @@ class _KopfThread:
         self, _session: aiohttp.ClientSession, _: SimpleNamespace, end: aiohttp.TraceRequestEndParams
     ) -> None:
         self._tell(self._watch.answered, end.url, end.response.status, end.response.reason or "Error")
+        if (connection := end.response.connection) is not None and connection.transport is not None:
+            self._streams.add(connection.transport)
 
     async def _request_failed(
         self, _session: aiohttp.ClientSession, _: SimpleNamespace, failed: aiohttp.TraceRequestExceptionParams
