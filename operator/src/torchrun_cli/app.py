@@ -41,6 +41,7 @@ COMMANDS = {
     "status": Entry(WATCH, "status:status", "Show a job on one screen: progress, nodes, conditions, last failure."),
     "logs": Entry(WATCH, "logs:logs", "Show the logs of all nodes of a job in one stream."),
     "events": Entry(WATCH, "events:events", "Show the events of a job and its pods, the newest last."),
+    "timeline": Entry(WATCH, "timeline:timeline", "Show the life of a job as a picture: training, losses, pauses."),
     "wait": Entry(WATCH, "wait:wait", "Wait until a job is complete, runs, or has a condition."),
     "tensorboard": Entry(
         WATCH, "tensorboard:tensorboard", "Show TensorBoard for the snapshots of a job, also of one that has ended."

@@ -95,6 +95,10 @@ def test_events(cli: Run, job: Callable[..., str], torchrunjobs: Any) -> None:
         ["Normal", "OfPod", "pod/digits-0", "hello"],
     ]
     assert len(cli("events", "digits", "--job-only").stdout.splitlines()) == 2
+    assert [line.split()[1:] for line in cli("timeline", "digits").stdout.splitlines()[-1:]] == [
+        ["OfTorchrunJob", "hello"]
+    ]
+    assert cli("timeline", "digits", "--svg", "-").stdout.startswith("<svg ")
 
 
 def spec_of(server: Any, path: str) -> dict[str, Any]:

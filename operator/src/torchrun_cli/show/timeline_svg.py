@@ -1,0 +1,97 @@
+"""The life of a job as an SVG picture."""
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from html import escape
+from typing import Final, NamedTuple
+
+from torchrun_cli.show.timeline import Mark, Part, Phase, Timeline
+from torchrun_cli.show.times import duration
+
+_WIDTH, _MARGIN = 960, 20
+_COLOURS: Final = {
+    Phase.UNKNOWN: "#d0d7de",
+    Phase.STARTING: "#9ecae1",
+    Phase.TRAINING: "#2da44e",
+    Phase.RECOVERING: "#cf222e",
+    Phase.RESIZING: "#d4a72c",
+    Phase.SUSPENDED: "#8250df",
+    Phase.COMPLETE: "#2da44e",
+    Phase.FAILED: "#82071e",
+}
+_BAR_TOP, _BAR_HEIGHT, _LINE = 76, 34, 20
+_LIST_TOP = _BAR_TOP + _BAR_HEIGHT + 70
+_TICKS: Final = 6
+_MOST_MARKS: Final = 200
+_LONGEST: Final = 130
+"""Characters of a line."""
+
+
+class _Scale(NamedTuple):
+    """Where moments are in the picture."""
+
+    begin: datetime
+    length: float
+
+    def x(self, when: datetime) -> float:
+        """Return the column of a moment."""
+        part = (when - self.begin).total_seconds() / self.length
+        return _MARGIN + min(max(part, 0.0), 1.0) * (_WIDTH - 2 * _MARGIN)
+
+
+def timeline_svg(found: Timeline) -> str:
+    """Return the picture: a bar of the phases, a tick for each event, and the list of the events."""
+    scale = _Scale(found.begin, max((found.end - found.begin).total_seconds(), 1.0))
+    shown = found.marks[-_MOST_MARKS:]
+    height = _LIST_TOP + _LINE * len(shown) + _MARGIN
+    size = f'viewBox="0 0 {_WIDTH} {height}"'
+    title = escape(f"{found.name}: {found.state}")
+    lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="13" fill="#24292f">',
+        f'<rect width="{_WIDTH}" height="{height}" fill="#ffffff"/>',
+        f'<text x="{_MARGIN}" y="30" font-size="18" font-weight="bold">{title}</text>',
+        f'<text x="{_MARGIN}" y="52">{escape(_heading(found))}</text>',
+        *(_part(part, scale) for part in found.parts),
+        *_axis(scale),
+        *_legend(found),
+        *(line for number, mark in enumerate(shown) for line in _mark(mark, number, scale)),
+    ]
+    return "\n".join([*lines, "</svg>"]) + "\n"
+
+
+def _part(part: Part, scale: _Scale) -> str:
+    begin, end = scale.x(part.begin), scale.x(part.end)
+    place = f'x="{begin:.1f}" y="{_BAR_TOP}" width="{max(end - begin, 1.0):.1f}" height="{_BAR_HEIGHT}"'
+    words = f"{part.phase} for {duration(part.seconds)}"
+    return f'<rect {place} fill="{_COLOURS[part.phase]}"><title>{words}</title></rect>'
+
+
+def _axis(scale: _Scale) -> Iterator[str]:
+    for number in range(_TICKS + 1):
+        seconds = scale.length * number / _TICKS
+        column = scale.x(scale.begin + timedelta(seconds=seconds))
+        anchor = "start" if number == 0 else "end" if number == _TICKS else "middle"
+        place = f'x="{column:.1f}" y="{_BAR_TOP + _BAR_HEIGHT + 22}" text-anchor="{anchor}"'
+        yield f'<text {place} fill="#57606a">+{duration(seconds)}</text>'
+
+
+def _legend(found: Timeline) -> Iterator[str]:
+    phases = [phase for phase in Phase if found.seconds(phase)]
+    for number, phase in enumerate(phases):
+        left, top = _MARGIN + 160 * number, _LIST_TOP - 30
+        yield f'<rect x="{left}" y="{top}" width="12" height="12" fill="{_COLOURS[phase]}"/>'
+        yield f'<text x="{left + 18}" y="{top + 11}">{phase} {duration(found.seconds(phase))}</text>'
+
+
+def _mark(mark: Mark, number: int, scale: _Scale) -> Iterator[str]:
+    words = f"+{duration((mark.time - scale.begin).total_seconds())}  {mark.reason}: {mark.text}"
+    colour = "#cf222e" if mark.warning else "#24292f"
+    path = f"M{scale.x(mark.time):.1f} {_BAR_TOP - 8}v{_BAR_HEIGHT + 16}"
+    yield f'<path d="{path}" stroke="{colour}"><title>{escape(words)}</title></path>'
+    short = words if len(words) <= _LONGEST else words[: _LONGEST - 1] + "…"
+    yield f'<text x="{_MARGIN}" y="{_LIST_TOP + _LINE * number + 14}" fill="{colour}">{escape(short)}</text>'
+
+
+def _heading(found: Timeline) -> str:
+    text = f"{found.begin:%Y-%m-%d %H:%M:%S} to {found.end:%H:%M:%S} UTC"
+    return f"{text}, {found.steps}" if found.steps else text
