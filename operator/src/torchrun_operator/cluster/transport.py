@@ -147,7 +147,7 @@ class Transport:
 async def _aborted(response: aiohttp.ClientResponse) -> AsyncIterator[aiohttp.ClientResponse]:
     """Use a response. If its end has not been read, end the connection at once.
 
-    Otherwise it stays open until the API server has confirmed the end of TLS, or for ever if the event loop ends.
+    Otherwise it stays open until the API server has confirmed the end of TLS, or forever if the event loop ends.
     """
     async with response:
         try:
