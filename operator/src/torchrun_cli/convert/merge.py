@@ -7,7 +7,11 @@ from typing import Final
 
 from torchrun_cli.convert.marks import INDEX, OFFSET
 
-_TOKEN: Final = re.compile("\ue000\\d+\ue001|\ue002[^\ue003]*\ue003|\ue009\\d+\ue00a|\\d+|[^\\W\\d]+|\\s+|.", re.DOTALL)
+_BLANK: Final = re.compile(r"(?:[^\S\n]|\\\n)+")
+"""Blanks between words, and line ends that a backslash takes away: texts may differ in these."""
+_TOKEN: Final = re.compile(
+    f"\ue000\\d+\ue001|\ue002[^\ue003]*\ue003|\ue009\\d+\ue00a|\\d+|[^\\W\\d]+|{_BLANK.pattern}|\\s+|.", re.DOTALL
+)
 
 
 @dataclass(frozen=True)
@@ -41,8 +45,8 @@ def unify(texts: Sequence[str], numbers: Sequence[int], processes: int) -> str |
 
 
 def _token(column: Sequence[str], numbers: Sequence[int], processes: int) -> str | None:
-    if len(set(column)) == 1:
-        return column[0]
+    if len(set(column)) == 1 or all(_BLANK.fullmatch(token) for token in column):
+        return column[-1]
     if not all(token.isdigit() and token == str(int(token)) for token in column):
         return None
     found = [int(token) for token in column]

@@ -149,7 +149,9 @@ class Texts:
 
     def _shell(self, text: str, path: Path) -> str:
         for barrier in commands.barriers(text):
-            self._draft.note(path, f"The nodes wait for each other without a barrier. This can go: {barrier}")
+            self._draft.note(
+                path, f"Remove this barrier: a node that is replaced later would wait there for the others. {barrier}"
+            )
         processes = self._nodes.processes
         offset = "${RANK_OFFSET}" if self._nodes.static else f"$((TORCHRUN_NODE_INDEX * {processes}))"
         index = "${NODE_RANK}" if self._nodes.static else "${TORCHRUN_NODE_INDEX}"

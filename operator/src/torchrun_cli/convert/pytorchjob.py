@@ -10,6 +10,14 @@ from torchrun_cli.convert.source import Document
 from torchrun_cli.convert.view import View, text_of
 
 _INDEX: Final = "TORCHRUN_NODE_INDEX"
+_UNKNOWN: Final = (
+    "This command does not name torchrun. A static job gives it the variables that a PyTorchJob gave. To make the job "
+    "elastic, let the command start torchrun, and remove the backend."
+)
+_BY_IMAGE: Final = (
+    "The image chooses the command. A static job gives it the variables that a PyTorchJob gave. To make the job "
+    "elastic, write a command that starts torchrun, and remove the backend."
+)
 _RANK: Final = re.compile(r"\$(?:RANK\b|([{(])RANK([)}]))")
 _CONTAINER: Final = ("pytorch",)
 _RUN_POLICY: Final = {
@@ -37,7 +45,7 @@ def convert(document: Document) -> str:
     _sizes(draft, spec, master, worker)
     _elastic(draft, spec.mapping("elasticPolicy"))
     _run_policy(draft, spec.mapping("runPolicy"))
-    _nodes(draft, master, worker)
+    _nodes(draft, master, worker, elastic=spec.has("elasticPolicy"))
     for key in spec.value:
         if key not in ("pytorchReplicaSpecs", "elasticPolicy", "runPolicy", "nprocPerNode"):
             draft.note(("spec", key), f"{key}: {text_of(spec.get(key))} is not known, and was left out.")
@@ -133,29 +141,29 @@ def _run_policy(draft: Draft, policy: View) -> None:
             draft.note(("spec", key), f"schedulingPolicy.{key}: {text_of(value)} has no counterpart: {words}.")
 
 
-def _nodes(draft: Draft, master: View | None, worker: View | None) -> None:
+def _nodes(draft: Draft, master: View | None, worker: View | None, *, elastic: bool) -> None:
     """Write the template of all nodes, and what differs in node 0."""
-    usual = worker or master
+    usual = worker if worker is not None and _count(worker) else master or worker
     assert usual is not None
     priority = draft.pod.get("priorityClassName")
     trainer = pods.template(draft, usual.mapping("template"), _CONTAINER)
     if priority:
         draft.pod["priorityClassName"] = priority
-    for name, replica in (("Master", master), ("Worker", worker)):
+    for replica in (master, worker):
         if replica is not None and replica.has("restartPolicy"):
-            _restart_policy(draft, name, replica.text("restartPolicy"))
+            _restart_policy(draft, replica.text("restartPolicy"))
     port = next((each for each in trainer.get("ports") or [] if each.get("name") == "pytorchjob-port"), None)
     if port:
         draft.note(
             ("spec", "rendezvous"), f"pytorchjob-port {port.get('containerPort')} was left out: no node serves it."
         )
     if master is None or worker is None or _count(worker) == 0:
-        _command(draft, _words(trainer), None)
+        _command(draft, trainer, None, elastic=elastic)
         return
     scratch = Draft("scratch")
     first = pods.template(scratch, master.mapping("template"), _CONTAINER)
     overrides = pods.lead_of(draft, first, trainer, "The Master")
-    overrides |= _command(draft, _words(trainer), _words(first), _count(worker))
+    overrides |= _command(draft, trainer, first, workers=_count(worker), elastic=elastic)
     for key in dict.fromkeys((*scratch.pod, *draft.pod)):
         if scratch.pod.get(key) != draft.pod.get(key) and key != "priorityClassName":
             draft.note(
@@ -164,38 +172,63 @@ def _nodes(draft: Draft, master: View | None, worker: View | None) -> None:
     pods.lead(draft, {key: overrides[key] for key in ("command", "args", "env", "resources") if key in overrides})
 
 
-def _restart_policy(draft: Draft, name: str, policy: str) -> None:
+def _restart_policy(draft: Draft, policy: str) -> None:
     words = "the operator replaces failed nodes, as often as spec.maxRestarts says"
     if policy == "ExitCode":
         words += "; exit codes from 128 that should not count have no counterpart"
     if policy != "Never":
-        draft.note(("spec", "maxRestarts"), f"{name}.restartPolicy: {policy} has no counterpart: {words}.")
+        draft.note(("spec", "maxRestarts"), f"restartPolicy: {policy} has no counterpart: {words}.")
 
 
-def _words(container: dict[str, Any]) -> list[str]:
-    return [text_of(each) for each in [*(container.get("command") or []), *(container.get("args") or [])]]
+def _words(container: dict[str, Any], *keys: str) -> list[str]:
+    return [text_of(each) for key in keys or ("command", "args") for each in container.get(key) or []]
 
 
-def _command(draft: Draft, words: list[str], first: list[str] | None, workers: int = 0) -> dict[str, Any]:
+def _command(
+    draft: Draft, container: dict[str, Any], first: dict[str, Any] | None, *, workers: int = 0, elastic: bool
+) -> dict[str, Any]:
     """Write the command. Returns that of node 0, if it differs."""
-    command, options, changed = launch.to_torchrun(words)
+    if not container.get("command"):
+        return _command_of_image(draft, container, first, elastic=elastic)
+    command, options, changed = launch.to_torchrun(_words(container))
     command, lead = _with_index(command), None
     if first is not None:
-        lead, more, _ = launch.to_torchrun(first)
-        lead = _with_index(lead)
+        lead, more, _ = launch.to_torchrun(_words(first))
         options = {**more, **options}
-        lead, command = _merged(lead, command, workers, launch.processes_of(draft.spec.get("nprocPerNode")))
+        lead, command = _merged(_with_index(lead), command, workers)
     launch.set_nodes(draft, options)
     launch.apply_options(draft, options)
-    _processes(draft, changed=changed)
-    if command:
-        draft.trainer["command"] = command
-    if other := commands.launcher([" ".join(command)]):
-        launch.make_static(draft, f"{other} starts the workers.")
+    draft.trainer["command"] = command
+    if changed:
+        launch.note_torchrun(draft)
+    other = commands.launcher([" ".join(command)])
+    if other or not (elastic or launch.starts_torchrun(command)):
+        _processes(draft, alone=True)
+        launch.make_static(draft, f"{other} starts the workers." if other else _UNKNOWN)
     else:
+        _processes(draft, alone=changed)
         launch.note_without_torchrun(draft, command)
-    launch.note_local_variables(draft, command)
+        launch.note_local_variables(draft, command)
     return {"command": lead} if lead is not None and lead != command else {}
+
+
+def _command_of_image(
+    draft: Draft, container: dict[str, Any], first: dict[str, Any] | None, *, elastic: bool
+) -> dict[str, Any]:
+    """Write the arguments of a container whose image chooses the command. Returns what differs in node 0."""
+    arguments = _with_index(_words(container, "args"))
+    if arguments:
+        draft.trainer["args"] = arguments
+    _processes(draft, alone=not elastic)
+    if elastic:
+        launch.note_without_torchrun(draft, [])
+    else:
+        launch.make_static(draft, _BY_IMAGE)
+    if first is None:
+        return {}
+    lead = _with_index(_words(first, "args"))
+    overrides: dict[str, Any] = {"command": _words(first, "command")} if first.get("command") else {}
+    return overrides | ({"args": lead} if lead != arguments else {})
 
 
 def _with_index(words: list[str]) -> list[str]:
@@ -203,23 +236,22 @@ def _with_index(words: list[str]) -> list[str]:
     return [_RANK.sub(lambda match: f"${match[1] or ''}{_INDEX}{match[2] or ''}", word) for word in words]
 
 
-def _processes(draft: Draft, *, changed: bool) -> None:
-    """Set the number of workers per node where the source says nothing."""
+def _processes(draft: Draft, *, alone: bool) -> None:
+    """Set the number of workers per node where the source says nothing. `alone`: each pod was one worker."""
     path = ("spec", "nprocPerNode")
-    if changed:
-        launch.note_torchrun(draft)
+    if alone:
         if draft.spec.setdefault("nprocPerNode", 1) == 1:
-            draft.note(path, "One worker per node, as before. For one per GPU, write gpu.")
+            draft.note(path, "One worker per node, as before.")
     elif "nprocPerNode" not in draft.spec:
         draft.spec["nprocPerNode"] = "auto"
         draft.note(path, "auto is the default of PyTorchJob: one worker per GPU, or one per CPU if there is no GPU.")
 
 
-def _merged(first: list[str], others: list[str], workers: int, processes: int) -> tuple[list[str], list[str]]:
+def _merged(first: list[str], others: list[str], workers: int) -> tuple[list[str], list[str]]:
     """Return the commands of node 0 and of the others, which are the same if they differ by the node's number alone."""
     if len(first) != len(others):
         return first, others
-    found = [merge([one, *[two] * workers], processes) for one, two in zip(first, others, strict=True)]
+    found = [merge([one, *[two] * workers], 1) for one, two in zip(first, others, strict=True)]
     if any(each.lead is not None for each in found):
         return first, others
     same = launch.resolve_words([each.others or "" for each in found], index=_INDEX)
