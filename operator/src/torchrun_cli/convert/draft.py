@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from torchrun_cli.convert import marks
-from torchrun_cli.convert.emit import Note, Plain, write
+from torchrun_cli.convert.emit import Note, Plain, one_line, write
 from torchrun_cli.convert.marks import Expression
 from torchrun_cli.convert.source import Path
+from torchrun_cli.convert.view import View
 from torchrun_operator.api.names import API_VERSION, KIND, TRAINER_CONTAINER
 
 TRAINER: Final[Path] = ("spec", "template", "spec", "containers", 0)
@@ -50,6 +51,12 @@ class Draft:
     def note(self, path: Path, text: str) -> None:
         """Add a comment above the value of that path, or where it would be."""
         self.notes.append((path, text))
+
+    def unknown(self, path: Path, source: View, known: Sequence[str]) -> None:
+        """Add comments on the fields of the source that are not known."""
+        for key in source.value:
+            if key not in known:
+                self.note(path, f"{source.name(key)}: {one_line(source.get(key))} is not known, and was left out.")
 
     def job(self) -> dict[str, Any]:
         """Return the job."""

@@ -33,6 +33,13 @@ _TASK: Final = (
     "privileged",
     "hostNetwork",
 )
+_PARTS: Final = {
+    "files": ("path", "contents", "localpath", "localPath"),
+    "inputs": ("url", "task", "dataset", "regex"),
+    "outputs": ("url", "dataset", "regex"),
+    "checkpoint": ("path", "url", "frequency", "regex"),
+}
+"""The fields of what a task has several of."""
 _FIELDS: Final = ("name", "groups", "tasks", "resources", "timeout", "labels", "pool", "priority")
 _ACTIONS: Final = {
     "COMPLETE": "only exit code 0 is a success; let the command exit with 0",
@@ -176,9 +183,8 @@ def _workflow_rest(draft: Draft, source: View, expressions: tuple[Expression, ..
     ):
         if source.has(key):
             draft.note(("metadata",), f"{key}: {source.text(key)} has no counterpart: {words}.")
-    for key in source.value:
-        if key not in _FIELDS:
-            draft.note(("spec", key), f"{key}: {one_line(source.get(key))} is not known, and was left out.")
+    draft.unknown(("spec", "other"), source, _FIELDS)
+    draft.unknown(("spec", "activeDeadlineSeconds"), timeout, ("exec_timeout", "queue_timeout"))
 
 
 def _group_rest(draft: Draft, workflow: Workflow, nodes: Nodes) -> None:
@@ -189,17 +195,15 @@ def _group_rest(draft: Draft, workflow: Workflow, nodes: Nodes) -> None:
                 ("spec", "nnodes"), "barrier: false has no counterpart: the nodes always start to train together."
             )
         _completion(draft, group, nodes)
-        for key in group.value:
-            if key not in ("name", "tasks", "barrier", "ignoreNonleadStatus"):
-                draft.note(("spec", key), f"{key}: {one_line(group.get(key))} is not known, and was left out.")
+        draft.unknown(("spec", "other"), group, ("name", "tasks", "barrier", "ignoreNonleadStatus"))
     for task in workflow.group.tasks:
         for action, codes in task.source.mapping("exitActions").value.items():
             words = _ACTIONS.get(action, "this action is not known")
             draft.note(("spec", "maxRestarts"), f"exitActions.{action}: {text_of(codes)} has no counterpart: {words}.")
-        for key in task.source.value:
-            if key not in _TASK:
-                words = f"{task.name}.{key}: {one_line(task.source.get(key))} is not known, and was left out."
-                draft.note(("spec", key), words)
+        draft.unknown(("spec", "other"), task.source, _TASK)
+        for key, known in _PARTS.items():
+            for each in task.source.items(key):
+                draft.unknown(("spec", "other"), each, known)
 
 
 def _completion(draft: Draft, group: View, nodes: Nodes) -> None:

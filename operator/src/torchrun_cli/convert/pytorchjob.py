@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from torchrun_cli.convert import commands, launch, pods
 from torchrun_cli.convert.draft import Draft
+from torchrun_cli.convert.emit import one_line
 from torchrun_cli.convert.merge import merge
 from torchrun_cli.convert.source import Document
 from torchrun_cli.convert.view import View, text_of
@@ -25,6 +26,20 @@ _RUN_POLICY: Final = {
     "ttlSecondsAfterFinished": "delete the job when you no longer need it",
     "managedBy": "this operator manages every TorchrunJob",
 }
+_RUN_POLICY_FIELDS: Final = ("activeDeadlineSeconds", "backoffLimit", "suspend", "schedulingPolicy")
+_ELASTIC: Final = (
+    "minReplicas",
+    "maxReplicas",
+    "rdzvBackend",
+    "rdzvPort",
+    "rdzvHost",
+    "rdzvId",
+    "rdzvConf",
+    "standalone",
+    "nProcPerNode",
+    "maxRestarts",
+    "metrics",
+)
 _SCHEDULING: Final = {
     "minAvailable": "the job starts with MIN nodes of spec.nnodes, and there is no gang scheduling",
     "queue": "write the label that your queueing system reads into metadata.labels",
@@ -46,9 +61,12 @@ def convert(document: Document) -> str:
     _elastic(draft, spec.mapping("elasticPolicy"))
     _run_policy(draft, spec.mapping("runPolicy"))
     _nodes(draft, master, worker, elastic=spec.has("elasticPolicy"))
-    for key in spec.value:
-        if key not in ("pytorchReplicaSpecs", "elasticPolicy", "runPolicy", "nprocPerNode"):
-            draft.note(("spec", key), f"{key}: {text_of(spec.get(key))} is not known, and was left out.")
+    draft.unknown(("spec", "other"), spec, ("pytorchReplicaSpecs", "elasticPolicy", "runPolicy", "nprocPerNode"))
+    draft.unknown(("spec", "rendezvous"), spec.mapping("elasticPolicy"), _ELASTIC)
+    draft.unknown(("spec", "other"), spec.mapping("runPolicy"), (*_RUN_POLICY, *_RUN_POLICY_FIELDS))
+    for replica in (master, worker):
+        if replica is not None:
+            draft.unknown(("spec", "template"), replica, ("replicas", "template", "restartPolicy"))
     return draft.text()
 
 
@@ -135,10 +153,11 @@ def _run_policy(draft: Draft, policy: View) -> None:
     scheduling = policy.mapping("schedulingPolicy")
     if scheduling.has("priorityClass"):
         draft.pod["priorityClassName"] = scheduling.text("priorityClass")
+    draft.unknown(("spec", "other"), scheduling, (*_SCHEDULING, "priorityClass"))
     for key, words in _SCHEDULING.items():
         if scheduling.has(key):
-            value = scheduling.get(key)
-            draft.note(("spec", key), f"schedulingPolicy.{key}: {text_of(value)} has no counterpart: {words}.")
+            value = one_line(scheduling.get(key))
+            draft.note(("spec", key), f"schedulingPolicy.{key}: {value} has no counterpart: {words}.")
 
 
 def _nodes(draft: Draft, master: View | None, worker: View | None, *, elastic: bool) -> None:

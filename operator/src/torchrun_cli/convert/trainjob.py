@@ -184,11 +184,8 @@ def _rest(draft: Draft, spec: View) -> None:
     for key, value in spec.value.items():
         if key in _WITHOUT:
             draft.note(("spec", key), f"{key}: {one_line(value)} has no counterpart: {_WITHOUT[key]}.")
-        elif key not in (*_SPEC, "runtimePatches"):
-            draft.note(("spec", key), f"{key}: {one_line(value)} is not known, and was left out.")
-    for key, value in spec.mapping("trainer").value.items():
-        if key not in _TRAINER:
-            draft.note(("spec", "template"), f"trainer.{key}: {one_line(value)} is not known, and was left out.")
+    draft.unknown(("spec", "other"), spec, (*_SPEC, *_WITHOUT, "runtimePatches"))
+    draft.unknown(("spec", "template"), spec.mapping("trainer"), _TRAINER)
 
 
 def _initializer(draft: Draft, source: View) -> None:

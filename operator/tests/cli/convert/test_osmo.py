@@ -131,8 +131,8 @@ def test_the_group_that_trains_is_chosen_and_the_others_are_named() -> None:
 def test_nothing_unknown_is_dropped_silently() -> None:
     text = workflow(one(f"{TASK}\n      shape: round"), head="  color: red\n", group="    weight: 3\n")
     manifest = convert(text, "f")
-    for words in ("t.shape: round is not known", "color: red is not known", "weight: 3 is not known"):
-        assert f"# {words}, and was left out." in manifest
+    for words in ("groups[0].tasks[0].shape: round", "color: red", "groups[0].weight: 3"):
+        assert f"# workflow.{words} is not known, and was left out." in manifest
 
 
 def test_a_local_script_is_not_read_and_a_comment_says_what_to_check() -> None:
