@@ -47,6 +47,10 @@ def rejected(reason: str, words: str) -> tuple[Any, Cause, str]:
 
 
 INSUFFICIENT = "Node didn't have enough resource: {}, requested: 64000, used: 250, capacity: 2000"
+RUNC = (
+    "failed to create containerd task: failed to create shim task: OCI runtime create failed: runc create failed: "
+    "unable to start container process: "
+)
 FORMS: dict[str, tuple[Any, Cause, str]] = {
     # Rejections: the pod never ran.
     "no CPU left": rejected("OutOfcpu", INSUFFICIENT.format("cpu")),
@@ -187,6 +191,24 @@ FORMS: dict[str, tuple[Any, Cause, str]] = {
         pod(exitCode=128, reason="StartError", message='exec: "torchrun": executable file not found in $PATH'),
         Cause.CODE,
         'exited with code 128 (StartError): exec: "torchrun": executable file not found in $PATH',
+    ),
+    "its command is missing, as runc and containerd say it": (
+        pod(
+            exitCode=128,
+            reason="StartError",
+            message=RUNC + 'exec: "torchrn": executable file not found in $PATH: unknown',
+        ),
+        Cause.CODE,
+        'exited with code 128 (StartError): exec: "torchrn": executable file not found in $PATH',
+    ),
+    "its file is no program": (
+        pod(
+            exitCode=126,
+            reason="StartError",
+            message=RUNC + 'error during container init: exec: "/train.sh": permission denied: unknown',
+        ),
+        Cause.CODE,
+        'exited with code 126 (StartError): exec: "/train.sh": permission denied',
     ),
     "another container failed first": (pod(), Cause.CODE, "failed: Failed"),
 }

@@ -19,6 +19,10 @@ _MESSAGE_CHARACTERS = 500
 _TRACEBACK_CHARACTERS = 2000
 _STOPPING = timedelta(seconds=35)
 """torchrun gives the other workers of a node 30 s to stop before it kills them and reports the failure."""
+_CHAIN = re.compile(
+    r"failed to create .*unable to start container process: (?:error during container init: )?(.*?)(?:: unknown)?$",
+    re.DOTALL,
+)
 _CUT_FILE = re.compile(r'\\n([^"\\]+)(?:\\n)?",\s*"timestamp"')
 """The end of an error file without its beginning: a kubelet keeps 4096 bytes."""
 _ECHOING_CODES = (1, -15)
@@ -69,7 +73,13 @@ def of_termination(message: str) -> Words:
         return Words(_short(errors[-1].message if errors else str(content["message"])), _clipped(trace))
     except (ValueError, LookupError, TypeError, AttributeError):
         cut = _CUT_FILE.search(message)
-        return Words(_short(cut[1])) if cut is not None else _of_text(plain_lines(message))
+        return Words(_short(cut[1])) if cut is not None else _of_text(plain_lines(_last_link(message)))
+
+
+def _last_link(message: str) -> str:
+    """Return why a container cannot start, without the chain of runtimes that report it to each other."""
+    found = _CHAIN.match(message)
+    return found[1] if found is not None else message
 
 
 def _of_text(lines: Sequence[Line]) -> Words:
