@@ -11,6 +11,9 @@ import click
 
 from torchrun_cli.show.style import Paint
 
+_USUAL_WIDTH = 80
+"""Of a terminal that does not know how wide it is."""
+
 
 def is_terminal(stream: TextIO | None = None) -> bool:
     """Whether a stream is a terminal; without an argument: the standard output."""
@@ -28,9 +31,9 @@ def width() -> int | None:
     if not is_terminal():
         return None
     try:
-        return os.get_terminal_size(sys.stdout.fileno()).columns
+        return os.get_terminal_size(sys.stdout.fileno()).columns or _USUAL_WIDTH
     except OSError:
-        return 80
+        return _USUAL_WIDTH
 
 
 def now() -> datetime:

@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import select
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -247,3 +248,34 @@ def test_an_api_server_that_is_not_there(cli: Run, tmp_path: Path, torchrunjobs:
     done = cli("list", KUBECONFIG=str(tmp_path / "config"))
     words = f"error: cannot reach the API server {torchrunjobs.url}: its certificate is not trusted: "
     assert (done.returncode, done.stderr[: len(words)]) == (1, words)
+
+
+def test_a_watch_on_a_terminal(job: Callable[..., str], torchrunjobs: Any) -> None:
+    """The screen goes away at the end, and the last state stays."""
+    path, shown = job("digits", state="Running"), b""
+    terminal, other_end = os.openpty()
+    env = {"PATH": os.environ["PATH"], "KUBECONFIG": str(torchrunjobs.kubeconfig), "TERM": "xterm"}
+    with subprocess.Popen(
+        [PROGRAM, "status", "digits", "-w"], env=env, stdin=other_end, stdout=other_end, stderr=other_end
+    ) as process:
+        os.close(other_end)
+        try:
+            while piece := _read(terminal):
+                before, shown = shown, shown + piece
+                if b"Running" in shown and b"Running" not in before:
+                    change = {"status": {"state": "Complete", "conditions": [condition("Complete")]}}
+                    assert torchrunjobs.request("PATCH", f"{path}/status", change)[0] == 200
+        finally:
+            os.close(terminal)  # ends the program as well
+    screen, left, rest = shown.partition(b"\x1b[?1049l")
+    assert (b"\x1b[?1049h" in screen, bool(left), process.returncode) == (True, True, 0)
+    assert b"\x1b[1mdigits\x1b[0m   \x1b[1;32mComplete\x1b[0m" in rest
+
+
+def _read(terminal: int) -> bytes:
+    try:
+        ready, _, _ = select.select([terminal], [], [], 60.0)
+        assert ready, "the screen did not change for a minute"
+        return os.read(terminal, 65536)
+    except OSError:  # the program has ended
+        return b""

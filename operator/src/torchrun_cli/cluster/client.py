@@ -165,7 +165,7 @@ def connect(target: Target) -> Client:
 
 
 def _headers(kind: str) -> Sequence[tuple[str, str]]:
-    given = [("Accept", "application/json"), ("User-Agent", FIELD_MANAGER)]
+    given = [("Accept", "application/json, */*"), ("User-Agent", FIELD_MANAGER)]
     return [*given, ("Content-Type", kind)] if kind else given
 
 
