@@ -75,10 +75,12 @@ def test_logs(args: list[str], lines: list[str]) -> None:
 
 def test_logs_that_are_followed_end_with_the_job(live: LiveJob) -> None:
     live.end_job()
+    live.job["status"]["message"] = "all nodes succeeded"
     live.set_pod(3, "d", "terminated")
     live.write("d", f"{T}4Z five")
     done = run("logs", "digits", "-f", "--node", "3")
-    assert (done.exit_code, done.stdout, done.stderr) == (0, "digits-3  | five\n", "")
+    assert (done.exit_code, done.stdout) == (0, "digits-3  | five\n")
+    assert done.stderr == "digits is Complete: all nodes succeeded\n"
 
 
 @pytest.mark.parametrize(

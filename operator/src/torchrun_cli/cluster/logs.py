@@ -102,6 +102,8 @@ class Follower:
     ended: Callable[[dict[str, Any]], bool]
     note: Callable[[str], None]
     pause: Callable[[float], None] = time.sleep
+    changed: Callable[[dict[str, Any]], None] = lambda _: None
+    """Gets each version of the job, in another thread."""
     places: dict[str, Place] = field(default_factory=dict)
     """Where each log continues, by the uid of its pod. Of pods that come later, all lines count."""
     last: dict[str, Any] = field(default_factory=dict)
@@ -149,6 +151,7 @@ class Follower:
         try:
             for change in feed.changes():
                 self.last = change.object
+                self.changed(change.object)
                 self._start_readers()
                 if change.deleted or self.ended(change.object):
                     break

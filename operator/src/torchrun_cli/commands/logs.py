@@ -15,6 +15,7 @@ from torchrun_cli.options import Target, command, target_options
 from torchrun_cli.show.job import failure_lines
 from torchrun_cli.show.loglines import failed_pods, find_rank, pods_of_rank, prefixed
 from torchrun_cli.show.pace import has_ended
+from torchrun_cli.show.style import cleaned
 from torchrun_cli.show.times import seconds_of
 from torchrun_cli.terminal import now, paint, say
 from torchrun_operator.api.names import TRAINER_CONTAINER
@@ -82,6 +83,7 @@ class LogReader:
         self._container = container
         self._timestamps, self._prefix = timestamps, not no_prefix
         self._paint = paint()
+        self._state = ""
 
     def read(self, wish: Wish, *, follow: bool = False) -> None:
         """Print what is there, and with ``follow`` what comes until the job has ended. Raises CliError."""
@@ -111,7 +113,15 @@ class LogReader:
 
     def _follow(self, name: str, wish: Wish, places: dict[str, Place]) -> None:
         follower = Follower(
-            self._client, name, self._container, wish, self._wants, has_ended, self._note, places=places
+            self._client,
+            name,
+            self._container,
+            wish,
+            self._wants,
+            has_ended,
+            self._note,
+            changed=self._tell_state,
+            places=places,
         )
         for entry in follower.entries():
             self.job = follower.last or self.job
@@ -159,6 +169,15 @@ class LogReader:
             raise CliError(f"{name} has no pods now: {message}")
         if not chosen:
             raise CliError(f"no node of {name} has failed" if self._failed else f"{name} has no such node now")
+
+    def _tell_state(self, job: dict[str, Any]) -> None:
+        """Say on stderr that the job has another state, and why: a stream without lines may wait for nodes."""
+        status = job.get("status") or {}
+        state = status.get("state") or ""
+        if state and state != self._state:
+            self._state = state
+            message = cleaned(status.get("message") or "")
+            self._note(f"{job['metadata']['name']} is {state}" + (f": {message}" if message else ""))
 
     def _note(self, text: str) -> None:
         click.echo(text, err=True)
