@@ -9,6 +9,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
+from cli_cluster import refused
 from cli_logs import LiveJob
 from torchrun_cli.app import PROGRAM, app
 from torchrun_cli.cluster.programs import kubectl
@@ -110,6 +111,15 @@ def test_what_the_status_keeps_of_a_pod_that_is_gone(live: LiveJob) -> None:
     assert done.stdout.splitlines()[1:] == ["  pod digits-7", "    Traceback", "      line"]
     live.set_job(state="Running")
     assert (run("logs", "digits", "--failed").stderr) == "error: no node of digits has failed\n"
+
+
+def test_containers_that_were_not_restarted(live: LiveJob) -> None:
+    words = "error: digits has no earlier containers: the operator replaces pods instead of restarting them\n"
+    for name in ("digits-0", "digits-1", "digits-2"):
+        live.refusals[name] = refused(400, "BadRequest", "previous terminated container not found")
+    done = run("logs", "digits", "--previous")
+    notes = "".join(f"digits-{index}: previous terminated container not found\n" for index in range(3))
+    assert (done.exit_code, done.stdout, done.stderr) == (1, "", notes + words)
 
 
 @pytest.fixture

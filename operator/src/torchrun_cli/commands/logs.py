@@ -109,7 +109,7 @@ class LogReader:
         if follow:
             self._follow(name, wish, places)
         elif not shown:
-            self._explain(name, pods, chosen)
+            self._explain(name, pods, chosen, wish)
 
     def _follow(self, name: str, wish: Wish, places: dict[str, Place]) -> None:
         follower = Follower(
@@ -157,16 +157,18 @@ class LogReader:
         most = str((self.job.get("spec") or {}).get("nnodes", 1)).rpartition(":")[2]
         return len(self.job["metadata"]["name"]) + 1 + len(str(max(0, int(most) - 1)))
 
-    def _explain(self, name: str, pods: list[dict[str, Any]], chosen: list[dict[str, Any]]) -> None:
+    def _explain(self, name: str, pods: list[dict[str, Any]], chosen: list[dict[str, Any]], wish: Wish) -> None:
         """Say why there is no line, with what the status keeps. Raises CliError if that is nothing."""
         kept = failure_lines(self.job.get("status") or {}, now(), self._paint, None)
-        if kept and (self._failed or self._node is not None or not pods):
+        if kept and (self._failed or wish.previous or self._node is not None or not pods):
             click.echo("These pods left no log. The status keeps of the last failure:", err=True)
             say(kept)
             return
         if not pods:
             message = (self.job.get("status") or {}).get("message") or "the operator has not seen the job yet"
             raise CliError(f"{name} has no pods now: {message}")
+        if wish.previous:
+            raise CliError(f"{name} has no earlier containers: the operator replaces pods instead of restarting them")
         if not chosen:
             raise CliError(f"no node of {name} has failed" if self._failed else f"{name} has no such node now")
 
