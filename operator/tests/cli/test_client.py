@@ -127,7 +127,7 @@ def test_a_missing_object_is_none_but_a_missing_resource_is_an_error() -> None:
     client, _ = scripted(refused(404, "NotFound", 'jobs "a" not found'), refused(404, "NotFound", ABSENT))
     assert client.find(JOBS, "a") is None
     with pytest.raises(CliError):
-        client.find(JOBS, "absent")
+        client.find(JOBS, "server")
 
 
 def test_a_busy_server_is_asked_again() -> None:

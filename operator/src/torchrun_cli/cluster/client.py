@@ -56,7 +56,7 @@ class Client:
         try:
             return self.get(resource, name, namespace)
         except ApiError as error:
-            if error.status == 404 and error.reason == "NotFound" and name in error.message:
+            if error.status == 404 and error.reason == "NotFound" and f'"{name}"' in error.message:
                 return None
             raise
 
