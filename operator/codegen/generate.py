@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import yaml
+from cli_schema import cli_schema
 from coming_from import coming_from
 from crd import crd
 from reference import reference
@@ -32,6 +33,7 @@ def generated() -> dict[Path, str]:
     return {
         _ROOT / "crds" / _NAME: document,
         _ROOT / "charts" / "torchrun-operator" / "files" / _NAME: document,
+        _ROOT / "operator" / "src" / "torchrun_cli" / "checking" / "schema.json": cli_schema(),
         _ROOT / "docs" / "reference" / "torchrunjob.md": reference(),
         _ROOT / "docs" / "concepts" / "one-pass.md": walk(),
         **coming_from(),

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from torchrun_cli.checking.checks import check
 from torchrun_operator.api.v1alpha1 import job_of
 from torchrun_operator.api.validation import problems_of
 from torchrun_operator.render.validation import problems
@@ -144,6 +145,18 @@ def test_operator_refuses(case: Case) -> None:
 @pytest.mark.parametrize("case", GOOD)
 def test_operator_accepts(case: Case) -> None:
     assert operator_problems(merged(merged(BASE, case.start or {}), case.patch)) == []
+
+
+@pytest.mark.parametrize("case", [param for param in BAD if param.values[0].start is None])
+def test_the_command_line_refuses(case: Case) -> None:
+    """Without a cluster, it finds what the API server or the operator would find."""
+    expected = {case.field, *(case.operator_says or ("",))[:1]} - {""}
+    assert expected & {problem.field for problem in check(case.manifest)}, check(case.manifest)
+
+
+@pytest.mark.parametrize("case", GOOD)
+def test_the_command_line_accepts(case: Case) -> None:
+    assert check(merged(merged(BASE, case.start or {}), case.patch)) == []
 
 
 def operator_problems(manifest: dict[str, Any]) -> list[Any]:

@@ -1,0 +1,1 @@
+"""Checks a job without a cluster: the schema of the API server, then the rules of the operator. Pure."""
