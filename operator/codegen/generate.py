@@ -19,6 +19,10 @@ _HEAD = "# Generated from operator/src/torchrun_operator/api by operator/codegen
 _NAME = "torchrun.dev_torchrunjobs.yaml"
 
 
+_SAMPLES = {"elastic-torchrun": "digits/train.py", "plain-ddp": "plain_ddp/after.py"}
+"""The scripts of samples, by the names of the samples."""
+
+
 class _Dumper(yaml.SafeDumper):
     """A YAML dumper without anchors, which are hard to read."""
 
@@ -37,6 +41,18 @@ def generated() -> dict[Path, str]:
         _ROOT / "docs" / "reference" / "torchrunjob.md": reference(),
         _ROOT / "docs" / "concepts" / "one-pass.md": walk(),
         **coming_from(),
+        **_scripts(),
+    }
+
+
+def _scripts() -> dict[Path, str]:
+    """Return the scripts of samples: copies of examples, because the package must have them."""
+    head = "# Generated from e2e/examples/{} by operator/codegen/generate.py; do not edit.\n"
+    samples = _ROOT / "operator" / "src" / "torchrun_cli" / "samples"
+    examples = _ROOT / "e2e" / "examples"
+    return {
+        samples / name / "train.py": head.format(script) + (examples / script).read_text()
+        for name, script in _SAMPLES.items()
     }
 
 

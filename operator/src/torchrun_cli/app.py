@@ -1,7 +1,6 @@
 """`kubectl torchrun`: a table of commands. A command is imported when it runs, so that each one starts fast."""
 
 import contextlib
-import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -37,6 +36,9 @@ SUBMIT, WATCH, CHANGE, FIND_OUT, OTHER = (
 )
 
 COMMANDS = {
+    "render": Entry(SUBMIT, "render:render", "Print the job that a manifest describes."),
+    "validate": Entry(SUBMIT, "validate:validate", "Check a manifest by all rules, without a cluster."),
+    "samples": Entry(SUBMIT, "samples:samples", "List and show the sample jobs of this program."),
     "list": Entry(WATCH, "list:list_jobs", "List jobs: their states, nodes, workers and steps."),
     "status": Entry(WATCH, "status:status", "Show a job on one screen: progress, nodes, conditions, last failure."),
     "logs": Entry(WATCH, "logs:logs", "Show the logs of all nodes of a job in one stream."),
@@ -119,8 +121,6 @@ class App(click.Group):
             _fail(error.format_message(), Exit.FAILED)
         except (click.Abort, KeyboardInterrupt):
             sys.exit(Exit.INTERRUPTED)
-        except BrokenPipeError:
-            _leave_the_pipe()
         sys.exit(code if isinstance(code, int) else Exit.OK)
 
 
@@ -135,12 +135,6 @@ def _fail(message: str, code: int) -> NoReturn:
     with contextlib.suppress(BrokenPipeError):
         click.echo(f"error: {message}", err=True)
     sys.exit(int(code))
-
-
-def _leave_the_pipe() -> NoReturn:
-    """Exit quietly: the reader of the output has closed it, as `head` does."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(Exit.FAILED)
 
 
 @click.group(cls=App, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
