@@ -1,6 +1,7 @@
 """`kubectl torchrun`: a table of commands. A command is imported when it runs, so that each one starts fast."""
 
 import contextlib
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -12,6 +13,7 @@ from torchrun_cli.errors import CliError, Exit
 from torchrun_cli.options import Target, target_options
 
 PROGRAM = "kubectl torchrun"
+_FILE = "kubectl-torchrun"
 COMPLETE = "_KUBECTL_TORCHRUN_COMPLETE"
 """The environment variable by which a shell asks for completions."""
 
@@ -36,6 +38,7 @@ SUBMIT, WATCH, CHANGE, FIND_OUT, OTHER = (
 )
 
 COMMANDS = {
+    "submit": Entry(SUBMIT, "submit:submit", "Create the job that a manifest describes."),
     "render": Entry(SUBMIT, "render:render", "Print the job that a manifest describes."),
     "validate": Entry(SUBMIT, "validate:validate", "Check a manifest by all rules, without a cluster."),
     "samples": Entry(SUBMIT, "samples:samples", "List and show the sample jobs of this program."),
@@ -85,7 +88,7 @@ class App(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command. Raises UsageError with the nearest name if there is none."""
-        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS and not ctx.resilient_parsing:
             raise click.UsageError(f"unknown command {args[0]!r}{_nearest(args[0])}", ctx)
         return super().resolve_command(ctx, args)
 
@@ -107,7 +110,8 @@ class App(click.Group):
         **extra: Any,  # noqa: ANN401 click's own
     ) -> Any:  # noqa: ANN401 click's own
         """Run the program and exit. Errors go to stderr; the exit codes are those of `errors.Exit`."""
-        prog_name, complete_var = prog_name or PROGRAM, complete_var or COMPLETE
+        # A shell completes the program that it runs; kubectl has its own way, see completion.py.
+        prog_name, complete_var = prog_name or (_FILE if COMPLETE in os.environ else PROGRAM), complete_var or COMPLETE
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         try:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from torchrun_cli.errors import CliError, Exit
 from torchrun_cli.options import Command
@@ -18,6 +19,19 @@ if TYPE_CHECKING:
 STDIN = "-"
 SAMPLE = "sample:"
 _VALUE = re.compile(r"[A-Za-z_][\w.-]*=", re.ASCII)
+
+
+class _File(click.Path):
+    """A file, or a sample: shells complete both."""
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Return the samples if the word begins as they do, else let the shell complete files."""
+        if not incomplete or not SAMPLE.startswith(incomplete[: len(SAMPLE)]):
+            return super().shell_complete(ctx, param, incomplete)
+        from torchrun_cli.samples import every  # noqa: PLC0415
+
+        names = [(f"{SAMPLE}{sample.name}", sample.title) for sample in every()]
+        return [CompletionItem(name, help=title) for name, title in names if name.startswith(incomplete)]
 
 
 @dataclass(frozen=True)
@@ -76,7 +90,7 @@ def manifest_command(name: str | None = None, *, examples: str) -> Callable[[Cal
                 metavar="NAME=VALUE",
                 help="A value of the template, as YAML reads it. Several may follow: --set a=1 b=2.",
             ),
-            click.argument("file", metavar="FILE"),
+            click.argument("file", metavar="FILE", type=_File()),
         ):
             function = option(function)
         return click.command(name, cls=ManifestCommand, examples=examples)(function)
