@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import yaml
+from cli_reference import cli_reference
 from cli_schema import cli_schema
 from coming_from import coming_from
 from crd import crd
@@ -41,6 +42,7 @@ def generated() -> dict[Path, str]:
         _ROOT / "docs" / "reference" / "torchrunjob.md": reference(),
         _ROOT / "docs" / "concepts" / "one-pass.md": walk(),
         **coming_from(),
+        _ROOT / "docs" / "reference" / "cli.md": cli_reference(),
         **_scripts(),
     }
 
