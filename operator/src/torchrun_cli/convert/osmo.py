@@ -1,6 +1,7 @@
 """OSMO workflow to TorchrunJob."""
 
 import re
+from dataclasses import replace
 from typing import Any, Final
 
 from torchrun_cli.convert import commands, fields, launch, marks, osmo_nodes, osmo_pod, osmo_tasks, osmo_template
@@ -58,7 +59,8 @@ def convert(text: str, name: str) -> str:
     """Return the manifest. `name`: of the file, for errors. Raises ConvertError and CliError."""
     template = osmo_template.read(text, name)
     workflow = osmo_tasks.read(template)
-    draft = Draft(_name(workflow))
+    title, workflow = _named(workflow)
+    draft = Draft(title)
     lead = workflow.group.tasks[0]
     usual = workflow.group.tasks[-1]
     resources = osmo_pod.resources_of(workflow.source, usual)
@@ -90,11 +92,28 @@ def convert(text: str, name: str) -> str:
     return _finished(draft, template, workflow.expressions)
 
 
-def _name(workflow: Workflow) -> str:
-    """Return the name of the job: that of the workflow, with the characters that Kubernetes allows."""
+def _named(workflow: Workflow) -> tuple[str, Workflow]:
+    """Return the name of the job, and the workflow with the expressions that the name needs.
+
+    Expressions stay. If their default values are no names of Kubernetes, they get the filters that make them so.
+    """
     written = workflow.source.required("name", "the name of the workflow")
-    if marks.marked(written):
-        return written
+    if not marks.marked(written):
+        return _name(written), workflow
+    value = marks.values(written, workflow.expressions)
+    if value == _name(value):
+        return written, workflow
+    expressions = [*workflow.expressions]
+    for index in sorted(marks.used(written)):
+        old = workflow.expressions[index]
+        written = written.replace(marks.expression(index), marks.expression(len(expressions)))
+        source = old.source if old.source.isidentifier() else f"({old.source})"
+        expressions.append(Expression(f"{source} | lower | replace('_', '-') | replace('.', '-')", old.value))
+    return written.lower().replace("_", "-"), replace(workflow, expressions=tuple(expressions))
+
+
+def _name(written: str) -> str:
+    """Return a name with the characters that Kubernetes allows."""
     name = re.sub("[^a-z0-9-]+", "-", written.lower()).strip("-")
     name = name if name[:1].isalpha() else f"job-{name}"
     return name[:MAX_JOB_NAME_LENGTH].strip("-")

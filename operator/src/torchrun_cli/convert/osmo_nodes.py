@@ -139,7 +139,8 @@ class Texts:
         if line is None:
             self._draft.note(("spec", "files"), f"{path} names {len(count)} nodes: write as many as spec.nnodes has.")
             return text
-        source = self._workflow.expressions[-1].source
+        found = marks.only(self._workflow.count, self._workflow.expressions)
+        source = found.source if found else str(len(count))
         start, end = marks.code(f"% for node in range({source}) %"), marks.code("% endfor %")
         return f"{start}\n{line.replace(marks.INDEX, marks.code('{ node }'))}\n{end}\n"
 

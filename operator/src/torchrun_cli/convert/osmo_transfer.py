@@ -42,6 +42,15 @@ def inputs(draft: Draft, task: Task, texts: Texts) -> None:
             draft.note(_INPUTS, f"{title}: fetch {url} to {directory} in an init container, on a volume.")
         elif _known_scheme(draft, _INPUTS, title, url):
             draft.spec.setdefault("inputs", []).append({"url": url, "path": directory})
+            if _is_own(task, each.text("url")):
+                words = "comes from the uploads of an earlier run. Without files there, the job does not start"
+                draft.note(_INPUTS, f"{title} {words}: remove it for the first run.")
+
+
+def _is_own(task: Task, url: str) -> bool:
+    """Whether a URL is at or below one that the task uploads to."""
+    uploads = [each.text("url").rstrip("/") for key in ("outputs", "checkpoint") for each in task.source.items(key)]
+    return any(f"{url}/".startswith(f"{upload}/") for upload in uploads if upload)
 
 
 def outputs(draft: Draft, task: Task, texts: Texts, expressions: tuple[Expression, ...], storage: Any) -> None:  # noqa: ANN401

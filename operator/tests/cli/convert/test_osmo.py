@@ -89,6 +89,20 @@ def test_names_become_names_of_kubernetes(written: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        ("{{ who }}", "{{ who | lower | replace('_', '-') | replace('.', '-') }}"),
+        ("Sim_{{ who ~ 1 }}-x", "sim-{{ (who ~ 1) | lower | replace('_', '-') | replace('.', '-') }}-x"),
+    ],
+)
+def test_expressions_in_names_get_filters_if_their_defaults_are_no_names(written: str, name: str) -> None:
+    text = workflow(loop("range(n)"), defaults="  who: My_Run\n  n: 2\n").replace("name: a", f"name: {written}", 1)
+    manifest = convert(text, "f")
+    assert line_of(manifest, "name") == f'name: "{name}"'
+    assert line_of(manifest, "nnodes") == "nnodes: {{ n }}"
+
+
+@pytest.mark.parametrize(
     ("text", "value"), [("30", 30), ("30s", 30), ("5m", 300), ("2h", 7200), ("1d", 86400), ("1h5m", None), ("", None)]
 )
 def test_times(text: str, value: int | None) -> None:
