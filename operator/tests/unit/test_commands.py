@@ -7,6 +7,7 @@ from torchrun_operator.api.commands import Launch, launch_of
 RUN = "/workspace/run.sh"
 FOUR = ("--nnodes", "--rdzv_id", "--rdzv_backend", "--rdzv_endpoint")
 ALONE = Launch(torchrun=True, options=("--standalone",))
+IN_FILE = Launch(torchrun=True, options=("--standalone",), where=f"line 3 of {RUN}")
 COMMANDS: dict[str, tuple[tuple[str, ...], Launch]] = {
     "plain": (("torchrun", "train.py"), Launch(torchrun=True)),
     "options of the script": (("torchrun", "train.py", "--standalone", "--rdzv_id=3"), Launch(torchrun=True)),
@@ -17,7 +18,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], Launch]] = {
     ),
     "over several lines": (
         ("sh", "-c", 'set -e\n# don\'t ask\nexec torchrun \\\n --nnodes $N \\\n  --rdzv-endpoint "$HOST:1" \\\n  t.py'),
-        Launch(torchrun=True, options=("--nnodes", "--rdzv-endpoint")),
+        Launch(torchrun=True, options=("--nnodes", "--rdzv-endpoint"), where="line 4 of the command"),
     ),
     "alone": (("bash", "-lc", "torchrun --standalone t.py 2>&1 | tee log"), ALONE),
     "the module, with another backend": (
@@ -36,11 +37,8 @@ COMMANDS: dict[str, tuple[tuple[str, ...], Launch]] = {
         ("bash", "-c", "(GPUS=1 /opt/conda/bin/torchrun --rdzv-id=$(date) t.py > out) & wait"),
         Launch(torchrun=True, options=("--rdzv-id",)),
     ),
-    "a script of spec.files": (("bash", RUN), ALONE),
-    "a script of spec.files, in a shell line": (
-        ("sh", "-c", f"sleep 1; {RUN} && true"),
-        ALONE,
-    ),
+    "a script of spec.files": (("bash", RUN), IN_FILE),
+    "a script of spec.files, in a shell line": (("sh", "-c", f"sleep 1; {RUN} && true"), IN_FILE),
     "a quote without an end": (("bash", "-c", "torchrun --standalone t.py; echo 'ready"), ALONE),
     "torchrun only in a text": (("bash", "-c", "echo 'now torchrun --standalone'; ./go"), Launch()),
     "another launcher": (("sh", "-c", "apt update && accelerate launch t.py"), Launch(launcher="accelerate launch")),

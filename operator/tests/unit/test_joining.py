@@ -42,6 +42,7 @@ OPTIONS = (
     "rendezvous; remove them: the operator sets nodes, workers and rendezvous in the environment, so torchrun and the "
     "script suffice"
 )
+STATIC = "or set spec.rendezvous.backend to static for fixed ranks"
 SINCE = "pods digits-0, digits-1 and digits-2 are running since 2026-01-31T11:59:28Z, but no agent has come from there"
 LOGS = "see kubectl -n team logs digits-0 -c trainer"
 ELSEWHERE = (
@@ -171,9 +172,8 @@ SITUATIONS: dict[str, tuple[dict[str, Any], Facts, str, str]] = {
         seen(*RUN, rendezvous=EMPTY),
         "OtherRendezvous",
         (
-            "the command runs accelerate launch, not torchrun; write torchrun and the script in its place; 0 of "
-            "at least 2 "
-            f"nodes have joined round 0; {SINCE}; {LOGS}"
+            f"the command runs accelerate launch, not torchrun; write torchrun and the script in its place, {STATIC}; "
+            f"0 of at least 2 nodes have joined round 0; {SINCE}; {LOGS}"
         ),
     ),
     "no launcher": (
@@ -181,9 +181,8 @@ SITUATIONS: dict[str, tuple[dict[str, Any], Facts, str, str]] = {
         seen(*RUN, rendezvous=EMPTY),
         "OtherRendezvous",
         (
-            'the command runs "python3 /workspace/train.py", not torchrun; write torchrun /workspace/train.py; 0 '
-            "of at least "
-            f"2 nodes have joined round 0; {SINCE}; {LOGS}"
+            'the command runs "python3 /workspace/train.py", not torchrun; write torchrun /workspace/train.py, '
+            f"{STATIC}; 0 of at least 2 nodes have joined round 0; {SINCE}; {LOGS}"
         ),
     ),
     "a script in the image": (

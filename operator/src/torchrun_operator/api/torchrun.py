@@ -20,7 +20,16 @@ _RESERVED: Final = {
     "--local-addr": "spec.rendezvous",
     "--monitor-interval": "spec.rendezvous",
 }
-_WITHOUT_VALUE: Final = {"--standalone", "-m", "--module", "--no-python", "--run-path", "--virtual-local-rank"}
+_WITHOUT_VALUE: Final = {
+    "--standalone", "-m", "--module", "--no-python", "--run-path", "--virtual-local-rank", "--print-completion",
+}  # fmt: skip
+_OTHERS: Final = (
+    "--start-method", "--event-log-handler", "--role", "--log-dir", "--redirects", "--tee",
+    "--log-line-prefix-template", "--local-ranks-filter", "--duplicate-stdout-filters", "--duplicate-stderr-filters",
+    "--logs-specs", "--numa-binding", "--signals-to-handle", "--shutdown-timeout", "--help",
+)  # fmt: skip
+OPTIONS: Final = (*_RESERVED, *(option for option in _WITHOUT_VALUE if option not in ("-m", "--standalone")), *_OTHERS)
+"""All long options of torchrun, with dashes."""
 _PROGRAMS: Final = re.compile(r"(?<![\w.$}~-])(/(?:[\w.+@-]+/)*bin)(?=[/:\s\"';)&|]|$)")
 _MOST_DIRECTORIES: Final = 8
 _MODULES: Final = ("torch.distributed.run", "torch.distributed.launch")
@@ -53,9 +62,18 @@ def reserved_options(command: Sequence[str]) -> Iterator[tuple[str, str]]:
     The search ends at the script, and does not parse shell lines.
     """
     for written, _ in options(command):
-        option = written.replace("_", "-")
+        option = full_name(written)
         if option in _RESERVED:
             yield written, _RESERVED[option]
+
+
+def full_name(written: str) -> str:
+    """Return the whole option, with dashes. torchrun accepts each beginning of an option that no other one has."""
+    dashed = written.replace("_", "-")
+    if dashed in OPTIONS or not dashed.startswith("--"):
+        return dashed
+    begun = [option for option in OPTIONS if option.startswith(dashed)]
+    return begun[0] if len(begun) == 1 else dashed
 
 
 def options(command: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -68,7 +86,7 @@ def options(command: Sequence[str]) -> Iterator[tuple[str, str]]:
         if not word.startswith("-"):
             return
         written, _, value = word.partition("=")
-        if not value and written.replace("_", "-") not in _WITHOUT_VALUE:
+        if not value and full_name(written) not in _WITHOUT_VALUE:
             value = next(words, "")
         yield written, value
 

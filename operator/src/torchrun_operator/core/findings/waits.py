@@ -6,6 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from torchrun_operator.api.commands import Launch, launch_of
+from torchrun_operator.api.names import rendezvous_name
 from torchrun_operator.api.v1alpha1 import TorchrunJob
 from torchrun_operator.core.facts.model import Facts, NodePod, Phase, RendezvousPod, Wait
 from torchrun_operator.core.facts.waiting import INITIALIZING, PULLING
@@ -92,10 +93,10 @@ def _trains_elsewhere(rendezvous: RendezvousState | None) -> bool:
 
 
 def _launch(job: TorchrunJob) -> Launch:
-    trainer = job.spec.trainer
-    command = [*(trainer.get("command") or ()), *(trainer.get("args") or ())]
+    trainer, host = job.spec.trainer, rendezvous_name(job.metadata.name)
+    command = [str(word) for word in (*(trainer.get("command") or ()), *(trainer.get("args") or ()))]
     files = {file.path: file.content for file in job.spec.files}
-    return launch_of([str(word) for word in command], files, job.spec.rendezvous.backend)
+    return launch_of(command, files, job.spec.rendezvous.backend, host)
 
 
 def _of_node(facts: Facts, node: NodePod) -> Obstacle | None:

@@ -9,6 +9,7 @@ from torchrun_operator.core.findings.waits import Kind, Obstacle, Waits
 
 _MOST_SENTENCES = 3
 _MOST_NAMES = 3
+_STATIC = "set spec.rendezvous.backend to static for fixed ranks"
 
 
 def about_nodes(waits: Waits, pods: int, kinds: Iterable[Kind], namespace: str) -> list[str]:
@@ -62,13 +63,15 @@ def about_command(waits: Waits, job: TorchrunJob) -> str:
     if launch.options:
         options = ", ".join(launch.options)
         return (
-            f"the command gives torchrun {options}, which lead to another rendezvous; remove them: the operator sets "
-            "nodes, workers and rendezvous in the environment, so torchrun and the script suffice"
+            f"{launch.where} gives torchrun {options}, which lead to another rendezvous; remove them: the operator "
+            "sets nodes, workers and rendezvous in the environment, so torchrun and the script suffice"
         )
     if launch.launcher:
-        return f"the command runs {launch.launcher}, not torchrun; write torchrun and the script in its place"
+        instead = "write torchrun and the script in its place"
+        return f"the command runs {launch.launcher}, not torchrun; {instead}, or {_STATIC}"
     if launch.python:
-        return f'the command runs "{launch.python}", not torchrun; write torchrun {launch.python.split()[-1]}'
+        instead = f"write torchrun {launch.python.split()[-1]}"
+        return f'the command runs "{launch.python}", not torchrun; {instead}, or {_STATIC}'
     if launch.torchrun:
         return ""
     return (
