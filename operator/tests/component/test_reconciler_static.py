@@ -255,7 +255,22 @@ async def test_nodes_that_run_on_get_little_time_to_stop() -> None:
     world.end(world.pods["digits-1"], 137)
     await world.reconcile()
     graces = {name: pod["metadata"]["deletionGracePeriodSeconds"] for name, pod in world.nodes.items()}
-    assert graces == {"digits-0": 2, "digits-2": 2}
+    assert graces == {"digits-0": 1, "digits-2": 1}
+
+
+async def test_pods_that_have_ended_free_their_names_at_once() -> None:
+    world = await started()
+    world.end(world.pods["digits-1"], 137)
+    await world.reconcile()
+    world.end(world.pods["digits-0"], 137)
+    assert sorted(world.nodes) == ["digits-0", "digits-2"]
+    await world.reconcile()
+    assert sorted(world.nodes) == ["digits-2"]
+    await world.reconcile()
+    assert sorted(world.nodes) == ["digits-0", "digits-2"], "the next lead starts while another pod still ends"
+    await world.settle()
+    assert counts(world) == {"infrastructure": 1}
+    check_one_round(world)
 
 
 async def test_a_node_that_leaves_in_time_leaves_the_others_time_too() -> None:

@@ -58,13 +58,13 @@ def case(job: TorchrunJob, nodes: tuple[NodePod, ...], **parts: Any) -> Case:
     return Case(job, seen(job, *nodes), expected, **parts)
 
 
-def ends(why: str, *indices: int, grace: int | None = 2, **others: int | None) -> tuple[Deletion, ...]:
-    """Return the deletions of the nodes, with that grace period or with one of ``node2=0``."""
+def ends(why: str, *indices: int, grace: int | None = 1, **others: int | None) -> tuple[Deletion, ...]:
+    """Return the deletions of the nodes, with that grace period or with another one, such as ``node2=0``."""
     graces = {index: others.get(f"node{index}", grace) for index in indices}
     return tuple(Deletion(f"digits-{i}", f"pod-{i}-1", why, seconds) for i, seconds in graces.items())
 
 
-def loss_case(node: NodePod | None, what: str, cause: Cause, *, grace: int | None = 2) -> Case:
+def loss_case(node: NodePod | None, what: str, cause: Cause, *, grace: int | None = 1) -> Case:
     """Return the case of a job that loses node 1. ``node`` is its pod."""
     nodes = instead(NODES, replace(node, lead="pod-0-1")) if node is not None else without(NODES, 1)
     why = f"pod digits-1 {what}"

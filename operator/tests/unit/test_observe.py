@@ -119,7 +119,7 @@ NODES: dict[str, tuple[Any, NodePod]] = {
     ),
     "failed while it was being deleted": (
         pod(metadata=DELETED, status={"phase": "Failed", "containerStatuses": trainer(terminated={"exitCode": 1})}),
-        node(Phase.TERMINATING, stop_requested_at=STOPPED, grace_seconds=30, exit=Exit(1, "", "", None)),
+        node(Phase.TERMINATING, stop_requested_at=STOPPED, grace_seconds=30, exit=Exit(1, "", "", None), over=True),
     ),
     "succeeded, and is being deleted": (
         pod(
@@ -129,7 +129,9 @@ NODES: dict[str, tuple[Any, NodePod]] = {
                 "containerStatuses": trainer(terminated={"exitCode": 0, "reason": "Completed"}),
             },
         ),
-        node(Phase.SUCCEEDED, stop_requested_at=STOPPED, grace_seconds=30, exit=Exit(0, "Completed", "", None)),
+        node(
+            Phase.SUCCEEDED, stop_requested_at=STOPPED, grace_seconds=30, exit=Exit(0, "Completed", "", None), over=True
+        ),
     ),
     "failed with the worker's words": (
         pod(

@@ -114,6 +114,8 @@ class NodePod:
     scheduled: bool = False
     lingers: bool = False
     """The trainer container has ended, and other containers still run."""
+    over: bool = False
+    """It is being deleted, and all its containers have ended."""
     stopping: bool = False
     """The operator has asked the kubelet to end the containers."""
     runs_since: datetime | None = None

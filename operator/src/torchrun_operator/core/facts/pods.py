@@ -120,6 +120,7 @@ def _node_pod(pod: Mapping[str, Any], index: int, lost: str, digest: str, *, don
         exit=_exit(status),
         scheduled=bool(pod["spec"].get("nodeName")),
         lingers=phase in _ENDED and _others_run(status),
+        over=bool(pod["metadata"].get("deletionTimestamp")) and status.get("phase") in _ENDED,
         stopping=pod["spec"].get("activeDeadlineSeconds") == STOPPED_AFTER_SECONDS,
         runs_since=_runs_since(status),
         wait=waiting(status, TRAINER_CONTAINER),

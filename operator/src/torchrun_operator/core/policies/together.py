@@ -8,7 +8,7 @@ from torchrun_operator.core.policies.plan import Deletion, Plan, deletion
 from torchrun_operator.core.policies.replace import free_names, missing
 from torchrun_operator.core.policies.upkeep import going_on, present
 
-_GRACE_SECONDS = 2
+_GRACE_SECONDS = 1
 """The nodes of a round that has ended cannot train on. Python as the first process of a container ignores SIGTERM, so
 a longer time delays the restart.
 """
@@ -51,6 +51,10 @@ def _deletions(facts: Facts, findings: Findings) -> Iterator[Deletion]:
             waits = node.phase is Phase.FAILED and bool(findings.back_off.held)  # its log stays meanwhile
             if not waits:
                 yield _ending(node, why or _EARLIER, gently=round_.gently)
+    for node in (*facts.nodes, *facts.former):
+        # Its name is free at once, and not only when the kubelet has cleaned up.
+        if node.phase is Phase.TERMINATING and node.over and not node.finalizers:
+            yield Deletion(node.name, node.uid, why or _EARLIER, 0)
 
 
 def _ending(node: NodePod, why: str, *, gently: bool) -> Deletion:
