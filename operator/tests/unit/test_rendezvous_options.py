@@ -1,13 +1,15 @@
 """torchrun's own options for nodes and rendezvous, as people write them: they have no effect, or the job names them."""
 
 import argparse
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from builders import decide, make_job, make_node, make_rendezvous, seen
+from builders import HOST, decide, make_job, make_node, make_rendezvous, seen
 from torchrun_operator.api.conditions import ConditionType, find_condition
 from torchrun_operator.api.torchrun import OPTIONS, full_name
+from torchrun_operator.core.facts.model import Phase
 
 RUN = "/workspace/run.sh"
 ONE_WORLD = ""
@@ -142,6 +144,18 @@ def test_options_have_no_effect_or_are_named(line: str, script: str, names: str)
 def test_other_launchers_are_named(line: str, message: str) -> None:
     reason, found = said(line)
     assert (reason, found.partition("; pods digits-0")[0]) == ("OtherRendezvous", message)
+
+
+def test_options_are_named_before_the_rendezvous_host_is_there() -> None:
+    container = {"name": "trainer", "image": "train:1", "command": ["bash", "-c", "torchrun --standalone t.py"]}
+    job = make_job(nnodes=2, replicas=2, template={"spec": {"containers": [container]}})
+    starting = replace(HOST, phase=Phase.STARTING, ready=False)
+    found = decide(job, seen(make_node(0), make_node(1), rendezvous_pod=starting), seen().now)
+    running = find_condition(found.status.conditions, ConditionType.RUNNING)
+    assert running is not None
+    early = REMOVE.partition("; 0 of")[0]
+    message = f"the command gives torchrun --standalone, {early}; the rendezvous pod digits-rdzv is starting"
+    assert (running.reason, running.message) == ("OtherRendezvous", message)
 
 
 def test_all_options_of_torchrun_are_known() -> None:

@@ -68,11 +68,12 @@ def waits(facts: Facts, wanted: Wanted) -> Waits:
     absent = _grouped(found for node in nodes if node.name not in came and (found := _of_node(facts, node)) is not None)
     elsewhere = _trains_elsewhere(facts.rendezvous) and any(node.phase is Phase.RUNNING for node in nodes)
     unheard = any(obstacle.kind is Kind.UNHEARD for obstacle in absent)
+    early = facts.rendezvous is None and any(node.phase is Phase.RUNNING for node in nodes)
     return Waits(
         came=tuple(node.name for node in nodes if node.name in came),
         host=_of_host(facts, facts.rendezvous_pod),
         nodes=absent,
-        launch=_launch(facts.job) if elsewhere or unheard else Launch(),
+        launch=_launch(facts.job) if elsewhere or unheard or early else Launch(),
         elsewhere=elsewhere,
     )
 

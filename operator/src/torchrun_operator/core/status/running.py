@@ -50,7 +50,10 @@ def _waits(facts: Facts, findings: Findings, round_: int) -> tuple[Reason, list[
         running = len(facts.rendezvous.members) if facts.rendezvous is not None else 0
         return Reason.WAITING_FOR_NODES, [_run(running, findings.wanted.nodes), *others]
     if facts.rendezvous is None:
-        return Reason.STARTING_RENDEZVOUS, [*(host or [_unheard(facts)]), *others]
+        starting = [*(host or [_unheard(facts)]), *others]
+        if waits.launch.options:  # certain enough to say before the rendezvous host is there
+            return Reason.OTHER_RENDEZVOUS, [about_command(waits, job), *starting]
+        return Reason.STARTING_RENDEZVOUS, starting
     joined, needed = len(facts.rendezvous.members), findings.wanted.minimum
     count = f"{share(joined, needed, 'node', 'has', 'have', of='of at least')} joined round {round_}"
     count += f" ({named(waits.came)})" if waits.came else ""
