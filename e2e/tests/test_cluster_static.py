@@ -21,6 +21,9 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300, func_only=True)]
 _KIND = "torchrunjob"
 _SECONDS = 120.0
 _RECOVERY_SECONDS = 12.0
+"""From the kill of a node to training, without the time that torch takes to load, which depends on what else the
+computer does.
+"""
 _EXAMPLE = ROOT / "e2e/examples/train_dist/torchrunjob.yaml"
 
 
@@ -88,6 +91,41 @@ def example(cluster: Cluster, name: str, *, epochs: int = 100_000) -> Object:
     return job
 
 
+_TRAIN = """
+import argparse, os, time
+began = time.monotonic()
+import torch, torch.distributed as dist
+loading = time.monotonic() - began
+parser = argparse.ArgumentParser()
+for name in ("--offset", "--size", "--world_size"):
+    parser.add_argument(name, type=int)
+args = parser.parse_args()
+dist.init_process_group("gloo", rank=args.offset, world_size=args.world_size)
+path = "/snapshots/epoch"
+first = epoch = int(open(path).read()) if os.path.exists(path) else 0
+while True:
+    ones = torch.ones(1)
+    dist.all_reduce(ones)
+    epoch += 1
+    if args.offset == 0:
+        with open(path + ".part", "w") as file:
+            file.write(str(epoch))
+        os.replace(path + ".part", path)
+    print(f"rank={args.offset} world={int(ones)} epoch={epoch} from={first} loading={loading:.1f}", flush=True)
+    time.sleep(0.1)
+"""
+
+
+def plain(cluster: Cluster, name: str) -> Object:
+    """Return a job without torchrun that loads nothing but torch: the time of the operator and of Kubernetes counts."""
+    job = example(cluster, name)
+    job["spec"]["files"] = [{"path": "/workspace/train.py", "content": _TRAIN}]
+    container = job["spec"]["template"]["spec"]["containers"][0]
+    container["command"][1:] = ["/workspace/train.py"]
+    container["args"] = container["args"][:3]
+    return job
+
+
 def status(kubectl: Kubectl, name: str) -> dict[str, Any]:
     """Return the current status of the job."""
     found = kubectl.get(_KIND, name)
@@ -138,7 +176,7 @@ def test_a_script_without_torchrun_trains_on_when_nodes_are_killed(
 ) -> None:
     with following(kubectl, "plain") as log:
         began = time.monotonic()
-        kubectl.apply(example(cluster, "plain"))
+        kubectl.apply(plain(cluster, "plain"))
         for rank in range(4):
             log.wait(f"rank {rank}", of_rank(rank))
         record_property("said", f"static, 4 nodes: {time.monotonic() - began:.1f} s from the apply to all ranks")
@@ -151,9 +189,12 @@ def test_a_script_without_torchrun_trains_on_when_nodes_are_killed(
             kubectl.run("delete", "pod", victim, "--force", "--grace-period=0")
             after = log.wait(f"training after the loss of {victim}", not_of(before))
             since = after.time
-            told = f"static, 4 nodes: {since - killed:.1f} s from the kill of {victim} to training"
+            whole, loading = since - killed, float(after.values["loading"])
+            told = (
+                f"static, 4 nodes: {whole:.1f} s from the kill of {victim} to training, {loading:.1f} s to load torch"
+            )
             record_property("said", told)
-            assert since - killed <= _RECOVERY_SECONDS, told
+            assert whole - loading <= _RECOVERY_SECONDS, told
             assert (after.values["world"], int(after.values["from"]) > 0) == ("4", True)
         for rank in range(4):
             log.wait(f"rank {rank}", of_rank(rank, since))
