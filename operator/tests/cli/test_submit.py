@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
@@ -154,6 +155,15 @@ def test_wait(submit: Submit, kind: str, code: int, output: str) -> None:
     watched = stream({"type": "MODIFIED", "object": ended(kind)})
     result = submit("--wait", replies=(said(CREATED, 201), said(CREATED), said(listed), watched))
     assert (result.exit_code, result.output) == (code, output)
+
+
+def test_follow_prints_the_logs_and_then_tells_how_the_job_ended(
+    submit: Submit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torchrun_cli.commands.logs.print_to_end", lambda _, name: click.echo(f"logs of {name}"))
+    listed = {"metadata": {"resourceVersion": "2"}, "items": [ended("Failed")]}
+    result = submit("--follow", replies=(said(CREATED, 201), said(ended("Failed")), said(listed)))
+    assert (result.exit_code, result.output) == (1, f"{SAID} created\nlogs of digits\n{FAILED}\n")
 
 
 def test_the_namespace_of_the_manifest_chooses_the_cluster_s(submit: Submit, tmp_path: Path) -> None:
