@@ -1,4 +1,4 @@
-"""Checks the size of the source files and functions, and that imports form no cycle: `python -m support.layout`.
+"""Checks the size of files and functions, import cycles, and names of test modules: `python -m support.layout`.
 
 It prints the longest file, the longest function and the number of cycles. Every offender goes to stderr, and the exit
 code is then 1. A cycle counts in whatever form its imports are written, in functions and under TYPE_CHECKING too.
@@ -46,6 +46,8 @@ class Layout:
     files: tuple[Measured, ...]
     functions: tuple[Measured, ...]
     cycles: tuple[str, ...]
+    namesakes: tuple[str, ...] = ()
+    """Test modules that have their name from another one. pytest can import only one of them."""
 
     def figures(self) -> list[str]:
         """Return the three figures, one per line; folders with a lower limit have a figure of their own."""
@@ -64,7 +66,8 @@ class Layout:
             for each in sorted(measured, reverse=True)
             if each.lines > each.limit
         ]
-        return [*too_long, *(f"import cycle: {cycle}" for cycle in self.cycles)]
+        namesakes = [f"rename it, another test module has this name: {path}" for path in self.namesakes]
+        return [*too_long, *(f"import cycle: {cycle}" for cycle in self.cycles), *namesakes]
 
 
 def measure(root: Path) -> Layout:
@@ -75,6 +78,7 @@ def measure(root: Path) -> Layout:
         files=tuple(Measured(len(text.splitlines()), *_place(path.relative_to(root))) for path, text in sources),
         functions=tuple(found for path, tree in trees.items() for found in _functions(path.relative_to(root), tree)),
         cycles=tuple(_cycles(root, trees)),
+        namesakes=tuple(_namesakes(path.relative_to(root) for path in trees)),
     )
 
 
@@ -102,6 +106,14 @@ def _functions(path: Path, tree: ast.Module) -> Iterator[Measured]:
             first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
             lines = (node.end_lineno or first) - first + 1
             yield Measured(lines, f"{path}:{first} {node.name}", FUNCTION_LINES)
+
+
+def _namesakes(paths: Iterable[Path]) -> Iterator[str]:
+    seen: set[str] = set()
+    for path in paths:
+        if path.name.startswith("test_") and path.name in seen:
+            yield str(path)
+        seen.add(path.name)
 
 
 def _cycles(root: Path, trees: dict[Path, ast.Module]) -> Iterator[str]:

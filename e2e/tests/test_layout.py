@@ -49,6 +49,11 @@ def written(root: Path, files: dict[str, str]) -> Path:
             ["file is too long: 401 of at most 400 lines, charts/chart/templates/x.yaml"],
             id="a template",
         ),
+        pytest.param(
+            {"operator/tests/a/test_x.py": "", "operator/tests/b/test_x.py": "", "trainer/tests/helper.py": "", A: ""},
+            ["rename it, another test module has this name: operator/tests/b/test_x.py"],
+            id="two test modules of one name",
+        ),
         pytest.param({A: "# Generated from b; do not edit.\n" + "x = 1\n" * 500}, [], id="a generated file"),
         pytest.param({"operator/tests/golden/x.yaml": "x: 1\n" * 401}, [], id="a fixture"),
         pytest.param({"operator/.venv/x.py": "x = 1\n" * 401}, [], id="a hidden folder"),
