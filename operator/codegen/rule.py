@@ -1,5 +1,6 @@
 """A validation rule of a TorchrunJob, in CEL, as the CRD stores it."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,3 +27,8 @@ class Rule:
         if self.field:
             result["fieldPath"] = self.field
         return result
+
+
+def strings(values: Iterable[str]) -> str:
+    """Return a list of strings in CEL."""
+    return "[" + ", ".join(f"'{value}'" for value in values) + "]"

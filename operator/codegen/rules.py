@@ -4,8 +4,9 @@
 """
 
 from pydantic.alias_generators import to_camel
-from rule import Rule
+from rule import Rule, strings
 from static_rules import STATIC_RULES
+from transfer_rules import TRANSFER_RULES
 
 from torchrun_operator.api import remedies
 from torchrun_operator.api.names import (
@@ -32,10 +33,6 @@ from torchrun_operator.api.names import (
 from torchrun_operator.api.v1alpha1 import FROZEN
 
 
-def _strings(values: tuple[str, ...]) -> str:
-    return "[" + ", ".join(f"'{value}'" for value in values) + "]"
-
-
 def _own_keys(template: str) -> list[Rule]:
     """Return the rules that reserve the keys of the operator in the metadata of a template."""
     return [
@@ -53,7 +50,7 @@ _RANGE = "matches('^[0-9]{1,9}(:[0-9]{1,9})?$')"
 _CONTAINERS = "self.template.spec.containers"
 _NOT_TRAINER = f"self.name != '{TRAINER_CONTAINER}'"
 _ENV_NAMES = " || ".join(
-    [f"e.name in {_strings(RESERVED_ENV)}", *(f"e.name.startsWith('{prefix}')" for prefix in RESERVED_ENV_PREFIXES)]
+    [f"e.name in {strings(RESERVED_ENV)}", *(f"e.name.startsWith('{prefix}')" for prefix in RESERVED_ENV_PREFIXES)]
 )
 _PATH = "matches('^(/[^/:]+)+$') && !self.split('/').exists(part, part == '.' || part == '..')"
 _OWN_PATHS = f"matches('^/({'|'.join(RESERVED_DIRECTORIES)})(/|$)')"
@@ -151,9 +148,9 @@ _WIRING = (
     ),
     Rule(
         "spec.rendezvous.conf",
-        f"self.all(key, !(key in {_strings(RESERVED_RDZV_CONF)}))",
+        f"self.all(key, !(key in {strings(RESERVED_RDZV_CONF)}))",
         f"remove {', '.join(RESERVED_RDZV_CONF)}: the operator sets them",
-        f"'remove ' + self.filter(key, key in {_strings(RESERVED_RDZV_CONF)})[0] + ': the operator sets it'",
+        f"'remove ' + self.filter(key, key in {strings(RESERVED_RDZV_CONF)})[0] + ': the operator sets it'",
         reason="FieldValueForbidden",
     ),
     Rule(
@@ -343,7 +340,7 @@ _RENDEZVOUS = (
     *(
         Rule(
             f"spec.rendezvous.template.spec.containers[].resources.{kind}",
-            f"self.all(key, key in {_strings(RENDEZVOUS_RESOURCES)})",
+            f"self.all(key, key in {strings(RENDEZVOUS_RESOURCES)})",
             remedies.RENDEZVOUS_RESOURCES_ONLY,
             reason="FieldValueForbidden",
         )
@@ -371,6 +368,7 @@ RULES: tuple[Rule, ...] = (
     *_WIRING,
     *_FILES,
     *_SNAPSHOTS,
+    *TRANSFER_RULES,
     *_TEMPLATE,
     *_RENDEZVOUS,
     *STATIC_RULES,

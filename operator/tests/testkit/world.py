@@ -18,7 +18,7 @@ from torchrun_operator.render.programs import Programs
 from torchrun_operator.telemetry.metrics import Metrics
 from torchrun_rendezvous.protocol import Member, Overdue, Pace, RendezvousState, RoundsEnded, Unrequested
 
-PROGRAMS = Programs(rendezvous=b"the rendezvous host", launcher=b"the launcher")
+PROGRAMS = Programs(rendezvous=b"the rendezvous host", launcher=b"the launcher", transfer=b"the transfer program")
 KEY: Key = ("team", "digits")
 
 

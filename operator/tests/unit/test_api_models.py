@@ -78,6 +78,19 @@ def test_everything_is_read_and_written_alike() -> None:
             "resources": {"limits": {"cpu": "2"}},
         },
         "completionPolicy": "Lead",
+        "inputs": [{"url": "s3://datasets/x", "path": "/x", "secretRef": {"name": "s3"}}],
+        "outputs": [
+            {
+                "path": "/data/model",
+                "url": "s3://results/x",
+                "include": ["*.pt"],
+                "exclude": ["*.tmp"],
+                "when": "Periodic",
+                "seconds": 60,
+                "secretRef": {"name": "s3"},
+            }
+        ],
+        "transfer": {"image": "transfer:1"},
         "networkPolicy": False,
         "suspend": True,
         "template": TEMPLATE,

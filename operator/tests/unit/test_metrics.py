@@ -105,7 +105,11 @@ def test_series_with_known_labels_start_at_zero() -> None:
     assert {name for name in found if name.startswith("jobs{")} == {f"jobs{{state={state}}}" for state in JobState}
     assert {name: value for name, value in found.items() if "cause=" in name or "role=" in name} == {
         **{f"job_restarts_total{{cause={c}}}": 0 for c in ("code", "infrastructure", "preemption", "resize")},
-        **{f"pods_{verb}_total{{role={r}}}": 0 for verb in ("created", "deleted") for r in ("node", "rendezvous")},
+        **{
+            f"pods_{verb}_total{{role={role}}}": 0
+            for verb in ("created", "deleted")
+            for role in ("node", "rendezvous", "outputs")
+        },
     }
 
 

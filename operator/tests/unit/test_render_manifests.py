@@ -71,7 +71,7 @@ FULL: dict[str, Any] = {
 }
 REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
-PROGRAMS = Programs(rendezvous=b"the rendezvous host", launcher=b"the launcher")
+PROGRAMS = Programs(rendezvous=b"the rendezvous host", launcher=b"the launcher", transfer=b"the transfer program")
 MINIMAL, WHOLE = make_job(), job_of(job_manifest(**copy.deepcopy(FULL)))
 WARM = make_job(elasticity={"spares": 1, "warmStart": True, "preload": ["numpy", "torchvision"]})
 CLAIMED = make_job(snapshots={"mountPath": "/ckpt", "claimName": "shared"})

@@ -9,7 +9,7 @@ from torchrun_operator.render.namespace import NamespaceRules
 from torchrun_operator.render.objects import prerequisites, unwanted
 from torchrun_operator.render.programs import Programs
 
-PROGRAMS = Programs(rendezvous=b"", launcher=b"")
+PROGRAMS = Programs(rendezvous=b"", launcher=b"", transfer=b"")
 OWN = {"podSelector": {"matchLabels": {"torchrun.dev/job-name": "digits"}}}
 OPERATOR = {
     "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "torchrun-system"}},

@@ -77,7 +77,7 @@ def test_a_new_feature_is_one_entry_in_the_catalog(monkeypatch: pytest.MonkeyPat
     )
     for module in (node_pod, objects, rendezvous_pod, validation):
         monkeypatch.setattr(module, "PARTS", (*catalog.PARTS, feature))
-    job, programs = make_job(), Programs(rendezvous=b"", launcher=b"")
+    job, programs = make_job(), Programs(rendezvous=b"", launcher=b"", transfer=b"")
     assert [str(problem) for problem in validation.problems(job)] == ["spec.hat: too small"]
     assert objects.prerequisites(job, programs, None)[-1] == objects.services(job)[-1] == hat
     pod = node_pod.node_pod(job, 1)

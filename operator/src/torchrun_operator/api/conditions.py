@@ -24,6 +24,7 @@ class ConditionType(StrEnum):
     STRAGGLING = "Straggling"
     COMPLETE = "Complete"
     FAILED = "Failed"
+    OUTPUTS_UPLOADED = "OutputsUploaded"
 
 
 class ConditionStatus(StrEnum):
@@ -78,6 +79,13 @@ class Reason(StrEnum):
     DEADLINE_EXCEEDED = "DeadlineExceeded"
     PROGRESS_DEADLINE_EXCEEDED = "ProgressDeadlineExceeded"
     """Also a reason of Resizing, while the workers restart."""
+    # OutputsUploaded
+    UPLOADED = "Uploaded"
+    UPLOADING = "Uploading"
+    UPLOADING_PERIODICALLY = "UploadingPeriodically"
+    UPLOAD_FAILED = "UploadFailed"
+    NOT_UPLOADED = "NotUploaded"
+    INVALID_OUTPUTS = "InvalidOutputs"
 
 
 class Condition(TolerantModel):

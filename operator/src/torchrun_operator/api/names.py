@@ -29,8 +29,13 @@ ANNOTATION_LEAD_UID: Final = f"{GROUP}/lead-uid"
 """On the pods of a static job except the lead's: the metadata.uid of the lead's pod that they start with."""
 ANNOTATION_LEAD_ADDRESS: Final = f"{GROUP}/lead-address"
 """On the same pods: the address of that pod."""
+ANNOTATION_OUTPUTS_DIGEST: Final = f"{GROUP}/outputs-digest"
+"""On the Pod that uploads: the digest of what it was asked to do."""
+ANNOTATION_RETRY_OUTPUTS: Final = f"{GROUP}/retry-outputs"
+"""On a job: a new value, such as a time, uploads its outputs once more."""
 ROLE_NODE: Final = "node"
 ROLE_RENDEZVOUS: Final = "rendezvous"
+ROLE_OUTPUTS: Final = "outputs"
 
 TRAINER_CONTAINER: Final = "trainer"
 """Name of the container that runs torchrun."""
@@ -42,6 +47,15 @@ RENDEZVOUS_RESOURCES: Final = ("cpu", "memory", "ephemeral-storage")
 READINESS_GATE: Final = f"{GROUP}/counts-as-a-node"
 """Condition of the rendezvous Pod that is never true."""
 """Name of the container of the rendezvous pod."""
+
+OUTPUT_CONTAINER_PREFIX: Final = "output-"
+"""With the position in spec.outputs: the name of the container that uploads it."""
+INPUT_CONTAINER_PREFIX: Final = "torchrun-input-"
+"""With the position in spec.inputs: the name of the init container that fetches it."""
+MAX_TRANSFERS: Final = 16
+"""How many inputs, and how many outputs, a job may have."""
+OUTPUT_SCHEMES: Final = ("s3", "gs", "gcs", "az", "abfs", "abfss", "pvc", "nfs", "file")
+INPUT_SCHEMES: Final = (*OUTPUT_SCHEMES, "http", "https", "hf")
 
 STOPPED_AFTER_SECONDS: Final = 1
 """The activeDeadlineSeconds of a pod that the operator stops. It has run for longer, so its kubelet ends it at once."""
@@ -165,6 +179,11 @@ def hosts_name(job: str) -> str:
 def snapshots_name(job: str) -> str:
     """Name of the PersistentVolumeClaim created from ``spec.snapshots.volumeClaimTemplate``."""
     return f"{job}-snapshots"
+
+
+def outputs_name(job: str) -> str:
+    """Name of the Pod that uploads the outputs."""
+    return f"{job}-outputs"
 
 
 def node_name(job: str, index: int) -> str:

@@ -4,9 +4,12 @@ from typing import Final
 
 from torchrun_operator.api.names import (
     GROUP,
+    INPUT_CONTAINER_PREFIX,
+    INPUT_SCHEMES,
     MAX_JOB_NAME_LENGTH,
     MAX_NODES,
     MIN_PROGRESS_DEADLINE,
+    OUTPUT_SCHEMES,
     PORT_HTTP,
     RENDEZVOUS_CONTAINER,
     RENDEZVOUS_ENV_PREFIX,
@@ -58,6 +61,32 @@ MOUNT_PATH_AND_FILE: Final = (
 MOUNT_PATH_TAKEN: Final = (
     "the trainer container mounts another volume at this path; choose another path, or remove the volumeMount"
 )
+INPUT_URL: Final = f"write a URL with one of the schemes {', '.join(INPUT_SCHEMES)}, such as s3://datasets/digits"
+INPUT_PATH: Final = 'write an absolute path other than "/", without ".", "..", ":" and "//", such as /data'
+INPUT_PATH_RESERVED: Final = f"inputs cannot be put below {_RESERVED}; choose another path, such as /data"
+INPUT_ON_FILE: Final = "a file of spec.files has this path; choose a directory of its own, such as /data"
+INPUT_READ_ONLY: Final = (
+    "the trainer container mounts a volume there with readOnly, so the input cannot be written; remove readOnly, or "
+    "choose another path"
+)
+INPUT_CONTAINER: Final = (
+    f"names that start with {INPUT_CONTAINER_PREFIX} are reserved for the containers that fetch inputs; choose others"
+)
+OUTPUT_URL: Final = (
+    f"write a URL with one of the schemes {', '.join(OUTPUT_SCHEMES)} and a bucket, claim or directory, such as "
+    "s3://results/digits"
+)
+OUTPUT_PATH: Final = 'write an absolute path without ".", "..", ":" and "//", such as /snapshots/model'
+OUTPUT_NOT_MOUNTED: Final = (
+    "the trainer container mounts no volume there, so the files end with the pods; write below "
+    "spec.snapshots.mountPath, or mount a PersistentVolumeClaim there"
+)
+OUTPUT_PASSES: Final = (
+    "no volume that outlives the pods, and that another pod can mount, is mounted there; write below "
+    "spec.snapshots.mountPath, or mount a PersistentVolumeClaim there, without subPathExpr"
+)
+OUTPUT_IN_ITSELF: Final = "the url is a directory of the output itself; choose one outside of path"
+OUTPUT_SECONDS: Final = "write when: Periodic, or remove this field: it has no effect otherwise"
 ONE_TRAINER: Final = (
     f'exactly one container must have the name "{TRAINER_CONTAINER}": give it to the container that runs torchrun'
 )

@@ -114,7 +114,15 @@ _SILENT_AT_FIRST = frozenset({ConditionType.ACCEPTED, ConditionType.SCHEDULED})
 _TOLD_BY_EVENTS = frozenset({Reason.NODE_LOST, Reason.RESTARTING_WORKERS, Reason.PROGRESS_DEADLINE_EXCEEDED})
 """Reasons for Resizing whose causes have events of their own: NodeLost, WorkersFailed, ProgressDeadlineExceeded."""
 _WARNED_OF = frozenset(
-    {Reason.RESTARTING_ALL, Reason.SLOW_TO_STOP, Reason.PODS_WAITING, Reason.OTHER_RENDEZVOUS, Reason.TRAINS_ELSEWHERE}
+    {
+        Reason.RESTARTING_ALL,
+        Reason.SLOW_TO_STOP,
+        Reason.PODS_WAITING,
+        Reason.OTHER_RENDEZVOUS,
+        Reason.TRAINS_ELSEWHERE,
+        Reason.UPLOAD_FAILED,
+        Reason.INVALID_OUTPUTS,
+    }
 )
 """Reasons that get a warning also where the status of their condition was the same before."""
 

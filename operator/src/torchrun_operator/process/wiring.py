@@ -77,7 +77,11 @@ async def operator(settings: Settings) -> AsyncIterator[Operator]:
             links,
             metrics,
             clock,
-            Programs(rendezvous=zipapp("torchrun_rendezvous"), launcher=zipapp("torchrun_launcher")),
+            Programs(
+                rendezvous=zipapp("torchrun_rendezvous"),
+                launcher=zipapp("torchrun_launcher"),
+                transfer=zipapp("torchrun_transfer"),
+            ),
             operator_namespace=settings.namespace,
             resync_seconds=settings.resync_seconds,
             progress_interval=settings.progress_interval,

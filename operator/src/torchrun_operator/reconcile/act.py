@@ -12,13 +12,14 @@ from datetime import datetime
 from typing import Any
 
 from torchrun_operator.api import v1alpha1 as api
-from torchrun_operator.api.names import ROLE_NODE, ROLE_RENDEZVOUS, rendezvous_name
+from torchrun_operator.api.names import ROLE_NODE, ROLE_OUTPUTS, ROLE_RENDEZVOUS, outputs_name, rendezvous_name
 from torchrun_operator.cluster.port import Cluster, Key, Manifest, NameTakenError, RefusedError
 from torchrun_operator.core.decide import Decision
 from torchrun_operator.core.policies.plan import Deletion, Plan
 from torchrun_operator.reconcile.memory import Attempt, Memory, Reference
 from torchrun_operator.render.node_pod import node_pod
 from torchrun_operator.render.objects import claims, prerequisites, services, unwanted
+from torchrun_operator.render.outputs_pod import outputs_pod
 from torchrun_operator.render.programs import Programs
 from torchrun_operator.render.rendezvous_pod import rendezvous_pod
 from torchrun_operator.rendezvous.links import Links
@@ -71,9 +72,11 @@ class Actor:
         await self._attempt(
             {("Pod", d.uid): self._cluster.delete_pod(key[0], d.name, d.uid, d.grace_seconds) for d in deletions}
         )
-        hosts = sum(1 for deletion in deletions if deletion.name == rendezvous_name(key[1]))
+        names = [deletion.name for deletion in deletions]
+        hosts, uploads = names.count(rendezvous_name(key[1])), names.count(outputs_name(key[1]))
         self._metrics.pods_deleted(ROLE_RENDEZVOUS, hosts)
-        self._metrics.pods_deleted(ROLE_NODE, len(deletions) - hosts)
+        self._metrics.pods_deleted(ROLE_OUTPUTS, uploads)
+        self._metrics.pods_deleted(ROLE_NODE, len(names) - hosts - uploads)
 
     async def _create(self, job: api.TorchrunJob, plan: Plan, memory: Memory) -> float | None:
         """Create what is missing. What was refused lately waits; the rest does not wait for it."""
@@ -120,9 +123,12 @@ class Actor:
                 return refused
         requests = await self._objects(job, plan, memory)
         requests |= {_reference(pod): self._create_pod(pod) for pod in _node_pods(job, plan)}
+        requests |= {_reference(pod): self._create_pod(pod) for pod in _outputs_pods(job, plan, memory)}
         for reference in held.intersection(requests):
             requests.pop(reference).close()
-        self._metrics.pods_created(ROLE_NODE, sum(1 for kind, _ in requests if kind == "Pod"))
+        pods = [name for kind, name in requests if kind == "Pod"]
+        self._metrics.pods_created(ROLE_OUTPUTS, pods.count(outputs_name(job.metadata.name)))
+        self._metrics.pods_created(ROLE_NODE, len(pods) - pods.count(outputs_name(job.metadata.name)))
         return await self._attempt(requests)
 
     async def _objects(self, job: api.TorchrunJob, plan: Plan, memory: Memory) -> dict[Reference, Request]:
@@ -190,6 +196,12 @@ class Actor:
 
 def _node_pods(job: api.TorchrunJob, plan: Plan) -> Iterator[Manifest]:
     return (node_pod(job, index, plan.names.get(index, ""), plan.lead) for index in plan.create_nodes)
+
+
+def _outputs_pods(job: api.TorchrunJob, plan: Plan, memory: Memory) -> Iterator[Manifest]:
+    if plan.upload is not None:
+        upload = plan.upload
+        yield outputs_pod(job, upload.positions, upload.digest, periodic=upload.periodic, rules=memory.rules)
 
 
 def _reference(manifest: Manifest) -> Reference:

@@ -37,6 +37,8 @@ class Piece:
     """VolumeMounts of the main container, after the user's."""
     volumes: tuple[Manifest, ...] = ()
     """Volumes of the pod, after the user's."""
+    init_containers: tuple[Manifest, ...] = ()
+    """Init containers of the pod, before the user's, which may use what they prepare."""
     container_fields: Mapping[str, Any] = field(default_factory=dict)
     """Other fields of the main container. They replace the user's."""
     pod_fields: Mapping[str, Any] = field(default_factory=dict)
@@ -57,6 +59,7 @@ class Piece:
         _extend(container, "envFrom", before=self.env_from)
         _extend(container, "volumeMounts", after=self.mounts)
         container.update(self.container_fields)
+        _extend(pod_spec, "initContainers", before=self.init_containers)
         _extend(pod_spec, "volumes", after=self.volumes)
 
 

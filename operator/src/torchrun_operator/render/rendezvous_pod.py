@@ -1,14 +1,13 @@
 """The rendezvous pod: the store of torchrun and the program that decides on rounds."""
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import PurePosixPath
 from typing import Any, Final
 
 from torchrun_operator.api.names import (
     ANNOTATION_TOKEN_DIGEST,
-    GROUP,
     LABEL_ROLE,
     PORT_HTTP,
     READINESS_GATE,
@@ -18,6 +17,15 @@ from torchrun_operator.api.names import (
 )
 from torchrun_operator.api.torchrun import program_directories, program_of
 from torchrun_operator.api.v1alpha1 import TorchrunJob
+from torchrun_operator.render.beside import (
+    ANNOTATIONS,
+    LABELS,
+    POD_FIELDS,
+    chosen,
+    container_security,
+    pod_security,
+    shared_labels,
+)
 from torchrun_operator.render.catalog import PARTS
 from torchrun_operator.render.limits import Need, fitting, quantity, written
 from torchrun_operator.render.metadata import owned_metadata
@@ -33,22 +41,8 @@ _NEEDS: Final = {
     "memory": Need(512 * _MEBI, 2048 * _MEBI, 1024 * _MEBI, _MEBI),
     "ephemeral-storage": Need(64 * _MEBI, 1024 * _MEBI, 256 * _MEBI, _MEBI),
 }
-_POD_FIELDS: Final = ("imagePullSecrets", "priorityClassName", "runtimeClassName", "serviceAccountName")
-"""Taken from the template of the nodes. Not taken: what only nodes need, such as schedulerName and volumes, and
-annotations, which instruct injectors and agents about the trainer."""
-_POD_SECURITY: Final = ("runAsUser", "runAsGroup", "runAsNonRoot", "fsGroup", "supplementalGroups")
-_CONTAINER_SECURITY: Final = ("runAsUser", "runAsGroup", "runAsNonRoot", "readOnlyRootFilesystem")
 _ENVIRONMENT: Final = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "CONDA_PREFIX")
 """Variables of the trainer that decide which Python torchrun runs with, and what it can import."""
-_LABELS: Final = {"sidecar.istio.io/inject": "false"}
-_ANNOTATIONS: Final = {
-    # Autoscalers and consolidators would restart the whole job to save a Kubernetes node. A drain may.
-    "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
-    "karpenter.sh/do-not-disrupt": "true",
-    # Agents speak torchrun's own protocol to it, which meshes break.
-    "sidecar.istio.io/inject": "false",
-    "linkerd.io/inject": "disabled",
-}
 
 
 def rendezvous_pod(job: TorchrunJob, token_digest: str, rules: NamespaceRules = NO_RULES) -> Manifest:
@@ -59,9 +53,9 @@ def rendezvous_pod(job: TorchrunJob, token_digest: str, rules: NamespaceRules = 
     piece = total(part.rendezvous(job) for part in PARTS)
     nodes, given = job.spec.template["spec"], (job.spec.rendezvous.template or {}).get("spec") or {}
     spec = {
-        **_chosen(nodes, _POD_FIELDS),
+        **chosen(nodes, POD_FIELDS),
         **placement(nodes),
-        **_security({}, nodes, _POD_SECURITY),
+        **pod_security(nodes),
         **{key: copy.deepcopy(value) for key, value in given.items() if key != "containers"},
         "restartPolicy": "Always",
         "terminationGracePeriodSeconds": 5,
@@ -85,34 +79,18 @@ def rendezvous_pod(job: TorchrunJob, token_digest: str, rules: NamespaceRules = 
 def _given_metadata(job: TorchrunJob) -> Manifest:
     given = (job.spec.rendezvous.template or {}).get("metadata") or {}
     return {
-        "labels": {**_shared_labels(job), **_LABELS, **(given.get("labels") or {})},
-        "annotations": {**_ANNOTATIONS, **(given.get("annotations") or {})},
+        "labels": {**shared_labels(job), **LABELS, **(given.get("labels") or {})},
+        "annotations": {**ANNOTATIONS, **(given.get("annotations") or {})},
     }
-
-
-def _chosen(source: Mapping[str, Any], names: Iterable[str]) -> Manifest:
-    return {name: copy.deepcopy(source[name]) for name in names if name in source}
-
-
-def _security(own: Manifest, source: Mapping[str, Any], names: Iterable[str]) -> Manifest:
-    """Return the field securityContext: the user that the pod runs as, and never more rights than it needs."""
-    context = {**own, **_chosen(source.get("securityContext") or {}, names)}
-    return {"securityContext": context} if context else {}
 
 
 def _container(job: TorchrunJob, token_digest: str, rules: NamespaceRules) -> Manifest:
     trainer, given = job.spec.trainer, _given_container(job)
     image = given.get("image") or trainer["image"]
-    minimal: Manifest = {
-        "allowPrivilegeEscalation": False,
-        "capabilities": {"drop": ["ALL"]},
-        "seccompProfile": {"type": "RuntimeDefault"},
-    }
-    security = _security(minimal, trainer, _CONTAINER_SECURITY)["securityContext"]
     return {
         "name": RENDEZVOUS_CONTAINER,
         "image": image,
-        **_chosen({**trainer, **given}, ("imagePullPolicy",)),
+        **chosen({**trainer, **given}, ("imagePullPolicy",)),
         "command": _command(job, given),
         "env": [
             {"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"},
@@ -131,7 +109,7 @@ def _container(job: TorchrunJob, token_digest: str, rules: NamespaceRules) -> Ma
         "readinessProbe": {"httpGet": {"path": "/healthz", "port": "http"}, "periodSeconds": 1, "failureThreshold": 5},
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "resources": _resources(trainer, given.get("resources") or {}, rules),
-        "securityContext": {**security, **copy.deepcopy(given.get("securityContext") or {})},
+        "securityContext": {**container_security(trainer), **copy.deepcopy(given.get("securityContext") or {})},
     }
 
 
@@ -179,32 +157,3 @@ def _resources(trainer: Mapping[str, Any], given: Mapping[str, Any], rules: Name
         if name not in wanted and name in requests and quantity(requests[name]) > quantity(most[name]):
             requests[name] = most[name]
     return {"requests": {**requests, **wanted}, "limits": {**limits, **most}}
-
-
-def _shared_labels(job: TorchrunJob) -> dict[str, str]:
-    """Return the labels of the template except those of the operator and those that keep nodes apart.
-
-    Queues and cost reports use them. Those that keep the nodes apart would keep the nodes away from this pod too.
-    """
-    labels = (job.spec.template.get("metadata") or {}).get("labels") or {}
-    apart = _keeping_apart(job.spec.template["spec"])
-    return {key: value for key, value in labels.items() if not key.startswith(f"{GROUP}/") and key not in apart}
-
-
-def _keeping_apart(pod_spec: dict[str, Any]) -> set[str]:
-    """Return the keys of the labels that keep pods apart: by anti-affinity and topology spread."""
-    rules = (pod_spec.get("affinity") or {}).get("podAntiAffinity") or {}
-    terms = [
-        *(rules.get("requiredDuringSchedulingIgnoredDuringExecution") or []),
-        *(
-            preferred.get("podAffinityTerm") or {}
-            for preferred in rules.get("preferredDuringSchedulingIgnoredDuringExecution") or []
-        ),
-        *(pod_spec.get("topologySpreadConstraints") or []),
-    ]
-    keys: set[str] = set()
-    for term in terms:
-        selector = term.get("labelSelector") or {}
-        keys |= set(selector.get("matchLabels") or {}) | set(term.get("matchLabelKeys") or [])
-        keys |= {expression["key"] for expression in selector.get("matchExpressions") or []}
-    return keys

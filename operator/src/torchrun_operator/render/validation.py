@@ -18,6 +18,8 @@ _FIRST: Final = (
     "spec.files",
     "spec.snapshots",
     "spec.lead",
+    "spec.inputs",
+    "spec.outputs",
 )
 _LAST: Final = "spec.template"
 

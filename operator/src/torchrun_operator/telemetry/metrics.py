@@ -14,7 +14,7 @@ from prometheus_client import (
     generate_latest,
 )
 
-from torchrun_operator.api.names import ROLE_NODE, ROLE_RENDEZVOUS
+from torchrun_operator.api.names import ROLE_NODE, ROLE_OUTPUTS, ROLE_RENDEZVOUS
 from torchrun_operator.api.v1alpha1.status import JobState, Restarts
 
 _API_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -135,7 +135,7 @@ class Metrics:
             self._jobs.labels(state)
         for cause in Restarts.model_fields:
             self._restarts.labels(cause)
-        for role in (ROLE_NODE, ROLE_RENDEZVOUS):
+        for role in (ROLE_NODE, ROLE_RENDEZVOUS, ROLE_OUTPUTS):
             self._pods_created.labels(role)
             self._pods_deleted.labels(role)
         for link in ("up", "down"):
@@ -186,11 +186,11 @@ class Metrics:
         self._restarts.labels(cause).inc(min(count, _MOST_RESTARTS))
 
     def pods_created(self, role: str, count: int = 1) -> None:
-        """Add pods that the operator created; `role` is node or rendezvous."""
+        """Add pods that the operator created; `role` is node, rendezvous or outputs."""
         self._pods_created.labels(role).inc(count)
 
     def pods_deleted(self, role: str, count: int = 1) -> None:
-        """Add pods that the operator deleted; `role` is node or rendezvous."""
+        """Add pods that the operator deleted; `role` is node, rendezvous or outputs."""
         self._pods_deleted.labels(role).inc(count)
 
     def rendezvous_link(self, key: str, up: bool | None) -> None:

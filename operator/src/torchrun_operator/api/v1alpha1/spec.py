@@ -12,6 +12,7 @@ from torchrun_operator.api.base import Model
 from torchrun_operator.api.names import MAX_SPARES, MODULE_PATTERN, PORT_STORE, TRAINER_CONTAINER
 from torchrun_operator.api.nnodes import NodeRange, parse_nnodes, parse_nproc_per_node
 from torchrun_operator.api.v1alpha1.lead import CompletionPolicy, Lead
+from torchrun_operator.api.v1alpha1.transfer import Inputs, Outputs, Transfer
 
 
 class RendezvousBackend(StrEnum):
@@ -194,7 +195,7 @@ class Elasticity(Model):
     ] = ()
 
 
-FROZEN: Final = ("nnodes", "nproc_per_node", "rendezvous", "nccl", "files", "snapshots", "lead", "template")
+FROZEN: Final = ("nnodes", "nproc_per_node", "rendezvous", "nccl", "files", "inputs", "snapshots", "lead", "template")
 """The fields of the spec that pods are made from. They change only while a job is suspended."""
 
 
@@ -286,6 +287,9 @@ class TorchrunJobSpec(Model):
             "succeeded; the operator then stops the other nodes. You can change this field at any time."
         ),
     ] = CompletionPolicy.ALL_NODES
+    inputs: Inputs = ()
+    outputs: Outputs = ()
+    transfer: Annotated[Transfer, Field(description="How inputs and outputs are transferred.")] = Transfer()
     network_policy: Annotated[
         bool,
         Field(

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from torchrun_operator.api.base import Time, TolerantModel, cut
 from torchrun_operator.api.conditions import MESSAGE_CHARACTERS, Condition
+from torchrun_operator.api.names import MAX_TRANSFERS
 
 
 class JobState(StrEnum):
@@ -225,6 +226,47 @@ class NodeStatus(TolerantModel):
     ] = None
 
 
+class OutputState(StrEnum):
+    """The state of an output in one word."""
+
+    WAITING = "Waiting"
+    UPLOADING = "Uploading"
+    UPLOADED = "Uploaded"
+    FAILED = "Failed"
+    SKIPPED = "Skipped"
+
+
+class OutputStatus(TolerantModel):
+    """One output of the job."""
+
+    path: Annotated[str, Field(description="The path of the output in the spec.", max_length=256)]
+    url: Annotated[str, Field(description="The URL of the output in the spec.", max_length=1024)]
+    state: Annotated[
+        OutputState,
+        Field(
+            description="Waiting: for the end of the training. Uploading. Uploaded: the manifest is at the URL. "
+            "Failed. Skipped: the job has failed, and the output is for complete jobs only."
+        ),
+    ] = OutputState.WAITING
+    files: Annotated[int | None, Field(description="Number of files of the last upload.", ge=0)] = None
+    bytes: Annotated[int | None, Field(description="Bytes of these files.", ge=0)] = None
+    message: Annotated[str, Field(description="Why the upload failed.", max_length=1024), cut(1024)] = ""
+
+
+class Upload(TolerantModel):
+    """What the operator has recorded about the upload, so that it repeats nothing."""
+
+    digest: Annotated[str, Field(description="Digest of what is uploaded, and when.", max_length=64)]
+    state: Annotated[
+        OutputState | None, Field(description="How this upload ended: Uploaded or Failed. Unset until then.")
+    ] = None
+    interrupted: Annotated[Count, Field(description="How many pods were interrupted before they ended.")] = 0
+    pod: Annotated[
+        str | None, Field(description="The metadata.uid of the last pod that was interrupted.", max_length=64)
+    ] = None
+    retry_time: Annotated[Time | None, Field(description="When the operator replaces that pod.")] = None
+
+
 class TorchrunJobStatus(TolerantModel):
     """The observed state of a TorchrunJob."""
 
@@ -265,4 +307,9 @@ class TorchrunJobStatus(TolerantModel):
     ] = None
     start_time: Annotated[Time | None, Field(description="When the operator first started the job.")] = None
     completion_time: Annotated[Time | None, Field(description="When the job completed or failed.")] = None
+    outputs: Annotated[
+        tuple[OutputStatus, ...] | None,
+        Field(description="The outputs of the job, as in the spec. Unset if there are none.", max_length=MAX_TRANSFERS),
+    ] = None
+    upload: Annotated[Upload | None, Field(description="What the operator has recorded about the upload.")] = None
     nodes: Annotated[tuple[NodeStatus, ...], Field(description="The nodes of the job, by index.", max_length=1000)] = ()

@@ -151,6 +151,36 @@ class RendezvousPod:
 
 
 @dataclass(frozen=True)
+class UploadExit:
+    """How the container of one output ended."""
+
+    position: int
+    """Of the output in the spec."""
+    code: int
+    reason: str = ""
+    message: str = ""
+    """What the program wrote, or what Kubernetes says."""
+
+
+@dataclass(frozen=True)
+class UploadPod:
+    """The pod that uploads the outputs."""
+
+    name: str
+    uid: str
+    phase: Phase
+    digest: str = ""
+    """What it was asked to do."""
+    exits: tuple[UploadExit, ...] = ()
+    reason: str = ""
+    """Why Kubernetes rejected or ended the whole pod."""
+    message: str = ""
+    trouble: str = ""
+    """What happened to its Kubernetes node, if the pod is lost."""
+    wait: Wait = NO_WAIT
+
+
+@dataclass(frozen=True)
 class Facts:
     """Everything that a decision depends on."""
 
@@ -161,6 +191,7 @@ class Facts:
     former: tuple[NodePod, ...] = ()
     """Pods that still exist although another pod has their index."""
     rendezvous_pod: RendezvousPod | None = None
+    upload_pod: UploadPod | None = None
     rendezvous: RendezvousState | None = None
     """The last state document of the rendezvous host. None: it does not answer. Of a static job: what its pods tell."""
     token_digest: str = ""

@@ -12,6 +12,7 @@ from torchrun_operator.api.names import (
     LABEL_ROLE,
     RENDEZVOUS_CONTAINER,
     ROLE_NODE,
+    ROLE_OUTPUTS,
     ROLE_RENDEZVOUS,
     STOPPED_AFTER_SECONDS,
     TRAINER_CONTAINER,
@@ -21,7 +22,8 @@ from torchrun_operator.core.facts.exits import EVICTED, PREEMPTED, exceeds_own_l
 from torchrun_operator.core.facts.hearing import Hearing
 from torchrun_operator.core.facts.lost import Evidence, tolerates_silence
 from torchrun_operator.core.facts.machines import Machines
-from torchrun_operator.core.facts.model import Exit, Facts, NodePod, Phase, RendezvousPod
+from torchrun_operator.core.facts.model import Exit, Facts, NodePod, Phase, RendezvousPod, UploadPod
+from torchrun_operator.core.facts.uploads import upload_pod
 from torchrun_operator.core.facts.waiting import condition, time_of, waiting
 from torchrun_rendezvous.protocol import RendezvousState
 
@@ -58,8 +60,13 @@ def gather(
             waits.append(judged.wait)
     done = {node.uid for node in job.status.nodes if node.phase == Phase.SUCCEEDED}
     nodes: list[NodePod] = []
+    uploading: UploadPod | None = None
     for pod in own:
         index = str(_labels(pod).get(LABEL_NODE_INDEX, ""))
+        if _labels(pod).get(LABEL_ROLE) == ROLE_OUTPUTS:
+            judged = evidence.of_host(pod, answers=False)
+            uploading = upload_pod(pod, _phase(pod), judged.why)
+            waits.append(judged.wait)
         if _labels(pod).get(LABEL_ROLE) == ROLE_NODE and index.isdecimal():
             judged = evidence.of_node(pod, rendezvous_pod)
             nodes.append(_node_pod(pod, int(index), judged.why, digest, done=pod["metadata"]["uid"] in done))
@@ -73,6 +80,7 @@ def gather(
         nodes=current,
         former=tuple(node for node in nodes if node not in current),
         rendezvous_pod=rendezvous_pod,
+        upload_pod=uploading,
         rendezvous=rendezvous,
         token_digest=token_digest,
         refusal=refused.message if refused is not None else "",

@@ -21,6 +21,7 @@ from torchrun_operator.core.findings.stopping import Stopping, stopping
 from torchrun_operator.core.findings.stragglers import straggler
 from torchrun_operator.core.findings.stuck import Stuck, stuck
 from torchrun_operator.core.findings.together import Together, together
+from torchrun_operator.core.findings.uploads import Uploads, uploads
 from torchrun_operator.core.findings.waits import Waits, waits
 from torchrun_operator.core.findings.wanted import Wanted, wanted
 from torchrun_operator.core.findings.workers import NO_FAILURES, WorkerFailures, worker_failures
@@ -55,6 +56,7 @@ class Findings:
     failing: Reason | None
     """Why the job fails now."""
     leftovers: Leftovers
+    uploads: Uploads
 
     @property
     def over(self) -> bool:
@@ -101,6 +103,7 @@ def find(facts: Facts) -> Findings:
         deadline=ends_at,
         failing=failing,
         leftovers=left,
+        uploads=uploads(facts),
     )
 
 

@@ -17,6 +17,7 @@ from torchrun_operator.core.policies.succeeded import succeeded
 from torchrun_operator.core.policies.suspended import suspended
 from torchrun_operator.core.policies.together import together
 from torchrun_operator.core.policies.upkeep import seconds_until
+from torchrun_operator.core.policies.uploads import with_upload
 
 Policy = Callable[[Facts, Findings], Plan | None]
 
@@ -35,8 +36,8 @@ CHAIN: tuple[Policy, ...] = (
 
 def plan(facts: Facts, findings: Findings) -> Plan:
     """Return the plan of the first policy that has one, and look again when a further pod may be lost."""
-    found = _first(facts, findings)
-    later = [found.look_again_seconds, seconds_until([facts.judged_at], facts.now)]
+    found = with_upload(_first(facts, findings), facts, findings)
+    later = [found.look_again_seconds, seconds_until([facts.judged_at, findings.uploads.later], facts.now)]
     return replace_fields(found, look_again_seconds=min((s for s in later if s is not None), default=None))
 
 

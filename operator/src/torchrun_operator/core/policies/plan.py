@@ -29,6 +29,15 @@ class Stop:
 
 
 @dataclass(frozen=True)
+class Upload:
+    """Create the pod that uploads the outputs at these positions of the spec."""
+
+    positions: tuple[int, ...]
+    digest: str
+    periodic: bool
+
+
+@dataclass(frozen=True)
 class Plan:
     """The plan for a job. The status is written first: it counts pods that these actions delete."""
 
@@ -46,6 +55,8 @@ class Plan:
     stops: tuple[Stop, ...] = ()
     restart_all: str = ""
     """Why all nodes start again, for people. Empty: they do not."""
+    upload: Upload | None = None
+    """Create the pod that uploads. None: not now."""
     target: Target | None = None
     """The target of the rendezvous host. None: send nothing."""
     look_again_seconds: float | None = None

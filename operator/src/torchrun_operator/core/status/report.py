@@ -12,6 +12,8 @@ from torchrun_operator.core.status.failed import failed
 from torchrun_operator.core.status.headline import headline
 from torchrun_operator.core.status.membership import membership
 from torchrun_operator.core.status.nodes import nodes
+from torchrun_operator.core.status.outputs import outputs
+from torchrun_operator.core.status.outputs_uploaded import outputs_uploaded
 from torchrun_operator.core.status.progress import progress
 from torchrun_operator.core.status.resizing import resizing
 from torchrun_operator.core.status.running import running
@@ -58,6 +60,8 @@ def report(facts: Facts, findings: Findings, plan: Plan) -> api.TorchrunJobStatu
         straggler=findings.straggler,
         start_time=old.start_time or now,
         completion_time=old.completion_time or (now if findings.over else None),
+        outputs=outputs(facts, findings),
+        upload=findings.uploads.record,
         nodes=nodes(facts, findings, deleted),
     )
 
@@ -78,9 +82,10 @@ def _conditions(facts: Facts, findings: Findings, plan: Plan, trains: api.Member
 
 
 def _verdicts(facts: Facts, findings: Findings, plan: Plan, trains: api.Membership) -> list[Verdict]:
-    """Return all conditions that apply. The conditions of an ended job never change."""
+    """Return all conditions that apply. Those of an ended job never change, except the one about its outputs."""
+    upload = outputs_uploaded(facts, findings)
     if findings.stage is Stage.ENDED:
-        return []
+        return upload
     return [
         accepted(facts),
         suspended(facts, findings),
@@ -90,6 +95,7 @@ def _verdicts(facts: Facts, findings: Findings, plan: Plan, trains: api.Membersh
         *straggling(facts, findings),
         *complete(facts, findings),
         *failed(facts, findings),
+        *upload,
     ]
 
 

@@ -6,13 +6,24 @@ from torchrun_operator.api.names import rendezvous_name
 from torchrun_operator.api.v1alpha1 import TorchrunJob
 from torchrun_operator.render.metadata import owned_metadata
 from torchrun_operator.render.part import Installation, Manifest, Part, Piece
-from torchrun_operator.render.programs import LAUNCHER_PROGRAM, PROGRAMS_DIRECTORY, PROGRAMS_VOLUME, RENDEZVOUS_PROGRAM
+from torchrun_operator.render.programs import (
+    LAUNCHER_PROGRAM,
+    PROGRAMS_DIRECTORY,
+    PROGRAMS_VOLUME,
+    RENDEZVOUS_PROGRAM,
+    TRANSFER_PROGRAM,
+)
 
 
 def _config_map(job: TorchrunJob, installation: Installation) -> Iterator[Manifest]:
-    if job.spec.static:
+    spec = job.spec
+    mounted = [
+        *([RENDEZVOUS_PROGRAM] if not spec.static else []),
+        *([LAUNCHER_PROGRAM] if spec.elasticity.warm_start and not spec.static else []),
+        *([TRANSFER_PROGRAM] if spec.inputs or spec.outputs else []),
+    ]
+    if not mounted:
         return
-    mounted = [RENDEZVOUS_PROGRAM, *([LAUNCHER_PROGRAM] if job.spec.elasticity.warm_start else [])]
     yield {
         "apiVersion": "v1",
         "kind": "ConfigMap",
