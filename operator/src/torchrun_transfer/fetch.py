@@ -32,7 +32,7 @@ class Fetched:
     files: int = 0
     bytes: int = 0
     read: int = 0
-    """Bytes that were read from the source in this pass: progress, also if the pass fails."""
+    """Bytes that were read from the source and are kept: progress, also if a pass fails."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Fetcher:
     def _fetch(self, path: str, remote: Remote, sha256: str, done: Fetched) -> None:
         part = os.path.join(self.task.path, PARTS, self._part_name(path, remote))
         os.makedirs(os.path.dirname(part), exist_ok=True)
-        digest = hashlib.sha256()
+        digest, before = hashlib.sha256(), done.read
         with open(part, "ab+") as file:
             self._resume(file, remote, digest)
             while (at := file.tell()) < remote.size:
@@ -98,6 +98,7 @@ class Fetcher:
         problem = self._problem(path, remote, size, digest.hexdigest(), sha256)
         if problem:
             os.unlink(part)
+            done.read = before  # to read it again and again is no progress
             raise ChangedError(problem)
         final = os.path.join(self.task.path, path)
         os.makedirs(os.path.dirname(final), exist_ok=True)

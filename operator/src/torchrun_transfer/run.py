@@ -4,7 +4,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
 from torchrun_transfer.backoff import Failures
@@ -35,6 +35,8 @@ class Runner:
     locate: Callable[[str], Store] = store_of
     clock: Callable[[], float] = time.time
     pause: Callable[[float], None] = time.sleep
+    _known: dict[str, Store] = field(default_factory=dict)
+    """The stores by URL: a new one costs a second, and connections."""
 
     def upload(self, task: Task) -> Result:
         """Send an output once and completely."""
@@ -75,7 +77,7 @@ class Runner:
         while True:
             before = progress()
             try:
-                attempt(self.locate(task.url))
+                attempt(self._store(task.url))
             except Exception as error:
                 now, fatal, why = self.clock(), is_fatal(error), words(error, task.url)
                 failures = (Failures() if progress() > before else failures).one_more(now)
@@ -87,3 +89,8 @@ class Runner:
                 self.pause(wait)
             else:
                 return None
+
+    def _store(self, url: str) -> Store:
+        if url not in self._known:
+            self._known[url] = self.locate(url)
+        return self._known[url]

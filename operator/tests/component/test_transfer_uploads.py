@@ -15,24 +15,9 @@ from torchrun_transfer.stores.base import Store
 from torchrun_transfer.task import Task
 from torchrun_transfer.tree import Reading
 from torchrun_transfer.troubles import ChangedError
-from transfers import LEGAL_NAMES, WatchedStore, listed, problems_of, read_tree, write_tree
+from transfers import LEGAL_NAMES, Clock, WatchedStore, listed, problems_of, read_tree, write_tree
 
 CONTENT = {"model.pt": b"m" * 3_000_000, "logs/a.log": b"a", "logs/empty": b""}
-
-
-class Clock:
-    """A clock that only waits advance."""
-
-    def __init__(self) -> None:
-        self.now = 2_000_000.0
-        self.waits: list[float] = []
-
-    def __call__(self) -> float:
-        return self.now
-
-    def pause(self, seconds: float) -> None:
-        self.waits.append(seconds)
-        self.now += seconds
 
 
 @pytest.fixture

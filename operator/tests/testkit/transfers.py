@@ -56,6 +56,22 @@ def read_tree(root: Path) -> Content:
     return {str(file.relative_to(root)): file.read_bytes() for file in root.rglob("*") if file.is_file()}
 
 
+class Clock:
+    """A clock that only waits advance."""
+
+    def __init__(self) -> None:
+        self.now = 2_000_000.0
+        self.waits: list[float] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    def pause(self, seconds: float) -> None:
+        """Let that time pass."""
+        self.waits.append(seconds)
+        self.now += seconds
+
+
 class ChanceError(OSError):
     """A fault by chance."""
 
