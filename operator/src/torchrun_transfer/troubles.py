@@ -1,9 +1,18 @@
 """What went wrong, for people, and whether another attempt may help. Pure: it knows errors by class and name only."""
 
 import errno
+import re
 
 _FATAL_NAMES = frozenset({"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "InvalidAccessKeyId"})
 """Errors of libraries that this program does not import."""
+_CODE = re.compile(r"\((\w+)\) when calling")
+"""How libraries of AWS name the answer of a store."""
+_REFUSALS = frozenset(
+    {
+        "AccessDenied", "AccountProblem", "AllAccessDisabled", "ExpiredToken", "Forbidden", "InvalidAccessKeyId",
+        "InvalidSecurity", "InvalidToken", "SignatureDoesNotMatch", "UnauthorizedAccess", "XAdminUserNotFound",
+    }
+)  # fmt: skip
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _CHARACTERS = 700
 
@@ -27,7 +36,14 @@ def is_fatal(error: BaseException) -> bool:
         return error.fatal
     if isinstance(error, PermissionError | FileNotFoundError | NotADirectoryError | ImportError | UnicodeError):
         return True
-    return type(error).__name__ in _FATAL_NAMES
+    return _refuses(error)
+
+
+def _refuses(error: BaseException) -> bool:
+    """Whether the store knows who asks, and does not let it in; or does not know."""
+    code = _CODE.search(str(error))
+    refused = isinstance(error, PermissionError) or type(error).__name__ in _FATAL_NAMES
+    return refused or (code is not None and code[1] in _REFUSALS)
 
 
 def words(error: BaseException, url: str) -> str:
@@ -37,7 +53,7 @@ def words(error: BaseException, url: str) -> str:
         return said[:_CHARACTERS]
     if isinstance(error, ImportError):
         return f"{url} needs a Python package that the image lacks ({said}); {_IMAGE}"[:_CHARACTERS]
-    if isinstance(error, PermissionError) or type(error).__name__ in _FATAL_NAMES:
+    if _refuses(error):
         return f"{url} refuses access: {said[:400]}; check secretRef, or the rights of the pod's service account"
     if isinstance(error, FileNotFoundError):
         return f"{url} does not exist: {said[:400]}; create the bucket or directory, or correct the url"

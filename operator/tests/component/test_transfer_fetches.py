@@ -84,7 +84,7 @@ def test_a_large_file_is_resumed_where_it_stopped(source: Path, data: Path) -> N
             raise ChanceError
 
     store = ReadStore(source)
-    store.before = fail_once  # type: ignore[method-assign]
+    store.before = fail_once
     assert fetched(source, data, store).error == ""
     large = [line for line in store.log if "large" in line]
     assert large == [f"read large from {start}" for start in (0, STEP, 2 * STEP)]
@@ -100,7 +100,7 @@ def test_an_input_that_changes_while_it_is_read_is_fetched_again(source: Path, d
             write_tree(source, {"train.csv": b"other"}, modified=1_000_001.0)
 
     store = ReadStore(source)
-    store.before = change_once  # type: ignore[method-assign]
+    store.before = change_once
     assert fetched(source, data, store).error == ""
     assert (data / "train.csv").read_bytes() == b"other"
 
@@ -113,7 +113,7 @@ def test_an_input_that_never_stops_changing_is_named(source: Path, data: Path) -
             write_tree(source, {"train.csv": str(next(count)).encode()}, modified=1_000_001.0 + next(count))
 
     store, clock = ReadStore(source), Clock()
-    store.before = change  # type: ignore[method-assign]
+    store.before = change
     result = Runner(lambda _: store, clock, clock.pause).fetch(Task("s3://d/x", str(data)))
     assert result.error == "s3://d/x: train.csv changed while it was read; upload the input under a new url"
     assert "train.csv" not in content(data)
@@ -162,6 +162,6 @@ def test_two_pods_fetch_to_one_volume(source: Path, data: Path) -> None:
             other.append(fetched(source, data, pod="digits-1"))
 
     store = ReadStore(source)
-    store.before = interleave  # type: ignore[method-assign]
+    store.before = interleave
     assert (fetched(source, data, store), other) == (Result(3, 37), [Result(3, 37)])
     assert content(data) == CONTENT

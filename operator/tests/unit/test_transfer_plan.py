@@ -176,6 +176,14 @@ class NoCredentialsError(Exception):
             ("s3://b needs a Python package that the image lacks (Install s3fs to access S3); set spec.transfer.image "
              "to an image with it, or build the training image with EXTRAS=s3"),
         ),
+        (
+            OSError(5, "An error occurred (InvalidAccessKeyId) when calling the ListObjectsV2 operation: no such key"),
+            True,
+            ("s3://b refuses access: [Errno 5] An error occurred (InvalidAccessKeyId) when calling the ListObjectsV2 "
+             "operation: no such key; check secretRef, or the rights of the pod's service account"),
+        ),
+        (OSError(5, "An error occurred (SlowDown) when calling the PutObject operation: wait"), False,
+         "s3://b: OSError: [Errno 5] An error occurred (SlowDown) when calling the PutObject operation: wait"),
         (OSError(28, "No space left"), False, "no space is left at s3://b: [Errno 28] No space left"),
         (ConnectionResetError(), False, "s3://b: ConnectionResetError: ConnectionResetError"),
     ],

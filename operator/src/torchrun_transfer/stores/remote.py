@@ -34,6 +34,8 @@ class RemoteStore:
         options = {"use_listings_cache": False, "skip_instance_cache": True, **_OPTIONS.get(self._scheme, {})}
         self._fs, root = url_to_fs(url, **options)
         self._root = root.rstrip("/")
+        self._single = False
+        """The URL is that of one object."""
 
     def files(self) -> dict[str, Remote]:
         """See Store.files. A URL of one object has this object only."""
@@ -44,6 +46,7 @@ class RemoteStore:
             return {}
         if not found:
             self._need_bucket()
+        self._single = [*found] == [self._root]
         return {self._relative(name): _remote(info) for name, info in found.items() if info.get("type") == "file"}
 
     def put(self, path: str, blocks: Iterable[bytes], size: int) -> Remote:
@@ -53,7 +56,7 @@ class RemoteStore:
             self._fs.pipe_file(full, b"".join(blocks))
         else:
             self._put_large(full, blocks, max(SMALL, -(-size // _MOST_PARTS)))
-        sent = self.look(path)
+        sent = self._look(full)
         if sent.size != size:
             raise OSError(f"{full} has {sent.size} bytes after {size} were sent")
         return sent
@@ -81,13 +84,16 @@ class RemoteStore:
 
     def read(self, path: str, start: int, end: int) -> bytes:
         """See Store.read."""
-        content: bytes = self._fs.cat_file(self._full(path), start=start, end=end)
+        content: bytes = self._fs.cat_file(self._source(path), start=start, end=end)
         return content
 
     def look(self, path: str) -> Remote:
         """See Store.look."""
+        return self._look(self._source(path))
+
+    def _look(self, full: str) -> Remote:
         self._fs.invalidate_cache()
-        return _remote(self._fs.info(self._full(path)))
+        return _remote(self._fs.info(full))
 
     def remove(self, path: str) -> None:
         """See Store.remove."""
@@ -113,6 +119,9 @@ class RemoteStore:
         if _VERSION in path:
             raise TransferError(f"{path}: fsspec takes {_VERSION} in a name for a version; rename or exclude the file")
         return f"{self._root}/{path}" if path else self._root
+
+    def _source(self, path: str) -> str:
+        return self._root if self._single else self._full(path)
 
     def _relative(self, name: str) -> str:
         name = str(name)
