@@ -20,6 +20,7 @@ EMPTY :=
 
 REGISTRY ?=
 TAG ?= dev
+EXTRAS ?=
 ENGINE ?= $(firstword $(foreach engine,docker podman buildah,$(if $(shell command -v $(engine)),$(engine))))
 IMAGE_PREFIX := $(if $(REGISTRY),$(REGISTRY)/)
 
@@ -152,10 +153,10 @@ chaos-membership: $(ENV) ## Apply 200 random faults and scalings to one elastic 
 	PYTHONPATH=e2e $(RUN) -m chaos.membership --json .work/chaos-membership/report.json $(ARGS)
 
 .PHONY: image
-image: ## Build both images: REGISTRY=…, TAG=…, ENGINE=docker|podman|buildah, PUSH=1 to push them
+image: ## Build both images: REGISTRY=…, TAG=…, ENGINE=docker|podman|buildah, EXTRAS=s3, PUSH=1 to push them
 	@[[ -n "$(ENGINE)" ]] || { echo "no docker, podman or buildah on PATH: install one" >&2; exit 1; }
 	$(ENGINE) build -f operator/Dockerfile -t $(IMAGE_PREFIX)torchrun-operator:$(TAG) .
-	$(ENGINE) build -f trainer/Dockerfile -t $(IMAGE_PREFIX)torchrun-trainer:$(TAG) .
+	$(ENGINE) build -f trainer/Dockerfile $(if $(EXTRAS),--build-arg EXTRAS="$(EXTRAS)") -t $(IMAGE_PREFIX)torchrun-trainer:$(TAG) .
 	$(if $(PUSH),$(ENGINE) push $(IMAGE_PREFIX)torchrun-operator:$(TAG))
 	$(if $(PUSH),$(ENGINE) push $(IMAGE_PREFIX)torchrun-trainer:$(TAG))
 
