@@ -6,5 +6,5 @@ STATIC: Final = True
 """spec.rendezvous.backend: static."""
 LEAD: Final = True
 """spec.lead and spec.completionPolicy."""
-TRANSFER: Final = False
+TRANSFER: Final = True
 """spec.inputs and spec.outputs."""
