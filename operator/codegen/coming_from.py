@@ -31,4 +31,6 @@ def _pair(path: Path) -> tuple[str, str]:
 
 
 def _fenced(path: Path) -> str:
-    return f"```{_LANGUAGES[path.suffix]}\n{path.read_text().strip()}\n```"
+    text = path.read_text().strip()
+    templated = path.suffix == ".yaml" and ("{%" in text or "{{" in text)  # no YAML before it is rendered
+    return f"```{'jinja' if templated else _LANGUAGES[path.suffix]}\n{text}\n```"
