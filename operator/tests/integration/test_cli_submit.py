@@ -20,7 +20,8 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def cli(torchrunjobs: Any, tmp_path: Path) -> Iterator[Run]:
-    """Run the program in an empty directory, and return what came of it. The jobs are deleted after the test."""
+    """Run the program in an empty directory, and return what came of it. No other jobs are there, nor later."""
+    assert torchrunjobs.request("DELETE", JOBS)[0] == 200
 
     def run(*args: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
