@@ -183,13 +183,13 @@ def _run(options: argparse.Namespace) -> bool:
             scene.create()
             scene.keep_logs(options.logs)
             report = judged(Run(scene, faults, options).evidence())
+            if options.json is not None:
+                options.json.parent.mkdir(parents=True, exist_ok=True)
+                options.json.write_text(json.dumps(report, indent=1) + "\n")
+            print(told(report), flush=True)  # before the cluster is put right, which may fail
         finally:
             faults.put_right(float("inf"))
             scene.close()
-    if options.json is not None:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
-    print(told(report))
     return not report["violations"]
 
 
