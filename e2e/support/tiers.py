@@ -1,7 +1,7 @@
 """Runs all tests, tier by tier, fast ones first: `python3 -m support.tiers`, which `make test` runs.
 
-The local cluster takes longest, so it is built and started in parallel with the fast tiers. It is stopped at the end if
-it did not run before. If KUBECONFIG is set, the cluster tier uses that cluster instead.
+The local cluster takes longest, so it is built in parallel with the fast tiers, which go first. It is stopped at the
+end if it did not run before. If KUBECONFIG is set, the cluster tier uses that cluster instead.
 """
 
 import os
@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from support.clusters import ROOT, local_command, local_environment, local_programs
 
@@ -19,23 +20,34 @@ _TIERS = ("lint", "verify", "test-unit", "test-integration", "test-cluster")
 
 
 class Background:
-    """The starting local cluster, with its output in a file."""
+    """The local cluster, with its output in a file. It is built while tests run, and started when it is waited for."""
 
     def __init__(self, log: Path) -> None:
         self._log = log
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("w") as output:
-            self._process = subprocess.Popen(
-                local_command("up"),
+        log.write_text("")
+        # In the session of the tests: between sessions, Linux shares the processors whatever the niceness.
+        self._process = self._start(["nice", "-n", "5", *local_command("build")], process_group=0)
+
+    def wait(self) -> bool:
+        """Wait until the cluster runs, and print its progress at intervals. Returns whether it runs."""
+        if not self._ends_well():
+            return False
+        self._process = self._start(local_command("up"), start_new_session=True)
+        return self._ends_well()
+
+    def _start(self, command: list[str], **options: Any) -> subprocess.Popen[bytes]:  # noqa: ANN401 - those of Popen
+        with self._log.open("a") as output:
+            return subprocess.Popen(
+                command,
                 env=local_environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,
+                **options,
             )
 
-    def wait(self) -> bool:
-        """Wait until the cluster runs, and print its progress at intervals. Returns whether it runs."""
+    def _ends_well(self) -> bool:
         began = reported = time.monotonic()
         while self._process.poll() is None:
             time.sleep(0.2)
