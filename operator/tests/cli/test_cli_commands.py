@@ -2,6 +2,7 @@
 
 import os
 import stat
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from cli_cluster import refused
 from cli_logs import LiveJob
 from torchrun_cli.app import PROGRAM, app
 from torchrun_cli.cluster.programs import kubectl
+from torchrun_cli.cluster.waiting import decided
 from torchrun_cli.cluster.waiting import test_of as wish_of
 from torchrun_cli.errors import CliError
 from torchrun_cli.options import Target
@@ -285,6 +287,23 @@ def waited(**condition: Any) -> dict[str, Any]:
 )
 def test_wishes(wish: str, job: dict[str, Any], met: bool) -> None:
     assert wish_of(wish)[1](job) is met
+
+
+@pytest.mark.parametrize(
+    ("wish", "state", "ends"),
+    [
+        ("condition=OutputsUploaded", "Waiting", False),
+        ("condition=outputsuploaded", "Uploading", False),
+        ("condition=OutputsUploaded", "Failed", True),
+        ("running", "Uploading", True),
+    ],
+)
+def test_outputs_are_uploaded_after_the_end(wish: str, state: str, *, ends: bool) -> None:
+    job = waited(type="Complete", status="True")
+    job["status"] |= {"state": "Complete", "outputs": [{"path": "/snapshots/model", "state": state}]}
+    words, test = wish_of(wish)
+    with pytest.raises(CliError, match="ended without") if ends else nullcontext():
+        assert not decided(job, "digits", test, words)
 
 
 @pytest.mark.parametrize("wish", ["condition=", "done", "condition"])

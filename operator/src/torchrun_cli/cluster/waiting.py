@@ -12,6 +12,8 @@ from torchrun_cli.show.pace import condition, has_ended
 
 Test = Callable[[dict[str, Any]], bool]
 DELETED: Final = "deleted"
+_UPLOADED: Final = "outputsuploaded"
+"""The condition of the outputs, whose upload begins when the job has ended."""
 
 
 def test_of(wish: str) -> tuple[str, Test]:
@@ -61,7 +63,7 @@ def wait_for(
     uid = job["metadata"]["uid"]
     feed = Feed(client, JOBS, client.namespace, fields=f"metadata.name={name}", until=until, clock=clock)
     feed.expect(job)
-    if not absence and _decided(job, name, test, words):
+    if not absence and decided(job, name, test, words):
         return job
     for change in feed.changes():
         gone = change.deleted or change.object["metadata"]["uid"] != uid
@@ -70,16 +72,22 @@ def wait_for(
         if gone:
             raise CliError(f"{name} was deleted", Exit.NOT_FOUND)
         job = change.object
-        if not absence and _decided(job, name, test, words):
+        if not absence and decided(job, name, test, words):
             return job
     raise CliError(f"timed out after {seconds:g} s waiting for {words} of {name}: {_state(job)}", Exit.TIMEOUT)
 
 
-def _decided(job: dict[str, Any], name: str, test: Test, words: str) -> bool:
+def _uploads(job: dict[str, Any]) -> bool:
+    """Whether outputs are still to be uploaded."""
+    outputs = (job.get("status") or {}).get("outputs") or ()
+    return any(output.get("state") in ("Waiting", "Uploading") for output in outputs)
+
+
+def decided(job: dict[str, Any], name: str, test: Test, words: str) -> bool:
     """Whether a job passes the test. Raises CliError if it has ended and does not."""
     if test(job):
         return True
-    if has_ended(job):
+    if has_ended(job) and not (_UPLOADED in words.lower() and _uploads(job)):
         raise CliError(f"{name} ended without {words}: {_end(job)}")
     return False
 
