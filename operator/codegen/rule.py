@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from torchrun_operator.api.names import RESERVED_ENV, RESERVED_ENV_PREFIXES
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -32,3 +34,9 @@ class Rule:
 def strings(values: Iterable[str]) -> str:
     """Return a list of strings in CEL."""
     return "[" + ", ".join(f"'{value}'" for value in values) + "]"
+
+
+IS_RESERVED = " || ".join(
+    [f"e.name in {strings(RESERVED_ENV)}", *(f"e.name.startsWith('{prefix}')" for prefix in RESERVED_ENV_PREFIXES)]
+)
+"""Whether the operator or torchrun sets the environment variable e."""

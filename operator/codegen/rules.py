@@ -4,7 +4,7 @@
 """
 
 from pydantic.alias_generators import to_camel
-from rule import Rule, strings
+from rule import IS_RESERVED, Rule, strings
 from static_rules import STATIC_RULES
 from transfer_rules import TRANSFER_RULES
 
@@ -22,8 +22,6 @@ from torchrun_operator.api.names import (
     RENDEZVOUS_ENV_PREFIX,
     RENDEZVOUS_RESOURCES,
     RESERVED_DIRECTORIES,
-    RESERVED_ENV,
-    RESERVED_ENV_PREFIXES,
     RESERVED_PREFIX,
     RESERVED_RDZV_CONF,
     TERMINATION_LOG,
@@ -49,9 +47,6 @@ def _own_keys(template: str) -> list[Rule]:
 _RANGE = "matches('^[0-9]{1,9}(:[0-9]{1,9})?$')"
 _CONTAINERS = "self.template.spec.containers"
 _NOT_TRAINER = f"self.name != '{TRAINER_CONTAINER}'"
-_ENV_NAMES = " || ".join(
-    [f"e.name in {strings(RESERVED_ENV)}", *(f"e.name.startsWith('{prefix}')" for prefix in RESERVED_ENV_PREFIXES)]
-)
 _PATH = "matches('^(/[^/:]+)+$') && !self.split('/').exists(part, part == '.' || part == '..')"
 _OWN_PATHS = f"matches('^/({'|'.join(RESERVED_DIRECTORIES)})(/|$)')"
 
@@ -266,9 +261,9 @@ _TEMPLATE = (
     ),
     Rule(
         "spec.template.spec.containers[]",
-        f"{_NOT_TRAINER} || !has(self.env) || !self.env.exists(e, {_ENV_NAMES})",
+        f"{_NOT_TRAINER} || !has(self.env) || !self.env.exists(e, {IS_RESERVED})",
         f"the operator or torchrun sets one of these variables; {remedies.RESERVED_ENV}",
-        f"'the operator or torchrun sets ' + self.env.filter(e, {_ENV_NAMES})[0].name + '; {remedies.RESERVED_ENV}'",
+        f"'the operator or torchrun sets ' + self.env.filter(e, {IS_RESERVED})[0].name + '; {remedies.RESERVED_ENV}'",
         field=".env",
         reason="FieldValueForbidden",
     ),

@@ -1,23 +1,14 @@
 """The rules, in CEL, on jobs with the static backend and on the lead."""
 
-from rule import Rule
+from rule import IS_RESERVED, Rule, strings
 
 from torchrun_operator.api import remedies
-from torchrun_operator.api.names import RESERVED_ENV, RESERVED_ENV_PREFIXES, STATIC_ENV, TRAINER_CONTAINER
+from torchrun_operator.api.names import STATIC_ENV, TRAINER_CONTAINER
 
 _STATIC = "(has(self.rendezvous) && has(self.rendezvous.backend) && self.rendezvous.backend == 'static')"
 _NUMBER = "matches('^[0-9]{1,9}$')"
 _RANGE = "matches('^[0-9]{1,9}:[0-9]{1,9}$')"
-
-
-def _strings(values: tuple[str, ...]) -> str:
-    return "[" + ", ".join(f"'{value}'" for value in values) + "]"
-
-
-_RESERVED = " || ".join(
-    [f"e.name in {_strings(RESERVED_ENV)}", *(f"e.name.startsWith('{prefix}')" for prefix in RESERVED_ENV_PREFIXES)]
-)
-_OWN = f"e.name in {_strings(STATIC_ENV)}"
+_OWN = f"e.name in {strings(STATIC_ENV)}"
 _TRAINERS = f"self.template.spec.containers.all(c, c.name != '{TRAINER_CONTAINER}' || !has(c.env)"
 
 STATIC_RULES: tuple[Rule, ...] = (
@@ -75,7 +66,7 @@ STATIC_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "spec.lead.env",
-        f"!self.exists(e, {_RESERVED})",
+        f"!self.exists(e, {IS_RESERVED})",
         f"the operator or torchrun sets one of these variables; {remedies.RESERVED_ENV}",
         reason="FieldValueForbidden",
     ),
