@@ -14,8 +14,7 @@ from cli_cluster import refused
 from cli_logs import LiveJob
 from torchrun_cli.app import PROGRAM, app
 from torchrun_cli.cluster.programs import kubectl
-from torchrun_cli.cluster.waiting import decided
-from torchrun_cli.cluster.waiting import test_of as wish_of
+from torchrun_cli.cluster.waiting import decided, wish_of
 from torchrun_cli.errors import CliError
 from torchrun_cli.options import Target
 from torchrun_cli.show.tensorboard import pod_state, tensorboard_pod
@@ -286,7 +285,7 @@ def waited(**condition: Any) -> dict[str, Any]:
     ],
 )
 def test_wishes(wish: str, job: dict[str, Any], met: bool) -> None:
-    assert wish_of(wish)[1](job) is met
+    assert wish_of(wish).test(job) is met
 
 
 @pytest.mark.parametrize(
@@ -301,9 +300,8 @@ def test_wishes(wish: str, job: dict[str, Any], met: bool) -> None:
 def test_outputs_are_uploaded_after_the_end(wish: str, state: str, *, ends: bool) -> None:
     job = waited(type="Complete", status="True")
     job["status"] |= {"state": "Complete", "outputs": [{"path": "/snapshots/model", "state": state}]}
-    words, test = wish_of(wish)
     with pytest.raises(CliError, match="ended without") if ends else nullcontext():
-        assert not decided(job, "digits", test, words)
+        assert not decided(job, "digits", wish_of(wish))
 
 
 @pytest.mark.parametrize("wish", ["condition=", "done", "condition"])

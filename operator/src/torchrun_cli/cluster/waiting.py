@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from torchrun_cli.cluster.client import Client
 from torchrun_cli.cluster.follow import Feed
@@ -12,15 +12,24 @@ from torchrun_cli.show.pace import condition, has_ended
 
 Test = Callable[[dict[str, Any]], bool]
 DELETED: Final = "deleted"
-_UPLOADED: Final = "outputsuploaded"
-"""The condition of the outputs, whose upload begins when the job has ended."""
 
 
-def test_of(wish: str) -> tuple[str, Test]:
-    """Read `--for`: return its words for people, and the test. Raises CliError if there is no such wish."""
+class Wish(NamedTuple):
+    """What one waits for."""
+
+    words: str
+    """For people."""
+    test: Test
+    """Whether the job is as wished."""
+    over: Test = has_ended
+    """Whether the job cannot become so any more, if it is not."""
+
+
+def wish_of(wish: str) -> Wish:
+    """Read `--for`. Raises CliError if there is no such wish."""
     kind, _, rest = wish.partition("=")
     if wish == DELETED:
-        return "the end of the job", lambda _: False
+        return Wish("the end of the job", lambda _: False)
     if wish in ("complete", "running", "suspended"):
         kind, rest = "condition", wish.capitalize()
     if kind != "condition" or not rest:
@@ -28,7 +37,9 @@ def test_of(wish: str) -> tuple[str, Test]:
         raise CliError(f"--for={wish} is not known: {words}", Exit.USAGE)
     type_, _, status = rest.partition("=")
     status = (status or "True").capitalize()
-    return f"condition {type_}={status}", lambda job: _has(job, type_, status)
+    # The upload begins when the job has ended.
+    over = _has_uploaded if type_.lower() == "outputsuploaded" else has_ended
+    return Wish(f"condition {type_}={status}", lambda job: _has(job, type_, status), over)
 
 
 def _has(job: dict[str, Any], type_: str, status: str) -> bool:
@@ -44,17 +55,16 @@ def _has(job: dict[str, Any], type_: str, status: str) -> bool:
 def wait_for(
     client: Client,
     name: str,
-    test: Test,
-    words: str,
+    wish: Wish,
     *,
     seconds: float | None = None,
     absence: bool = False,
     clock: Callable[[], float] = time.monotonic,
 ) -> dict[str, Any]:
-    """Wait until a job passes the test, or with ``absence`` until it is gone, and return it as it was last.
+    """Wait until a job is as wished, or with ``absence`` until it is gone, and return it as it was last.
 
     Raises CliError with exit code 124 when the time is over, 3 if there is no such job, and 1 if the job ended and so
-    will not pass any more.
+    will not become so any more.
     """
     job = client.find(JOBS, name) if absence else client.get(JOBS, name)
     if job is None:
@@ -63,7 +73,7 @@ def wait_for(
     uid = job["metadata"]["uid"]
     feed = Feed(client, JOBS, client.namespace, fields=f"metadata.name={name}", until=until, clock=clock)
     feed.expect(job)
-    if not absence and decided(job, name, test, words):
+    if not absence and decided(job, name, wish):
         return job
     for change in feed.changes():
         gone = change.deleted or change.object["metadata"]["uid"] != uid
@@ -72,23 +82,23 @@ def wait_for(
         if gone:
             raise CliError(f"{name} was deleted", Exit.NOT_FOUND)
         job = change.object
-        if not absence and decided(job, name, test, words):
+        if not absence and decided(job, name, wish):
             return job
-    raise CliError(f"timed out after {seconds:g} s waiting for {words} of {name}: {_state(job)}", Exit.TIMEOUT)
+    raise CliError(f"timed out after {seconds:g} s waiting for {wish.words} of {name}: {_state(job)}", Exit.TIMEOUT)
 
 
-def _uploads(job: dict[str, Any]) -> bool:
-    """Whether outputs are still to be uploaded."""
+def _has_uploaded(job: dict[str, Any]) -> bool:
+    """Whether a job has ended, and no output is still to be uploaded."""
     outputs = (job.get("status") or {}).get("outputs") or ()
-    return any(output.get("state") in ("Waiting", "Uploading") for output in outputs)
+    return has_ended(job) and all(output.get("state") not in ("Waiting", "Uploading") for output in outputs)
 
 
-def decided(job: dict[str, Any], name: str, test: Test, words: str) -> bool:
-    """Whether a job passes the test. Raises CliError if it has ended and does not."""
-    if test(job):
+def decided(job: dict[str, Any], name: str, wish: Wish) -> bool:
+    """Whether a job is as wished. Raises CliError if it has ended and is not."""
+    if wish.test(job):
         return True
-    if has_ended(job) and not (_UPLOADED in words.lower() and _uploads(job)):
-        raise CliError(f"{name} ended without {words}: {_end(job)}")
+    if wish.over(job):
+        raise CliError(f"{name} ended without {wish.words}: {_end(job)}")
     return False
 
 

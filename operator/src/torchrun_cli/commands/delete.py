@@ -38,10 +38,9 @@ def delete(target: Target, names: tuple[str, ...], wait: bool, ignore_not_found:
         click.echo(done(name, "deleted"))
         deleted.append(name)
     if wait:
-        from torchrun_cli.cluster.waiting import DELETED, test_of, wait_for  # noqa: PLC0415 only --wait needs it
+        from torchrun_cli.cluster.waiting import DELETED, wait_for, wish_of  # noqa: PLC0415 only --wait needs it
 
         for name in deleted:
-            words, test = test_of(DELETED)
-            wait_for(client, name, test, words, absence=True)
+            wait_for(client, name, wish_of(DELETED), absence=True)
     if problems:
         raise CliError("\nerror: ".join(problem.message for problem in problems), problems[0].exit_code)

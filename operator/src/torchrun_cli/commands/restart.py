@@ -6,7 +6,7 @@ from torchrun_cli.cluster.client import Client, connect
 from torchrun_cli.cluster.jobs import change_spec, done, live_job
 from torchrun_cli.cluster.logs import node_pods, source_of
 from torchrun_cli.cluster.resources import PODS
-from torchrun_cli.cluster.waiting import test_of, wait_for
+from torchrun_cli.cluster.waiting import wait_for, wish_of
 from torchrun_cli.errors import CliError, Exit
 from torchrun_cli.options import Target, command, target_options
 from torchrun_cli.show.times import seconds_of
@@ -37,9 +37,8 @@ def restart(target: Target, name: str, node: int | None, timeout: str) -> None:
     if (job.get("spec") or {}).get("suspend"):
         raise CliError(f"{name} is suspended: run kubectl torchrun resume {name}", Exit.REFUSED)
     change_spec(client, name, suspend=True)
-    words, test = test_of("suspended")
     try:
-        wait_for(client, name, test, words, seconds=seconds)
+        wait_for(client, name, wish_of("suspended"), seconds=seconds)
         change_spec(client, name, suspend=False)
     except (CliError, KeyboardInterrupt):
         click.echo(f"{name} stays suspended: run kubectl torchrun resume {name} once its pods have ended", err=True)

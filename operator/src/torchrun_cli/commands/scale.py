@@ -33,9 +33,10 @@ def scale(target: Target, name: str, nodes: int, wait: bool, timeout: str | None
     client.patch(JOBS, name, {"spec": {"replicas": nodes}}, subresource="scale")
     click.echo(done(name, "scaled"))
     if wait:
-        from torchrun_cli.cluster.waiting import wait_for  # noqa: PLC0415 only --wait needs it
+        from torchrun_cli.cluster.waiting import Wish, wait_for  # noqa: PLC0415 only --wait needs it
 
-        wait_for(client, name, lambda job: _trains_with(job, nodes), f"training with {nodes} nodes", seconds=seconds)
+        wish = Wish(f"training with {nodes} nodes", lambda job: _trains_with(job, nodes))
+        wait_for(client, name, wish, seconds=seconds)
 
 
 def _trains_with(job: dict[str, Any], nodes: int) -> bool:

@@ -99,10 +99,9 @@ def _say(job: dict[str, Any], output: str | None, *, dry_run: bool) -> None:
 
 def _wait(client: "Client", name: str, seconds: float | None) -> None:
     from torchrun_cli.cluster.jobs import done  # noqa: PLC0415
-    from torchrun_cli.cluster.waiting import test_of, wait_for  # noqa: PLC0415
+    from torchrun_cli.cluster.waiting import wait_for, wish_of  # noqa: PLC0415
 
-    words, test = test_of("complete")
-    wait_for(client, name, test, words, seconds=seconds)
+    wait_for(client, name, wish_of("complete"), seconds=seconds)
     click.echo(done(name, "complete"))
 
 

@@ -4,7 +4,7 @@ import click
 
 from torchrun_cli.cluster.client import connect
 from torchrun_cli.cluster.jobs import change_spec, done, live_job
-from torchrun_cli.cluster.waiting import test_of, wait_for
+from torchrun_cli.cluster.waiting import wait_for, wish_of
 from torchrun_cli.options import Target, command, target_options
 from torchrun_cli.show.times import seconds_of
 
@@ -50,5 +50,4 @@ def _set(target: Target, name: str, *, suspended: bool, wait: str | None, timeou
     change_spec(client, name, suspend=suspended)
     click.echo(done(name, "suspended" if suspended else "resumed"))
     if wait is not None:
-        words, test = test_of(wait)
-        wait_for(client, name, test, words, seconds=seconds)
+        wait_for(client, name, wish_of(wait), seconds=seconds)

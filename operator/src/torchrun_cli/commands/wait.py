@@ -4,7 +4,7 @@ import click
 
 from torchrun_cli.cluster.client import connect
 from torchrun_cli.cluster.jobs import done
-from torchrun_cli.cluster.waiting import DELETED, test_of, wait_for
+from torchrun_cli.cluster.waiting import DELETED, wait_for, wish_of
 from torchrun_cli.options import Target, command, target_options
 from torchrun_cli.show.times import seconds_of
 
@@ -32,7 +32,7 @@ def wait(target: Target, name: str, wish: str, timeout: str | None) -> None:
 
     Exit with 1 if the job ends without it, with 124 when the time is over.
     """
-    words, test = test_of(wish)
+    wished = wish_of(wish)
     seconds = seconds_of(timeout) if timeout is not None else None
-    wait_for(connect(target), name, test, words, seconds=seconds, absence=wish == DELETED)
+    wait_for(connect(target), name, wished, seconds=seconds, absence=wish == DELETED)
     click.echo(done(name, "deleted" if wish == DELETED else "condition met"))
