@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from world import World, cancelled_at, fails_at
+from crashes import cancelled_at, fails_at, undisturbed
+from world import World
 
 Disturb = Callable[[World], None]
 
@@ -107,24 +108,13 @@ async def world_before(disturb: Disturb) -> World:
     return world
 
 
-READS = ("get ", "list ")
-
-
-async def undisturbed(disturb: Disturb) -> tuple[int, dict[str, int]]:
-    """Return the number of the last write in a run without faults, and the created pods."""
-    world = await world_before(disturb)
-    await world.settle()
-    last = max(number for number, what in enumerate(world.cluster.log, start=1) if not what.startswith(READS))
-    return last, world.cluster.most_pods
-
-
 @pytest.mark.parametrize("after", [False, True], ids=["before its effect", "after its effect"])
 @pytest.mark.parametrize("death", [False, True], ids=["the request fails", "the operator dies"])
 @pytest.mark.parametrize(("disturb", "state", "restarts", "indices"), LIVES.values(), ids=LIVES)
 async def test_any_request_may_be_the_last(
     disturb: Disturb, state: str, restarts: dict[str, int], indices: list[int], death: bool, after: bool
 ) -> None:
-    last, created = await undisturbed(disturb)
+    last, created = await undisturbed(await world_before(disturb))
     for number in range(1, last + 3):
         world = await world_before(disturb)
         await (cancelled_at if death else fails_at)(world, number, after=after)

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from builders import Manifest
+from crashes import cancelled_at, fails_at, undisturbed
 from memory_cluster import Stored
 from torchrun_operator.api.base import rfc3339
 from torchrun_operator.api.names import ANNOTATION_LEAD_ADDRESS, ANNOTATION_LEAD_UID
-from world import World, cancelled_at, counts, fails_at, reasons
+from world import World, counts, reasons
 
 NODES = ["digits-0", "digits-1", "digits-2"]
 STATIC: dict[str, Any] = {"nnodes": 3, "replicas": 3, "rendezvous": {"backend": "static"}}
@@ -182,14 +183,6 @@ async def world_before(disturb: Disturb) -> World:
     return world
 
 
-async def undisturbed(disturb: Disturb) -> tuple[int, dict[str, int]]:
-    """Return the number of the last write in a run without faults, and the created pods."""
-    world = await world_before(disturb)
-    await world.settle()
-    writes = [number for number, what in enumerate(world.cluster.log, 1) if not what.startswith(("get ", "list "))]
-    return max(writes), world.cluster.most_pods
-
-
 @pytest.mark.parametrize(("disturb", "state", "restarts", "indices"), LIVES.values(), ids=LIVES)
 async def test_what_happens_and_what_counts(
     disturb: Disturb, state: str, restarts: dict[str, int], indices: list[int]
@@ -209,7 +202,7 @@ async def test_what_happens_and_what_counts(
 async def test_any_request_may_be_the_last(
     disturb: Disturb, state: str, restarts: dict[str, int], indices: list[int], death: bool, after: bool
 ) -> None:
-    last, created = await undisturbed(disturb)
+    last, created = await undisturbed(await world_before(disturb))
     for number in range(1, last + 3):
         world = await world_before(disturb)
         await (cancelled_at if death else fails_at)(world, number, after=after)

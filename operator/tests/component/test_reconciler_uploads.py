@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from crashes import cancelled_at, fails_at
 from torchrun_operator.api.names import ANNOTATION_RETRY_OUTPUTS
-from world import World, cancelled_at, fails_at, reasons, started
+from world import World, reasons, started
 
 OUTPUTS = [
     {"path": "/snapshots/model", "url": "s3://results/model"},

@@ -1,6 +1,5 @@
 """A small world for the reconciler: Kubernetes nodes that run pods, agents that join a rendezvous, and time."""
 
-import asyncio
 import itertools
 import json
 from dataclasses import dataclass, replace
@@ -336,44 +335,6 @@ class World:
     def indices(self) -> list[int]:
         """Return the sorted indices of the node pods that are live or have finished, including duplicates."""
         return sorted(int(pod["metadata"]["labels"][LABEL_NODE_INDEX]) for pod in self.nodes.values())
-
-
-async def cancelled_at(world: World, number: int, *, after: bool) -> bool:
-    """Reconcile until request `number`, and end the operator there. Return whether there was such a request."""
-    task: asyncio.Task[Any] | None = None
-    hit = False
-
-    async def fault(count: int, _what: str, done: bool) -> None:
-        nonlocal hit
-        if count == number and done is after and not hit:
-            hit = True
-            assert task is not None
-            task.cancel()
-            await asyncio.Event().wait()
-
-    world.cluster.fault = fault
-    task = asyncio.create_task(world.settle())
-    await asyncio.wait([task])
-    world.cluster.fault = None
-    if not task.cancelled():
-        task.result()
-    return hit
-
-
-async def fails_at(world: World, number: int, *, after: bool) -> bool:
-    """Settle while request `number` fails, before or after its effect. Return whether there was such a request."""
-    hit = False
-
-    async def fault(count: int, what: str, done: bool) -> None:
-        nonlocal hit
-        if count == number and done is after and not hit:
-            hit = True
-            raise ClusterError(0, "TimeoutError", what)
-
-    world.cluster.fault = fault
-    await world.settle()
-    world.cluster.fault = None
-    return hit
 
 
 def _text(moment: datetime) -> str:
