@@ -51,6 +51,11 @@ COMMANDS = {
     "tensorboard": Entry(
         WATCH, "tensorboard:tensorboard", "Show TensorBoard for the snapshots of a job, also of one that has ended."
     ),
+    "outputs": Entry(
+        WATCH,
+        "outputs:outputs",
+        "Show the outputs of a job and how far their upload is, download them, or upload them again.",
+    ),
     "scale": Entry(CHANGE, "scale:scale", "Change the number of nodes that a job wants."),
     "suspend": Entry(CHANGE, "suspend:suspend", "Suspend a job: all its pods end, and it keeps its snapshots."),
     "resume": Entry(CHANGE, "suspend:resume", "Resume a suspended job from its last snapshot."),

@@ -1,20 +1,18 @@
 """Fetches an input: each file complete and unchanged, with its checksum where the source has a manifest."""
 
-import contextlib
 import hashlib
 import json
 import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import BinaryIO
 
 from torchrun_transfer import manifest
 from torchrun_transfer.manifest import MANIFEST, RESERVED, Manifest
+from torchrun_transfer.parts import Received, is_safe, publish, received
 from torchrun_transfer.plan import Remote
 from torchrun_transfer.stores.base import Store
 from torchrun_transfer.task import Task
-from torchrun_transfer.tree import BLOCK
 from torchrun_transfer.troubles import ChangedError, TransferError
 
 logger = logging.getLogger("transfer")
@@ -22,7 +20,6 @@ logger = logging.getLogger("transfer")
 PARTS = f".{RESERVED}parts"
 RECORD = f".{RESERVED}input.json"
 """In the directory of the input: which version of each file it has. A volume that outlives the pod keeps them."""
-_STEP = 16 << 20
 
 
 @dataclass
@@ -70,7 +67,7 @@ class Fetcher:
         if not there:
             raise TransferError(f"{self.task.url} has no files; correct the url in spec.inputs")
         for path in there:
-            if not _is_safe(path):
+            if not is_safe(path):
                 raise TransferError(f"{self.task.url} has a file named {path!r}, which is no path of a file; rename it")
         return there
 
@@ -81,47 +78,25 @@ class Fetcher:
 
     def _fetch(self, path: str, remote: Remote, sha256: str, done: Fetched) -> None:
         part = os.path.join(self.task.path, PARTS, self._part_name(path, remote))
-        os.makedirs(os.path.dirname(part), exist_ok=True)
-        digest, before = hashlib.sha256(), done.read
-        with open(part, "ab+") as file:
-            self._resume(file, remote, digest)
-            while (at := file.tell()) < remote.size:
-                block = self.store.read(path, at, min(at + _STEP, remote.size))
-                if not block:
-                    break
-                file.write(block)
-                digest.update(block)
-                done.read += len(block)
-            size = file.tell()
-            file.flush()
-            os.fsync(file.fileno())
-        problem = self._problem(path, remote, size, digest.hexdigest(), sha256)
+        before = done.read
+
+        def took(count: int) -> None:
+            done.read += count
+
+        found = received(part, remote.size, lambda start, end: self.store.read(path, start, end), took)
+        problem = self._problem(path, remote, found, sha256)
         if problem:
             os.unlink(part)
             done.read = before  # to read it again and again is no progress
             raise ChangedError(problem)
-        final = os.path.join(self.task.path, path)
-        os.makedirs(os.path.dirname(final), exist_ok=True)
-        os.replace(part, final)
-        with contextlib.suppress(OSError):
-            os.rmdir(os.path.dirname(part))  # the last one
+        publish(part, os.path.join(self.task.path, path))
         logger.info("fetched %s (%d bytes)", path, remote.size)
 
-    def _resume(self, file: BinaryIO, remote: Remote, digest: "hashlib._Hash") -> None:
-        """Read what an earlier attempt has fetched of the same version, and go to its end."""
-        file.seek(0)
-        while block := file.read(BLOCK):
-            digest.update(block)
-        if file.tell() > remote.size:
-            file.truncate(0)
-            raise ChangedError(f"the part of {self.task.url} on the volume is too long; fetching it again")
-
-    def _problem(self, path: str, remote: Remote, size: int, found: str, expected: str) -> str:
-        now = self.store.look(path)
-        if now != remote or size != remote.size:
+    def _problem(self, path: str, remote: Remote, found: Received, expected: str) -> str:
+        if self.store.look(path) != remote or found.size != remote.size:
             return f"{self.task.url}: {path} changed while it was read; upload the input under a new url"
-        if expected and found != expected:
-            return f"{self.task.url}: {path} has the checksum {found}, and the manifest says {expected}"
+        if expected and found.sha256 != expected:
+            return f"{self.task.url}: {path} has the checksum {found.sha256}, and the manifest says {expected}"
         return ""
 
     def _part_name(self, path: str, remote: Remote) -> str:
@@ -143,7 +118,3 @@ class Fetcher:
         with open(temporary, "w", encoding="utf-8") as file:
             json.dump(record, file)
         os.replace(temporary, final)
-
-
-def _is_safe(path: str) -> bool:
-    return not {"", ".", ".."}.intersection(path.split("/")) and "\0" not in path

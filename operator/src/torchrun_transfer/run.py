@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
 from torchrun_transfer.backoff import Failures
+from torchrun_transfer.download import Downloaded, Downloader
 from torchrun_transfer.fetch import Fetched, Fetcher
 from torchrun_transfer.report import Result
-from torchrun_transfer.stores.base import Store
+from torchrun_transfer.stores.base import Source, Store
 from torchrun_transfer.stores.locate import store_of
 from torchrun_transfer.task import Task
 from torchrun_transfer.troubles import is_fatal, words
@@ -41,7 +42,7 @@ class Runner:
     def upload(self, task: Task) -> Result:
         """Send an output once and completely."""
         done = Pass()
-        defeat = self._until_done(task, lambda store: self._send(task, store, done), lambda: done.sent)
+        defeat = self._until_done(task, lambda: self._send(task, self._store(task.url), done), lambda: done.sent)
         size = sum(entry.size for entry in done.entries.values())
         return Result(len(done.entries), size, defeat.why if defeat else "")
 
@@ -56,12 +57,19 @@ class Runner:
     def fetch(self, task: Task) -> Result:
         """Fetch an input."""
         done = Fetched()
-        defeat = self._until_done(task, lambda store: Fetcher(task, store).one_pass(done), lambda: done.read)
+        defeat = self._until_done(task, lambda: Fetcher(task, self._store(task.url)).one_pass(done), lambda: done.read)
+        return Result(done.files, done.bytes, defeat.why if defeat else "")
+
+    def download(self, task: Task, source: Source, done: Downloaded) -> Result:
+        """Download a complete output from a store that is known already."""
+        defeat = self._until_done(task, lambda: Downloader(task, source).one_pass(done), lambda: done.read)
         return Result(done.files, done.bytes, defeat.why if defeat else "")
 
     def _one_period(self, task: Task) -> Defeat | None:
         done = Pass()
-        return self._until_done(task, lambda store: self._send(task, store, done, settled_only=True), lambda: done.sent)
+        return self._until_done(
+            task, lambda: self._send(task, self._store(task.url), done, settled_only=True), lambda: done.sent
+        )
 
     def _send(self, task: Task, store: Store, done: Pass, *, settled_only: bool = False) -> None:
         done.changed.clear()
@@ -71,13 +79,13 @@ class Runner:
         # Not datetime.UTC: the Python of the image may be 3.10.
         return datetime.fromtimestamp(self.clock(), tz=timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
-    def _until_done(self, task: Task, attempt: Callable[[Store], None], progress: Callable[[], int]) -> Defeat | None:
+    def _until_done(self, task: Task, attempt: Callable[[], None], progress: Callable[[], int]) -> Defeat | None:
         """Make attempts until one succeeds. Return why the last one failed, or None."""
         failures = Failures()
         while True:
             before = progress()
             try:
-                attempt(self._store(task.url))
+                attempt()
             except Exception as error:
                 now, fatal, why = self.clock(), is_fatal(error), words(error, task.url)
                 failures = (Failures() if progress() > before else failures).one_more(now)

@@ -12,6 +12,7 @@ from torchrun_cli.show.pace import condition, has_ended
 
 Test = Callable[[dict[str, Any]], bool]
 DELETED: Final = "deleted"
+OUTPUTS_UPLOADED: Final = "OutputsUploaded"
 
 
 class Wish(NamedTuple):
@@ -23,6 +24,8 @@ class Wish(NamedTuple):
     """Whether the job is as wished."""
     over: Test = has_ended
     """Whether the job cannot become so any more, if it is not."""
+    reason: str = ""
+    """The condition that says why it did not. Empty: the end of the job."""
 
 
 def wish_of(wish: str) -> Wish:
@@ -38,8 +41,9 @@ def wish_of(wish: str) -> Wish:
     type_, _, status = rest.partition("=")
     status = (status or "True").capitalize()
     # The upload begins when the job has ended.
-    over = _has_uploaded if type_.lower() == "outputsuploaded" else has_ended
-    return Wish(f"condition {type_}={status}", lambda job: _has(job, type_, status), over)
+    uploads = type_.lower() == OUTPUTS_UPLOADED.lower()
+    over, reason = (has_uploaded, OUTPUTS_UPLOADED) if uploads else (has_ended, "")
+    return Wish(f"condition {type_}={status}", lambda job: _has(job, type_, status), over, reason)
 
 
 def _has(job: dict[str, Any], type_: str, status: str) -> bool:
@@ -87,7 +91,7 @@ def wait_for(
     raise CliError(f"timed out after {seconds:g} s waiting for {wish.words} of {name}: {_state(job)}", Exit.TIMEOUT)
 
 
-def _has_uploaded(job: dict[str, Any]) -> bool:
+def has_uploaded(job: dict[str, Any]) -> bool:
     """Whether a job has ended, and no output is still to be uploaded."""
     outputs = (job.get("status") or {}).get("outputs") or ()
     return has_ended(job) and all(output.get("state") not in ("Waiting", "Uploading") for output in outputs)
@@ -98,11 +102,14 @@ def decided(job: dict[str, Any], name: str, wish: Wish) -> bool:
     if wish.test(job):
         return True
     if wish.over(job):
-        raise CliError(f"{name} ended without {wish.words}: {_end(job)}")
+        raise CliError(f"{name} ended without {wish.words}: {_end(job, wish.reason)}")
     return False
 
 
-def _end(job: dict[str, Any]) -> str:
+def _end(job: dict[str, Any], reason: str) -> str:
+    told = condition(job, reason)
+    if told:
+        return f"{told.get('reason')}: {told.get('message')}"
     kind = "Failed" if condition(job, "Failed").get("status") == "True" else "Complete"
     found = condition(job, kind)
     return f"{kind} ({found.get('reason')}): {found.get('message')}"
