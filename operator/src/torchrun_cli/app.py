@@ -62,6 +62,9 @@ COMMANDS = {
     "restart": Entry(CHANGE, "restart:restart", "Restart a job with new pods, from its last snapshot."),
     "cancel": Entry(CHANGE, "cancel:cancel", "End a job for good, and keep its record and its logs."),
     "delete": Entry(CHANGE, "delete:delete", "Delete jobs, with all that the operator created for them."),
+    "doctor": Entry(
+        FIND_OUT, "doctor:doctor", "Check a job, or the cluster: what keeps it from working, and what to do."
+    ),
     "exec": Entry(FIND_OUT, "exec:exec_", "Run a command in a node of a job, or in all of them."),
     "port-forward": Entry(FIND_OUT, "port_forward:port_forward", "Forward ports of this computer to a node of a job."),
     "convert": Entry(

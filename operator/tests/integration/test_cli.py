@@ -221,6 +221,28 @@ def test_what_has_no_pods(cli: Run, job: Callable[..., str]) -> None:
         assert (done.returncode, done.stderr) == (code, error)
 
 
+def test_doctor(cli: Run, job: Callable[..., str]) -> None:
+    """Without controllers, nothing starts: the operator has not seen the job, and there are no Kubernetes nodes."""
+    job("digits")
+    done = cli("doctor", "digits", "-o", "json")
+    found = {each["check"]: each["result"] for each in json.loads(done.stdout)["checks"]}
+    assert (done.returncode, done.stderr) == (1, "")
+    assert found == {
+        "conditions": "warning",
+        "spec": "ok",
+        "quota": "ok",
+        "pod security": "ok",
+        "room": "failed",
+        "network policies": "ok",
+        "clocks": "ok",
+        "operator": "failed",
+    }
+    done = cli("doctor")
+    rows = {line.split()[1]: line.split()[0] for line in done.stdout.splitlines() if line[:1] not in (" ", "")}
+    assert (done.returncode, rows["resource"], rows["operator"]) == (1, "ok", "failed"), done.stdout
+    assert cli("doctor", "none").stderr == ABSENT
+
+
 ABSENT = 'error: torchrunjobs.torchrun.dev "none" not found\n'
 
 

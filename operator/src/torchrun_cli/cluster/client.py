@@ -19,6 +19,8 @@ from torchrun_cli.options import Target
 FIELD_MANAGER: Final = "kubectl-torchrun"
 MERGE_PATCH: Final = "application/merge-patch+json"
 APPLY_PATCH: Final = "application/apply-patch+yaml"
+_JSON: Final = "application/json, */*"
+_METADATA: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _PAGE: Final = 500
 _MOST_RETRIES: Final = 5
 _LONGEST_RETRY: Final = 10.0
@@ -61,13 +63,22 @@ class Client:
             raise
 
     def list(
-        self, resource: Resource, namespace: str | None, *, labels: str = "", fields: str = ""
+        self,
+        resource: Resource,
+        namespace: str | None,
+        *,
+        labels: str = "",
+        fields: str = "",
+        names_only: bool = False,
     ) -> tuple[list[Object], str]:
-        """Return the objects and the version of the list, read in pages. No namespace: of all. Raises ApiError."""
+        """Return the objects and the version of the list, read in pages. No namespace: of all. Raises ApiError.
+
+        ``names_only``: only their metadata.
+        """
         query = {"limit": str(_PAGE), "labelSelector": labels, "fieldSelector": fields}
         found: list[Object] = []
         while True:
-            page = self._json("GET", resource.path(namespace), query)
+            page = self._json("GET", resource.path(namespace), query, accept=_METADATA if names_only else _JSON)
             items = page.get("items") or ()
             # The items of a list carry no kind of their own.
             found += [{"apiVersion": resource.api_version, "kind": resource.kind, **item} for item in items]
@@ -117,11 +128,22 @@ class Client:
         with closing(self._answer("GET", path, query, None, "", seconds)) as answer:
             yield answer.chunks()
 
+    def fetch(self, path: str) -> tuple[str, str | None]:
+        """Return what the server answers to a GET, as text, and the Date header of the answer. Raises ApiError."""
+        with closing(self._answer("GET", path, {}, None, "", 30.0)) as answer:
+            return b"".join(answer.chunks()).decode(errors="replace"), answer.header("Date")
+
     def _json(
-        self, method: str, path: str, query: dict[str, str] | None = None, body: Object | None = None, kind: str = ""
+        self,
+        method: str,
+        path: str,
+        query: dict[str, str] | None = None,
+        body: Object | None = None,
+        kind: str = "",
+        accept: str = "",
     ) -> Object:
         text = json.dumps(body).encode() if body is not None else None
-        with closing(self._answer(method, path, query or {}, text, kind, 30.0)) as answer:
+        with closing(self._answer(method, path, query or {}, text, kind, 30.0, accept)) as answer:
             content = b"".join(answer.chunks())
         try:
             found = json.loads(content)
@@ -133,12 +155,19 @@ class Client:
         return found
 
     def _answer(
-        self, method: str, path: str, query: dict[str, str], body: bytes | None, kind: str, seconds: float | None
+        self,
+        method: str,
+        path: str,
+        query: dict[str, str],
+        body: bytes | None,
+        kind: str,
+        seconds: float | None,
+        accept: str = "",
     ) -> Answer:
         """Send a request, again if the server asks for that or if newer credentials may help. Raises ApiError."""
         words = urlencode([(key, value) for key, value in query.items() if value])
         target = f"{path}?{words}" if words else path
-        headers = _headers(kind or "application/json" if body is not None else "")
+        headers = _headers(kind or "application/json" if body is not None else "", accept or _JSON)
         retries, renewed = 0, False
         while True:
             answer = self._transport.send(method, target, headers=headers, body=body, seconds=seconds)
@@ -164,8 +193,8 @@ def connect(target: Target) -> Client:
     return Client(access, HttpTransport(access))
 
 
-def _headers(kind: str) -> Sequence[tuple[str, str]]:
-    given = [("Accept", "application/json, */*"), ("User-Agent", FIELD_MANAGER)]
+def _headers(kind: str, accept: str) -> Sequence[tuple[str, str]]:
+    given = [("Accept", accept), ("User-Agent", FIELD_MANAGER)]
     return [*given, ("Content-Type", kind)] if kind else given
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Final
 
+from torchrun_operator.api.names import TRAINER_CONTAINER
 from torchrun_operator.api.shell import plain_commands
 from torchrun_operator.api.torchrun import full_name, options, reserved_options, starts_torchrun
 
@@ -27,6 +28,7 @@ _LAUNCHERS: Final = {
     "srun": "srun",
 }
 _COMMAND: Final = "the command"
+_STATIC: Final = "set spec.rendezvous.backend to static for fixed ranks"
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,31 @@ def launch_of(command: Sequence[str], files: Mapping[str, str], backend: str, ho
     launcher = next((_LAUNCHERS[name] for name, _ in programs if name in _LAUNCHERS), "")
     pythons = [words for name, words in programs if name.startswith("python")]
     return Launch(launcher=launcher, python="" if launcher or not pythons else _script(pythons[-1]))
+
+
+def launch_words(launch: Launch) -> str:
+    """Say what a command does that keeps agents away from the rendezvous; then, after a semicolon, what to write.
+
+    Empty: nothing can be seen there.
+    """
+    if launch.options:
+        options = ", ".join(launch.options)
+        return (
+            f"{launch.where} gives torchrun {options}, which lead to another rendezvous; remove them: the operator "
+            "sets nodes, workers and rendezvous in the environment, so torchrun and the script suffice"
+        )
+    if launch.launcher:
+        instead = "write torchrun and the script in its place"
+        return f"the command runs {launch.launcher}, not torchrun; {instead}, or {_STATIC}"
+    if launch.python:
+        instead = f"write torchrun {launch.python.split()[-1]}"
+        return f'the command runs "{launch.python}", not torchrun; {instead}, or {_STATIC}'
+    if launch.torchrun:
+        return ""
+    return (
+        "torchrun must take its rendezvous from the PET_ variables of the container: check that the command of the "
+        f"{TRAINER_CONTAINER} container ends with torchrun and the script, without options that name a rendezvous"
+    )
 
 
 def _script(words: Sequence[str]) -> str:

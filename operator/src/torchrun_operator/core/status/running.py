@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 
+from torchrun_operator.api.commands import launch_words
 from torchrun_operator.api.conditions import ConditionType, Reason
 from torchrun_operator.api.names import PORT_HTTP, rendezvous_name
 from torchrun_operator.api.v1alpha1 import Membership
@@ -11,7 +12,7 @@ from torchrun_operator.core.findings.find import Findings
 from torchrun_operator.core.findings.waits import Kind
 from torchrun_operator.core.phrases import named, share
 from torchrun_operator.core.status.verdict import Verdict
-from torchrun_operator.core.status.waiting import about_command, about_host, about_nodes
+from torchrun_operator.core.status.waiting import about_host, about_nodes
 
 _UNHEARD = timedelta(seconds=20)
 """A ready rendezvous host answers at once. One that loads torch may be slow."""
@@ -52,13 +53,13 @@ def _waits(facts: Facts, findings: Findings, round_: int) -> tuple[Reason, list[
     if facts.rendezvous is None:
         starting = [*(host or [_unheard(facts)]), *others]
         if waits.launch.options:  # certain enough to say before the rendezvous host is there
-            return Reason.OTHER_RENDEZVOUS, [about_command(waits, job), *starting]
+            return Reason.OTHER_RENDEZVOUS, [launch_words(waits.launch), *starting]
         return Reason.STARTING_RENDEZVOUS, starting
     joined, needed = len(facts.rendezvous.members), findings.wanted.minimum
     count = f"{share(joined, needed, 'node', 'has', 'have', of='of at least')} joined round {round_}"
     count += f" ({named(waits.came)})" if waits.came else ""
     unheard = any(each.kind is Kind.UNHEARD for each in waits.nodes)
-    command = about_command(waits, job) if unheard else ""
+    command = launch_words(waits.launch) if unheard else ""
     if waits.launch.options or waits.launch.launcher or waits.launch.python:
         return Reason.OTHER_RENDEZVOUS, [command, count, *others]
     return Reason.WAITING_FOR_NODES, [count, *others, command]
@@ -70,7 +71,7 @@ def _run(running: int, wanted: int) -> str:
 
 
 def _elsewhere(facts: Facts, findings: Findings) -> str:
-    command = about_command(findings.waits, facts.job)
+    command = launch_words(findings.waits.launch)
     message = "the script reports progress, but no agent has joined the rendezvous of the job: the nodes train by "
     message += "themselves, and the operator neither sees nor repairs their rounds"
     return f"{message}; {command}" if command else message

@@ -4,12 +4,10 @@ from collections.abc import Iterable, Sequence
 
 from torchrun_operator.api.base import rfc3339
 from torchrun_operator.api.names import TRAINER_CONTAINER
-from torchrun_operator.api.v1alpha1 import TorchrunJob
 from torchrun_operator.core.findings.waits import Kind, Obstacle, Waits
 
 _MOST_SENTENCES = 3
 _MOST_NAMES = 3
-_STATIC = "set spec.rendezvous.backend to static for fixed ranks"
 
 
 def about_nodes(waits: Waits, pods: int, kinds: Iterable[Kind], namespace: str) -> list[str]:
@@ -55,26 +53,3 @@ def _subject(names: Sequence[str], pods: int) -> str:
     if len(names) <= _MOST_NAMES:
         return f"pods {', '.join(names[:-1])} and {names[-1]}"
     return f"{len(names)} of {pods} node pods, such as {names[0]},"
-
-
-def about_command(waits: Waits, job: TorchrunJob) -> str:
-    """Say what the command does that keeps agents away from the rendezvous, and what to write."""
-    launch = waits.launch
-    if launch.options:
-        options = ", ".join(launch.options)
-        return (
-            f"{launch.where} gives torchrun {options}, which lead to another rendezvous; remove them: the operator "
-            "sets nodes, workers and rendezvous in the environment, so torchrun and the script suffice"
-        )
-    if launch.launcher:
-        instead = "write torchrun and the script in its place"
-        return f"the command runs {launch.launcher}, not torchrun; {instead}, or {_STATIC}"
-    if launch.python:
-        instead = f"write torchrun {launch.python.split()[-1]}"
-        return f'the command runs "{launch.python}", not torchrun; {instead}, or {_STATIC}'
-    if launch.torchrun:
-        return ""
-    return (
-        "torchrun must take its rendezvous from the PET_ variables of the container: check that the command of the "
-        f"{TRAINER_CONTAINER} container ends with torchrun and the script, without options that name a rendezvous"
-    )

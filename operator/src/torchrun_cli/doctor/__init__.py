@@ -1,0 +1,1 @@
+"""What keeps a job or the operator from working: pure functions of the objects that `commands/doctor.py` reads."""
