@@ -4,6 +4,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-builtin-rules
+# Some images forbid Python to keep bytecode. Then every process compiles torch again, which more than doubles its start.
+unexport PYTHONDONTWRITEBYTECODE
 
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/torchrun-operator
 UV_VERSION := $(shell sed -n 's/^uv==\([0-9.]*\).*/\1/p' tools/uv.txt)
