@@ -12,6 +12,7 @@ UV_VERSION := $(shell sed -n 's/^uv==\([0-9.]*\).*/\1/p' tools/uv.txt)
 # A private copy, so that every computer installs with the same version.
 UV := $(CACHE)/tools/uv-$(UV_VERSION)/bin/uv
 ENV := .venv/.synced
+MYPY_KNOWN = $(CACHE)/mypy/$(shell git hash-object uv.lock)
 RUN := .venv/bin/python
 LOCAL := PYTHONPATH=e2e python3 -m localcluster
 PYTEST := $(RUN) -m pytest
@@ -39,11 +40,14 @@ test: $(ENV) ## Run every check and test, including those on a real cluster
 	@PYTHONPATH=e2e $(RUN) -m support.tiers
 
 .PHONY: lint
-lint: $(ENV) ## Check style, types and layers
+lint: $(ENV) .mypy_cache ## Check style, types and layers
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/mypy --python-version 3.10 operator/src/torchrun_rendezvous operator/src/torchrun_transfer
+	@[[ -d $(MYPY_KNOWN) ]] || { mkdir -p $(CACHE)/mypy && part=$$(mktemp -d $(CACHE)/mypy/part-XXXXXX) && \
+	    cp -R .mypy_cache/. $$part && mv $$part $(MYPY_KNOWN) && \
+	    find $(CACHE)/mypy -mindepth 1 -maxdepth 1 -mtime +30 -exec rm -rf {} +; }
 	PYTHONPATH=e2e .venv/bin/lint-imports
 	$(RUN) docs/style/words.py
 	PYTHONPATH=e2e $(RUN) -m support.layout
@@ -165,6 +169,12 @@ image: ## Build both images: REGISTRY=…, TAG=…, ENGINE=docker|podman|buildah
 $(ENV): uv.lock pyproject.toml trainer/pyproject.toml | $(UV)
 	@$(UV) sync --frozen --extra cli
 	@touch $@
+
+# A fresh clone begins with what mypy found in the first one with this uv.lock: mypy compares the contents of files.
+.mypy_cache:
+	@rm -rf .work/mypy && mkdir -p .work
+	@if [[ -d $(MYPY_KNOWN) ]]; then cp -R $(MYPY_KNOWN) .work/mypy; else mkdir .work/mypy; fi
+	@mv .work/mypy $@
 
 # CUDA's libraries in the versions of uv.lock where that torch accepts them, so that they are in the cache; no triton.
 $(CACHE)/torch/%/.ready: | $(UV) $(ENV)
