@@ -18,6 +18,7 @@ _COLUMNS = (
     ("State", "string", ".status.state", "The job in one word.", 0),
     ("Step", "integer", ".status.progress.step", "Number of steps done.", 0),
     ("Restarts", "integer", ".status.restartCount", "Restarts for any cause but resize.", 0),
+    ("Goodput", "number", ".status.goodput.ratio", "Share of the time that trained the model.", 1),
     ("Age", "date", ".metadata.creationTimestamp", "Time since the creation of the job.", 0),
     ("Message", "string", ".status.message", "Why the job is in this state.", 0),
     ("Loss", "number", ".status.progress.loss", "Training loss.", 1),

@@ -7,7 +7,7 @@ import pytest
 
 from cli_jobs import JOB, NOW
 from torchrun_cli.show.events import event_line, event_table
-from torchrun_cli.show.job import Pace, job_screen, ranks_of, seconds_left
+from torchrun_cli.show.job import Pace, goodput_words, job_screen, ranks_of, seconds_left
 from torchrun_cli.show.jobs import job_table
 from torchrun_cli.show.objects import formatted
 from torchrun_cli.show.pace import Stopwatch, has_ended
@@ -200,6 +200,38 @@ def test_the_table_of_events() -> None:
 )
 def test_the_time_that_is_left(status: dict[str, Any], pace: Pace | None, left: float | None) -> None:
     assert seconds_left(status, pace) == left
+
+
+TRAINED = {"since": "2026-01-31T11:00:00Z", "firstStep": 100, "trainingSeconds": 300, "lostSeconds": 100, "ratio": 0.75}
+
+
+@pytest.mark.parametrize(
+    ("status", "left"),
+    [
+        pytest.param({"state": "Running", "goodput": TRAINED}, 600.0, id="pauses do not count"),
+        pytest.param({"state": "Running", "goodput": {"firstStep": 400}}, 5400.0, id="nothing was measured yet"),
+        pytest.param({"state": "Suspended", "goodput": TRAINED}, None, id="suspended"),
+    ],
+)
+def test_the_time_that_is_left_with_goodput(status: dict[str, Any], left: float | None) -> None:
+    progress = {"step": 400, "totalSteps": 1000, "time": "2026-01-31T12:00:00Z"}
+    assert seconds_left({"startTime": "2026-01-31T11:00:00Z", "progress": progress} | status) == left
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        ({}, ""),
+        ({"goodput": {"trainingSeconds": 0, "lostSeconds": 0}}, ""),
+        ({"goodput": TRAINED}, "75 % of the time since the first step: 5m training, 1m40s lost"),
+        (
+            {"goodput": TRAINED, "state": "Starting", "progress": {"time": "2026-01-31T11:50:00Z"}},
+            "30 % of the time since the first step: 5m training, 11m lost",
+        ),
+    ],
+)
+def test_goodput(status: dict[str, Any], words: str) -> None:
+    assert goodput_words(status, NOW) == words
 
 
 def test_the_pace_is_measured_within_a_round() -> None:

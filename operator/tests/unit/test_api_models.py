@@ -194,10 +194,10 @@ def test_job_without_a_status(status: Any) -> None:
 
 def test_status_of_a_newer_version_is_read() -> None:
     status = status_of(
-        {"status": {"state": "Running", "goodput": {"ratio": 1}, "nodes": [{"index": 0, "pod": "p", "x": 1}]}}
+        {"status": {"state": "Running", "mood": {"ratio": 1}, "nodes": [{"index": 0, "pod": "p", "x": 1}]}}
     )
     assert status.nodes == (NodeStatus(index=0, pod="p"),)
-    assert "goodput" not in status.wire()
+    assert "mood" not in status.wire()
 
 
 @pytest.mark.parametrize(

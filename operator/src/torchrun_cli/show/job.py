@@ -63,6 +63,7 @@ def _facts(
     yield "Time", _time(job, status, now)
     yield "Progress", _progress(status, pace, paint)
     yield "Training", _figures(status.get("progress") or {}, now)
+    yield "Goodput", goodput_words(status, now)
     yield "Nodes", _membership(job, status)
     yield "Last change", _change((status.get("membership") or {}).get("lastChange") or {}, now)
     yield "Restarts", _restarts(job, status, paint)
@@ -99,18 +100,35 @@ def _progress(status: dict[str, Any], pace: Pace | None, paint: Paint) -> str:
 def seconds_left(status: dict[str, Any], pace: Pace | None = None) -> float | None:
     """Return the time to the last step, at the observed pace or at the average one. None: it is unknown.
 
-    The average includes all pauses since the start of the job.
+    The average is that of the training since the first step. Only for an operator that does not measure it, the
+    average includes all pauses since the start of the job.
     """
     progress = status.get("progress") or {}
     step, total = progress.get("step"), progress.get("totalSteps")
     if status.get("state") not in ("Running", "Resizing") or not step or not total or step > total:
         return None
+    goodput = status.get("goodput") or {}
+    gained = step - goodput.get("firstStep", 0)
+    if pace is None and goodput.get("trainingSeconds") and gained > 0:
+        pace = Pace(gained, goodput["trainingSeconds"])
     if pace is None:
         start, seen = moment(status.get("startTime")), moment(progress.get("time"))
         if start is None or seen is None or seen <= start:
             return None
         pace = Pace(int(step), (seen - start).total_seconds())
     return float((total - step) * pace.seconds / pace.steps) if pace.steps > 0 else None
+
+
+def goodput_words(status: dict[str, Any], now: datetime) -> str:
+    """Return the share of the time that trained, up to now if the job recovers. Empty: it is unknown."""
+    found, last = status.get("goodput") or {}, moment((status.get("progress") or {}).get("time"))
+    training, lost = found.get("trainingSeconds", 0), found.get("lostSeconds", 0)
+    if status.get("state") in ("Pending", "Starting", "Resizing") and last is not None and last < now:
+        lost += int((now - last).total_seconds())
+    if not training + lost:
+        return ""
+    share = int(100 * training / (training + lost))
+    return f"{share} % of the time since the first step: {duration(training)} training, {duration(lost)} lost"
 
 
 def _figures(progress: dict[str, Any], now: datetime) -> str:

@@ -61,6 +61,8 @@ STOPPED_AFTER_SECONDS: Final = 1
 """The activeDeadlineSeconds of a pod that the operator stops. It has run for longer, so its kubelet ends it at once."""
 
 MAX_NODES: Final = 1000
+MAX_ROUNDS: Final = 20
+"""How many rounds the status keeps."""
 MIN_PROGRESS_DEADLINE: Final = 10
 """Seconds. Scripts report progress every second or two."""
 MAX_SPARES: Final = 100

@@ -14,6 +14,7 @@ from torchrun_operator.cluster.port import Cluster, Key, Manifest
 from torchrun_operator.core.decide import Decision, decide
 from torchrun_operator.core.events import transitions
 from torchrun_operator.core.status.accepted import unaccepted
+from torchrun_operator.core.status.goodput import new_seconds
 from torchrun_operator.reconcile.act import Actor
 from torchrun_operator.reconcile.memory import Memory
 from torchrun_operator.reconcile.read import Reader
@@ -126,6 +127,8 @@ class Reconciler:
             return
         for cause, count in decision.restarts.items():
             self._metrics.restarts(cause, count)
+        for kind, seconds in new_seconds(job.status.goodput, status.goodput).items():
+            self._metrics.trained(kind, seconds)
         if decision.hung:
             self._metrics.hung()
         self.recorder.tell(raw, (*decision.events, *transitions(job.status, status)))

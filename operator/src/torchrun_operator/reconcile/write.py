@@ -61,7 +61,7 @@ def _records_nothing(status: Mapping[str, Any]) -> bool:
 
 
 def _only_progress(new: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
-    details = {"progress": None, "straggler": None}
+    details = {"progress": None, "goodput": None, "straggler": None}
     return {**new, **details} == {**before, **details}
 
 
@@ -77,6 +77,6 @@ def _substance(status: Mapping[str, Any]) -> dict[str, Any]:
     ]
     dead = [(node["index"], node["phase"]) for node in status.get("nodes", ()) if node.get("phase") not in LIVE]
     conditions = [(c["type"], c["status"], c["reason"]) for c in status.get("conditions", ())]
-    left_out = ("progress", "straggler", "replicas", "readyReplicas", "nodes", "message", "conditions")
+    left_out = ("progress", "goodput", "straggler", "replicas", "readyReplicas", "nodes", "message", "conditions")
     rest = {key: value for key, value in status.items() if key not in left_out}
     return {**rest, "nodes": nodes, "dead": dead, "conditions": conditions}

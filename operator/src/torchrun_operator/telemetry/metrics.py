@@ -25,6 +25,10 @@ _MOST_RESTARTS = 100
 _RECONCILE_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
 
+_MOST_SECONDS = 86400
+"""Most seconds of one job that one pass counts: clocks of pods may be wrong."""
+
+
 class Metrics:
     """All metrics, in a registry of their own. Labels come from small sets: no series per job or pod."""
 
@@ -103,6 +107,12 @@ class Metrics:
             "Restarts with the cause code that ended a hang.",
             registry=self.registry,
         )
+        self._seconds = Counter(
+            "torchrun_operator_job_seconds",
+            "Seconds since the first step: training, or lost.",
+            ["kind"],
+            registry=self.registry,
+        )
         self._straggling = Gauge(
             "torchrun_operator_jobs_straggling",
             "Jobs in which one worker keeps all others waiting.",
@@ -135,6 +145,8 @@ class Metrics:
             self._jobs.labels(state)
         for cause in Restarts.model_fields:
             self._restarts.labels(cause)
+        for kind in ("training", "lost"):
+            self._seconds.labels(kind)
         for role in (ROLE_NODE, ROLE_RENDEZVOUS, ROLE_OUTPUTS):
             self._pods_created.labels(role)
             self._pods_deleted.labels(role)
@@ -184,6 +196,10 @@ class Metrics:
     def restarts(self, cause: str, count: int = 1) -> None:
         """Add `count` restarts of one job by `cause`, a key of status.restarts; at most 100 of them."""
         self._restarts.labels(cause).inc(min(count, _MOST_RESTARTS))
+
+    def trained(self, kind: str, seconds: int) -> None:
+        """Add seconds of one job; `kind` is training or lost. A job may claim any number of them."""
+        self._seconds.labels(kind).inc(min(seconds, _MOST_SECONDS))
 
     def pods_created(self, role: str, count: int = 1) -> None:
         """Add pods that the operator created; `role` is node, rendezvous or outputs."""

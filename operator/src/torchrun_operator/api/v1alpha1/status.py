@@ -7,7 +7,7 @@ from pydantic import Field
 
 from torchrun_operator.api.base import Time, TolerantModel, cut
 from torchrun_operator.api.conditions import MESSAGE_CHARACTERS, Condition
-from torchrun_operator.api.names import MAX_TRANSFERS
+from torchrun_operator.api.names import MAX_ROUNDS, MAX_TRANSFERS
 
 
 class JobState(StrEnum):
@@ -171,6 +171,26 @@ class Progress(TolerantModel):
     time: Annotated[Time | None, Field(description="When the script reported this.")] = None
 
 
+class Goodput(TolerantModel):
+    """How much of the time since the first step counts. Time suspended is left out."""
+
+    ratio: Annotated[float | None, Field(description="Share of the training seconds.", ge=0, le=1)] = None
+    since: Annotated[Time, Field(description="When the first step was reported.")]
+    first_step: Annotated[Count, Field(description="Number of that step.")] = 0
+    training_seconds: Annotated[Count, Field(description="Seconds of the steps that count.")] = 0
+    lost_seconds: Annotated[Count, Field(description="Seconds of recoveries and repeated steps.")] = 0
+
+
+class RoundStatus(TolerantModel):
+    """One round of the recent past."""
+
+    round: Annotated[Count, Field(description="Number of the round.")]
+    nodes: Annotated[Count, Field(description="Number of its members.")]
+    began: Annotated[Time, Field(description="When it was complete.")]
+    step: Annotated[int | None, Field(description="The last step known then.", ge=0)] = None
+    cause: Annotated[str | None, Field(description="Why the last one ended.", max_length=64)] = None
+
+
 class Straggler(TolerantModel):
     """The worker that all others wait for at every step."""
 
@@ -302,6 +322,10 @@ class TorchrunJobStatus(TolerantModel):
         Refusal | None, Field(description="What the API server last refused of the job's objects; unset if nothing.")
     ] = None
     progress: Annotated[Progress | None, Field(description="The progress that the training script reports.")] = None
+    goodput: Annotated[Goodput | None, Field(description="How much of the time trained the model.")] = None
+    rounds: Annotated[tuple[RoundStatus, ...] | None, Field(description="The last rounds.", max_length=MAX_ROUNDS)] = (
+        None
+    )
     straggler: Annotated[
         Straggler | None, Field(description="The worker that all others wait for at every step, if there is one.")
     ] = None

@@ -9,6 +9,7 @@ from torchrun_operator.core.policies.plan import Plan
 from torchrun_operator.core.status.accepted import accepted
 from torchrun_operator.core.status.complete import complete
 from torchrun_operator.core.status.failed import failed
+from torchrun_operator.core.status.goodput import goodput
 from torchrun_operator.core.status.headline import headline
 from torchrun_operator.core.status.membership import membership
 from torchrun_operator.core.status.nodes import nodes
@@ -16,6 +17,7 @@ from torchrun_operator.core.status.outputs import outputs
 from torchrun_operator.core.status.outputs_uploaded import outputs_uploaded
 from torchrun_operator.core.status.progress import progress
 from torchrun_operator.core.status.resizing import resizing
+from torchrun_operator.core.status.rounds import rounds
 from torchrun_operator.core.status.running import running
 from torchrun_operator.core.status.scheduled import scheduled
 from torchrun_operator.core.status.straggling import straggling
@@ -57,6 +59,8 @@ def report(facts: Facts, findings: Findings, plan: Plan) -> api.TorchrunJobStatu
         rendezvous=counts.bookkeeping,
         refusal=_refusal(facts),
         progress=progress(facts),
+        goodput=goodput(facts, findings),
+        rounds=rounds(facts, findings, trains),
         straggler=findings.straggler,
         start_time=old.start_time or now,
         completion_time=old.completion_time or (now if findings.over else None),
