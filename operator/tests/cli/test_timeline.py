@@ -7,7 +7,8 @@ from xml.etree import ElementTree as Xml
 import pytest
 
 from torchrun_cli.show.style import Paint, width_of
-from torchrun_cli.show.timeline import Mark, Part, Phase, Timeline, timeline, timeline_lines
+from torchrun_cli.show.timeline import Mark, Part, Phase, Round, Timeline, timeline
+from torchrun_cli.show.timeline_lines import timeline_lines
 from torchrun_cli.show.timeline_svg import timeline_svg
 
 BEGIN = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -131,6 +132,47 @@ def test_the_picture_for_a_terminal() -> None:
     assert [width_of(line) for line in painted] == [len(line) for line in lines]
 
 
+ROUNDS = [
+    {"round": 0, "nodes": 3, "began": "2026-01-31T12:00:10Z"},
+    {"round": 1, "nodes": 2, "began": "2026-01-31T12:00:45Z", "step": 5, "cause": "infrastructure"},
+    {"round": 2, "nodes": 3, "began": "2026-01-31T12:01:08Z", "step": 7, "cause": "resize"},
+]
+WITH_ROUNDS = job(**ENDED["status"], rounds=ROUNDS, restarts={"code": 0, "infrastructure": 1, "resize": 1})
+
+
+def test_rounds_come_from_the_status() -> None:
+    found = timeline(WITH_ROUNDS, [], at(500))
+    assert found.rounds == (
+        Round(0, at(10), at(45), 3, None, 5, ""),
+        Round(1, at(45), at(68), 2, 5, 7, "infrastructure"),
+        Round(2, at(68), at(100), 3, 7, 9, "resize"),
+    )
+    assert found.losses == "infrastructure 1, resize 1"
+    assert timeline(job(rounds=[{"round": 0}, {"began": "never"}]), [], at(9)).rounds == ()
+
+
+def test_the_rounds_in_a_terminal() -> None:
+    lines = timeline_lines(timeline(WITH_ROUNDS, LIFE, at(500)), width=50)
+    assert lines[3:14] == [
+        "░░░░░███████████████xx████████▒▒▒▒████████████████",
+        "     █████████████████▆▆▆▆▆▆▆▆▆▆▆▆████████████████",
+        "     ▁▁▁▁▂▂▂▂▃▃▃▃▄▄▄▄▅▅▅▅▅▆▆▆▆▆▆▆▇▇▇▇▇▇▇▇█████████",
+        "below the bar: nodes (2 to 3), steps (up to 9)",
+        "░ starting 10s, █ training 1m17s, x recovering 5s, ▒ resizing 8s",
+        "restarts: infrastructure 1, resize 1",
+        "",
+        "ROUND   BEGAN   FOR   NODES   STEPS   AFTER",
+        "0       +10s    35s   3       0-5     -",
+        "1       +45s    23s   2       5-7     infrastructure",
+        "2       +1m8s   32s   3       7-9     resize",
+    ]
+    silent = job(state="Running", rounds=ROUNDS[:1])
+    assert timeline_lines(timeline(silent, LIFE[:1], at(20)), width=20)[4:6] == [
+        "          ██████████",
+        "below the bar: 3 nodes",
+    ]
+
+
 def test_a_short_loss_keeps_a_column() -> None:
     events = [event(1, "Training"), event(1800, "NodeLost"), event(1803, "Settled")]
     lines = timeline_lines(timeline(job(), events, at(3600)), width=40)
@@ -163,6 +205,20 @@ def test_the_svg() -> None:
     assert "+40s  NodeLost: Node 1 (pod digits-1) was <killed> ; cause: infrastructure" in texts
     assert max(map(len, texts)) == 130
     assert len(list(root.iter(f"{SVG}path"))) == 8
+
+
+def test_the_rounds_in_the_svg() -> None:
+    root = Xml.fromstring(timeline_svg(timeline(WITH_ROUNDS, [], at(500))))
+    bars = [each for each in root.iter(f"{SVG}rect") if (each.findtext(f"{SVG}title") or "").startswith("round")]
+    assert [(bar.get("x"), bar.get("height"), bar[0].text) for bar in bars] == [
+        ("112.0", "80.0", "round 0: 3 nodes for 35s"),
+        ("434.0", "53.3", "round 1: 2 nodes for 23s, after infrastructure"),
+        ("645.6", "80.0", "round 2: 3 nodes for 32s, after resize"),
+    ]
+    line = root.find(f"{SVG}polyline")
+    assert line is not None
+    assert line.get("points") == "112.0,228.0 434.0,183.6 645.6,165.8 940.0,148.0"
+    assert "step 9" in [each.text for each in root.iter(f"{SVG}text")]
 
 
 def test_an_empty_life_is_a_picture_too() -> None:

@@ -10,7 +10,7 @@ from torchrun_cli.cluster.resources import JOBS
 from torchrun_cli.errors import CliError, Exit
 from torchrun_cli.options import Target, command, target_options
 from torchrun_cli.show.timeline import timeline as timeline_of
-from torchrun_cli.show.timeline import timeline_lines
+from torchrun_cli.show.timeline_lines import timeline_lines
 from torchrun_cli.terminal import now, paint, say, width
 
 
@@ -26,7 +26,8 @@ from torchrun_cli.terminal import now, paint, say, width
 def timeline(target: Target, name: str, svg: str | None) -> None:
     """Show the life of a job as a picture: training, losses, pauses.
 
-    It comes from the events of the job, which the cluster keeps for an hour or so, and from its status.
+    Below the bar are the nodes of each round and the steps over time. The phases come from the events of the job, which
+    the cluster keeps for an hour or so; the last 20 rounds come from its status.
     """
     client = connect(target)
     found = timeline_of(client.get(JOBS, name), events_of(client, name, job_only=True), now())

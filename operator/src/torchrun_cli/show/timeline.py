@@ -10,9 +10,8 @@ from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
 from torchrun_cli.show.events import event_time, in_order
-from torchrun_cli.show.style import PLAIN, Paint, cleaned
-from torchrun_cli.show.table import table
-from torchrun_cli.show.times import duration, moment
+from torchrun_cli.show.style import cleaned
+from torchrun_cli.show.times import moment
 from torchrun_operator.api.names import KIND
 
 
@@ -48,17 +47,6 @@ _PHASES: Final = {
 }
 """The phase that begins with an event of this reason. Other events change nothing."""
 _ENDS: Final = frozenset({Phase.COMPLETE, Phase.FAILED})
-_SIGNS: Final = {
-    Phase.UNKNOWN: "?",
-    Phase.STARTING: "░",
-    Phase.TRAINING: "█",
-    Phase.RECOVERING: "x",
-    Phase.RESIZING: "▒",
-    Phase.SUSPENDED: "-",
-    Phase.COMPLETE: "█",
-    Phase.FAILED: "X",
-}
-_BAR: Final = 80
 _KEPT: Final = timedelta(hours=1)
 """How long API servers keep events by default."""
 
@@ -85,6 +73,21 @@ class Part(NamedTuple):
         return (self.end - self.begin).total_seconds()
 
 
+class Round(NamedTuple):
+    """A round, from its complete membership to the next one."""
+
+    number: int
+    begin: datetime
+    end: datetime
+    nodes: int
+    step: int | None
+    """The last step known when it began."""
+    last_step: int | None
+    """The last step known when it ended."""
+    cause: str
+    """Why the round before it ended. Empty: it is the first one, or the cause is unknown."""
+
+
 class Timeline(NamedTuple):
     """The life of a job."""
 
@@ -96,6 +99,10 @@ class Timeline(NamedTuple):
     marks: tuple[Mark, ...]
     steps: str
     """How far it is: `400 of 1000 steps`. Empty if the script reports none."""
+    rounds: tuple[Round, ...] = ()
+    """The last rounds, as far as the status keeps them."""
+    losses: str = ""
+    """The restarts by cause: `code 1, infrastructure 2`. Empty: there were none."""
 
     def seconds(self, *phases: Phase) -> float:
         """Return how long the job was in these phases."""
@@ -113,7 +120,34 @@ def timeline(job: dict[str, Any], events: Iterable[dict[str, Any]], now: datetim
     end = moment(status.get("completionTime")) or now
     end = max([begin, end])
     parts = tuple(_parts(marks, begin, end, status))
-    return Timeline(metadata["name"], status.get("state") or "Pending", begin, end, parts, tuple(marks), _steps(status))
+    return Timeline(
+        name=metadata["name"],
+        state=status.get("state") or "Pending",
+        begin=begin,
+        end=end,
+        parts=parts,
+        marks=tuple(marks),
+        steps=_steps(status),
+        rounds=tuple(_rounds(status, end)),
+        losses=", ".join(f"{cause} {count}" for cause, count in (status.get("restarts") or {}).items() if count),
+    )
+
+
+def _rounds(status: dict[str, Any], end: datetime) -> Iterator[Round]:
+    """Yield the rounds of the status. The last one ends with the last step, or it goes on."""
+    kept = [each for each in status.get("rounds") or () if moment(each.get("began")) is not None]
+    for each, following in zip(kept, [*kept[1:], None], strict=False):
+        begin, last = moment(each["began"]) or end, (status.get("progress") or {}).get("step")
+        until = end if following is None else moment(following["began"]) or end
+        yield Round(
+            each.get("round", 0),
+            begin,
+            max(begin, until),
+            each.get("nodes", 0),
+            each.get("step"),
+            last if following is None else following.get("step"),
+            each.get("cause") or "",
+        )
 
 
 def _mark(event: dict[str, Any], uid: str | None) -> Mark | None:
@@ -153,54 +187,3 @@ def _steps(status: dict[str, Any]) -> str:
         return ""
     total = f" of {progress['totalSteps']}" if progress.get("totalSteps") else ""
     return f"{progress['step']}{total} steps"
-
-
-def timeline_lines(found: Timeline, *, paint: Paint = PLAIN, width: int | None = None) -> list[str]:
-    """Return the picture for a terminal: a bar, what its signs mean, and what happened when."""
-    length = (found.end - found.begin).total_seconds()
-    columns = min(width or _BAR, 160)
-    lines = [
-        f"{paint.bold(found.name)}   {paint.state(found.state)}",
-        f"{found.begin:%Y-%m-%d %H:%M:%S} to {found.end:%H:%M:%S} UTC, {duration(length)}"
-        + (f", {found.steps}" if found.steps else ""),
-        "",
-        "".join(_painted(_SIGNS[phase], phase, paint) for phase in _columns(found, columns)),
-        ", ".join(
-            f"{_painted(_SIGNS[phase], phase, paint)} {phase} {duration(found.seconds(phase))}"
-            for phase in Phase
-            if found.seconds(phase)
-        ),
-    ]
-    if not found.marks:
-        return [*lines, "", "The cluster has no events of this job any more."]
-    rows = [
-        [
-            f"+{duration((mark.time - found.begin).total_seconds())}",
-            paint.warn(mark.reason) if mark.warning else mark.reason,
-            mark.text,
-        ]
-        for mark in found.marks
-    ]
-    return [*lines, "", *table(["TIME", "REASON", "MESSAGE"], rows, paint=paint, width=width)]
-
-
-def _columns(found: Timeline, columns: int) -> Iterator[Phase]:
-    """Yield the phase of each column. A short phase other than training keeps a column: it is what one looks for."""
-    length = (found.end - found.begin).total_seconds()
-    if length <= 0 or not found.parts:
-        return
-    bar = [Phase.UNKNOWN] * columns
-    for part in sorted(found.parts, key=lambda part: part.phase is not Phase.TRAINING):
-        first = int((part.begin - found.begin).total_seconds() / length * columns)
-        last = int((part.end - found.begin).total_seconds() / length * columns)
-        for column in range(min(first, columns - 1), min(max(last, first + 1), columns)):
-            bar[column] = part.phase
-    yield from bar
-
-
-def _painted(sign: str, phase: Phase, paint: Paint) -> str:
-    if phase in (Phase.TRAINING, Phase.COMPLETE):
-        return paint.good(sign)
-    if phase in (Phase.RECOVERING, Phase.FAILED):
-        return paint.bad(sign)
-    return paint.warn(sign) if phase is Phase.RESIZING else paint.dim(sign)

@@ -6,6 +6,7 @@ from html import escape
 from typing import Final, NamedTuple
 
 from torchrun_cli.show.timeline import Mark, Part, Phase, Timeline
+from torchrun_cli.show.timeline_lines import step_points
 from torchrun_cli.show.times import duration
 
 _WIDTH, _MARGIN = 960, 20
@@ -21,7 +22,10 @@ _COLOURS: Final = {
 }
 _BAR_TOP, _BAR_HEIGHT, _LINE = 76, 34, 20
 _LIST_TOP = _BAR_TOP + _BAR_HEIGHT + 70
+_CHART_TOP, _CHART_HEIGHT, _CHART_ROOM = _BAR_TOP + _BAR_HEIGHT + 38, 80, 100
+"""The nodes and steps of the rounds, if there are any: they push down what follows."""
 _TICKS: Final = 6
+_WIDEST_LABEL: Final = 56
 _MOST_MARKS: Final = 200
 _LONGEST: Final = 130
 """Characters of a line."""
@@ -43,7 +47,8 @@ def timeline_svg(found: Timeline) -> str:
     """Return the picture: a bar of the phases, a tick for each event, and the list of the events."""
     scale = _Scale(found.begin, max((found.end - found.begin).total_seconds(), 1.0))
     shown = found.marks[-_MOST_MARKS:]
-    height = _LIST_TOP + _LINE * len(shown) + _MARGIN
+    down = _CHART_ROOM if found.rounds else 0
+    height = _LIST_TOP + down + _LINE * len(shown) + _MARGIN
     size = f'viewBox="0 0 {_WIDTH} {height}"'
     title = escape(f"{found.name}: {found.state}")
     lines = [
@@ -53,8 +58,12 @@ def timeline_svg(found: Timeline) -> str:
         f'<text x="{_MARGIN}" y="52">{escape(_heading(found))}</text>',
         *(_part(part, scale) for part in found.parts),
         *_axis(scale),
+        *_chart(found, scale),
+        f'<g transform="translate(0 {down})">',
         *_legend(found),
-        *(line for number, mark in enumerate(shown) for line in _mark(mark, number, scale)),
+        *(_listed(mark, number, scale) for number, mark in enumerate(shown)),
+        "</g>",
+        *(_tick(mark, scale) for mark in shown),
     ]
     return "\n".join([*lines, "</svg>"]) + "\n"
 
@@ -83,13 +92,47 @@ def _legend(found: Timeline) -> Iterator[str]:
         yield f'<text x="{left + 18}" y="{top + 11}">{phase} {duration(found.seconds(phase))}</text>'
 
 
-def _mark(mark: Mark, number: int, scale: _Scale) -> Iterator[str]:
-    words = f"+{duration((mark.time - scale.begin).total_seconds())}  {mark.reason}: {mark.text}"
-    colour = "#cf222e" if mark.warning else "#24292f"
+def _tick(mark: Mark, scale: _Scale) -> str:
     path = f"M{scale.x(mark.time):.1f} {_BAR_TOP - 8}v{_BAR_HEIGHT + 16}"
-    yield f'<path d="{path}" stroke="{colour}"><title>{escape(words)}</title></path>'
+    return f'<path d="{path}" stroke="{_colour(mark)}"><title>{escape(_words(mark, scale))}</title></path>'
+
+
+def _listed(mark: Mark, number: int, scale: _Scale) -> str:
+    words = _words(mark, scale)
     short = words if len(words) <= _LONGEST else words[: _LONGEST - 1] + "…"
-    yield f'<text x="{_MARGIN}" y="{_LIST_TOP + _LINE * number + 14}" fill="{colour}">{escape(short)}</text>'
+    top = _LIST_TOP + _LINE * number + 14
+    return f'<text x="{_MARGIN}" y="{top}" fill="{_colour(mark)}">{escape(short)}</text>'
+
+
+def _words(mark: Mark, scale: _Scale) -> str:
+    return f"+{duration((mark.time - scale.begin).total_seconds())}  {mark.reason}: {mark.text}"
+
+
+def _colour(mark: Mark) -> str:
+    return "#cf222e" if mark.warning else "#24292f"
+
+
+def _chart(found: Timeline, scale: _Scale) -> Iterator[str]:
+    """Draw a bar for each round, as high as it has nodes, and a line of the steps."""
+    most = max((each.nodes for each in found.rounds), default=0) or 1
+    for each in found.rounds:
+        left, right = scale.x(each.begin), scale.x(each.end)
+        high = _CHART_HEIGHT * each.nodes / most
+        place = f'x="{left:.1f}" y="{_CHART_TOP + _CHART_HEIGHT - high:.1f}" width="{max(right - left - 1, 1):.1f}"'
+        words = f"round {each.number}: {each.nodes} nodes for {duration((each.end - each.begin).total_seconds())}"
+        words += f", after {each.cause}" if each.cause else ""
+        yield f'<rect {place} height="{high:.1f}" fill="#ddf4ff" stroke="#54aeff"><title>{escape(words)}</title></rect>'
+        if right - left >= _WIDEST_LABEL:
+            place = f'x="{left + 4:.1f}" y="{_CHART_TOP + _CHART_HEIGHT - 6}"'
+            yield f'<text {place} fill="#0969da">{each.nodes} nodes</text>'
+    points = step_points(found)
+    top = max((step for _, step in points), default=0)
+    if top:
+        line = " ".join(
+            f"{scale.x(when):.1f},{_CHART_TOP + _CHART_HEIGHT * (1 - step / top):.1f}" for when, step in points
+        )
+        yield f'<polyline points="{line}" fill="none" stroke="#8250df" stroke-width="2"><title>steps</title></polyline>'
+        yield f'<text x="{_WIDTH - _MARGIN}" y="{_CHART_TOP - 4}" text-anchor="end" fill="#8250df">step {top}</text>'
 
 
 def _heading(found: Timeline) -> str:
