@@ -25,6 +25,11 @@ BASES: Mapping[str, tuple[str, ...]] = {
 }
 _UNWANTED_FILES = ("/usr/share/doc/*", "/usr/share/info/*", "/usr/share/locale/*", "/usr/share/man/*")
 PRODUCTS = {"trainer": "torchrun-trainer", "operator": "torchrun-operator"}
+ARGUMENTS: Mapping[str, Mapping[str, str]] = {
+    "trainer": {"EXTRAS": "s3 lightning accelerate transformers tensorboard wandb"},
+    "operator": {},
+}
+"""Build arguments: the image of the trainer has all that the samples of the gallery need."""
 PAUSE = "docker.io/library/pause:1"
 _PAUSE_DOCKERFILE = 'FROM scratch\nCOPY pause /pause\nENTRYPOINT ["/pause"]\n'
 _KEPT = 3  # Versions of each image that stay in the cache.
@@ -99,15 +104,14 @@ class Builder:
         with workspace(self._layout.cache / "work") as work:
             context = work / "context"
             dockerfile.stage(self._layout.checkout, dockerfile.sources(text), context)
-            key = key_of([text, base_key("runtime"), base_key("build"), *tree_parts(context)])
+            arguments = ARGUMENTS[name]
+            key = key_of([text, str(arguments), base_key("runtime"), base_key("build"), *tree_parts(context)])
             image = Image(f"docker.io/library/{PRODUCTS[name]}:dev", key, self._stored(name, key))
             if not self._done(image.stored).exists():
-                bases = {
-                    f"{argument}_IMAGE": self._base(base)
-                    for argument, base in (("BASE", "runtime"), ("BUILD", "build"))
-                }
+                bases = {"BASE_IMAGE": self._base("runtime"), "BUILD_IMAGE": self._base("build")}
+                options = [f"--build-arg={key}={value}" for key, value in {**bases, **arguments}.items()]
                 write(work / "Dockerfile", text)
-                self._build(name, image.stored, work, [f"--build-arg={key}={value}" for key, value in bases.items()])
+                self._build(name, image.stored, work, options)
         return image
 
     def export(self, image: Image, unpacked: Collection[str], archive: Path) -> None:
