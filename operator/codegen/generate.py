@@ -20,8 +20,20 @@ _HEAD = "# Generated from operator/src/torchrun_operator/api by operator/codegen
 _NAME = "torchrun.dev_torchrunjobs.yaml"
 
 
-_SAMPLES = {"elastic-torchrun": "digits/train.py", "plain-ddp": "plain_ddp/after.py"}
-"""The scripts of samples, by the names of the samples."""
+_SAMPLES = {
+    "accelerate/train.py": "accelerate_digits/train.py",
+    "elastic/train.py": "digits/train.py",
+    "elastic-torchrun/train.py": "digits/train.py",
+    "fault-tolerant/train.py": "digits/train.py",
+    "fsdp2/train.py": "fsdp2_digits/train.py",
+    "hf-trainer/train.py": "hf_trainer/train.py",
+    "lightning/train.py": "lightning_digits/train.py",
+    "multi-node/train.py": "multi_node/train.py",
+    "plain-ddp/train.py": "plain_ddp/after.py",
+    "standalone/train.py": "digits/train.py",
+    "train-dist/train_dist.py": "train_dist/train_dist.py",
+}
+"""The scripts of samples, and the examples that they are copies of."""
 
 
 class _Dumper(yaml.SafeDumper):
@@ -52,10 +64,7 @@ def _scripts() -> dict[Path, str]:
     head = "# Generated from e2e/examples/{} by operator/codegen/generate.py; do not edit.\n"
     samples = _ROOT / "operator" / "src" / "torchrun_cli" / "samples"
     examples = _ROOT / "e2e" / "examples"
-    return {
-        samples / name / "train.py": head.format(script) + (examples / script).read_text()
-        for name, script in _SAMPLES.items()
-    }
+    return {samples / copy: head.format(script) + (examples / script).read_text() for copy, script in _SAMPLES.items()}
 
 
 def main() -> int:

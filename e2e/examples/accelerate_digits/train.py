@@ -5,16 +5,28 @@ digits).
 """
 
 import argparse
+import gzip
+import importlib.util
 import time
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from sklearn.datasets import load_digits
-from torch import nn
+from torch import Tensor, nn
 
 from torchrun_trainer import GlobalBatches, Run
 
 TEST_SAMPLES = 360
+
+
+def load() -> tuple[Tensor, Tensor]:
+    """Read images (N, 64) with values from 0 to 1, and their labels (N): from the image, else from scikit-learn."""
+    path, sklearn = Path("/opt/data/digits.csv.gz"), importlib.util.find_spec("sklearn")
+    if not path.exists() and sklearn is not None and sklearn.origin is not None:
+        path = Path(sklearn.origin).parent / "datasets/data/digits.csv.gz"
+    with gzip.open(path, "rt") as file:
+        rows = torch.tensor([[float(value) for value in line.split(",")] for line in file])
+    return rows[:, :64] / 16, rows[:, 64].long()
 
 
 def main() -> None:
@@ -29,9 +41,7 @@ def main() -> None:
     torch.manual_seed(0)
 
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
-    digits = load_digits()
-    images = torch.tensor(digits.data, dtype=torch.float32, device=accelerator.device) / 16
-    labels = torch.tensor(digits.target, device=accelerator.device)
+    images, labels = (part.to(accelerator.device) for part in load())
     train_images, train_labels = images[TEST_SAMPLES:], labels[TEST_SAMPLES:]
     batches = GlobalBatches(len(train_images), options.batch_size)
 

@@ -34,6 +34,8 @@ def arguments() -> argparse.Namespace:
         default=0.0,
         help="sleep until a step has taken this long, to watch it",
     )
+    parser.add_argument("--fail-at-step", type=int, help="let one worker fail there, once, to watch a restart")
+    parser.add_argument("--track", action="append", default=[], help="tensorboard or wandb; may be repeated")
     parser.add_argument("--data", type=Path, default=Path("/opt/data/digits.csv.gz"), help="else scikit-learn's copy")
     return parser.parse_args()
 
@@ -84,9 +86,18 @@ def main() -> None:
 
     model = DistributedDataParallel(build_model().to(device))
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
-    run = Run(options.snapshot_path, snapshot_every=options.snapshot_every, model=model, optimizer=optimizer)
+    run = Run(
+        options.snapshot_path,
+        snapshot_every=options.snapshot_every,
+        track=options.track,
+        model=model,
+        optimizer=optimizer,
+    )
+    first = run.step
     for step in run.steps(total_steps):
         began = time.monotonic()
+        if step == options.fail_at_step and first == 0 and rank == world_size - 1:
+            raise RuntimeError(f"--fail-at-step={step}: this worker fails once")
         mine = batches.share(step, rank, world_size)
         outputs = model(train_images[mine])
         # Gradients are averaged over workers, but shares differ: weigh the loss so that every sample counts the same.

@@ -5,11 +5,14 @@ handwritten digits). The model is created here: nothing is downloaded.
 """
 
 import argparse
+import gzip
+import importlib.util
 import time
+from pathlib import Path
 
 import numpy
 import torch
-from sklearn.datasets import load_digits
+from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import (
     ConvNextConfig,
@@ -26,20 +29,30 @@ from torchrun_trainer.transformers import Elastic, newest_checkpoint
 TEST_SAMPLES = 360
 
 
-class Digits(Dataset[dict[str, torch.Tensor]]):
+def load() -> tuple[Tensor, Tensor]:
+    """Read images (N, 64) with values from 0 to 1, and their labels (N): from the image, else from scikit-learn."""
+    path, sklearn = Path("/opt/data/digits.csv.gz"), importlib.util.find_spec("sklearn")
+    if not path.exists() and sklearn is not None and sklearn.origin is not None:
+        path = Path(sklearn.origin).parent / "datasets/data/digits.csv.gz"
+    with gzip.open(path, "rt") as file:
+        rows = torch.tensor([[float(value) for value in line.split(",")] for line in file])
+    return rows[:, :64] / 16, rows[:, 64].long()
+
+
+class Digits(Dataset[dict[str, Tensor]]):
     def __init__(self, first: int, last: int, min_step_seconds: float) -> None:
-        digits = load_digits()
-        self.images = torch.tensor(digits.images[first:last], dtype=torch.float32).unsqueeze(1) / 8 - 1
-        self.labels = torch.tensor(digits.target[first:last])
+        images, labels = load()
+        self.images = images[first:last].reshape(-1, 1, 8, 8) * 2 - 1
+        self.labels = labels[first:last]
         self.min_step_seconds = min_step_seconds
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
         return {"pixel_values": self.images[index], "labels": self.labels[index]}
 
-    def __getitems__(self, indices: list[int]) -> list[dict[str, torch.Tensor]]:
+    def __getitems__(self, indices: list[int]) -> list[dict[str, Tensor]]:
         time.sleep(self.min_step_seconds)
         return [self[index] for index in indices]
 

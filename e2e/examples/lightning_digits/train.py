@@ -5,13 +5,15 @@ digits).
 """
 
 import argparse
+import gzip
+import importlib.util
 import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 
@@ -19,6 +21,16 @@ from torchrun_trainer import GlobalBatches
 from torchrun_trainer.lightning import Elastic, trainer_arguments
 
 TEST_SAMPLES = 360
+
+
+def load() -> tuple[Tensor, Tensor]:
+    """Read images (N, 64) with values from 0 to 1, and their labels (N): from the image, else from scikit-learn."""
+    path, sklearn = Path("/opt/data/digits.csv.gz"), importlib.util.find_spec("sklearn")
+    if not path.exists() and sklearn is not None and sklearn.origin is not None:
+        path = Path(sklearn.origin).parent / "datasets/data/digits.csv.gz"
+    with gzip.open(path, "rt") as file:
+        rows = torch.tensor([[float(value) for value in line.split(",")] for line in file])
+    return rows[:, :64] / 16, rows[:, 64].long()
 
 
 class Digits(pl.LightningModule):
@@ -63,20 +75,23 @@ def main() -> None:
     parser.add_argument("--snapshot-path", help="shared directory (default: $TORCHRUN_SNAPSHOT_PATH)")
     parser.add_argument("--snapshot-every", type=int, default=50, help="steps between checkpoints")
     parser.add_argument("--min-step-seconds", type=float, default=0.0, help="make each step take longer, to watch it")
+    parser.add_argument("--devices", type=int, help="workers of each node (default: as torchrun has started them)")
+    parser.add_argument("--num-nodes", type=int, help="nodes (default: as torchrun has started them)")
     options = parser.parse_args()
     torch.set_num_threads(1)
     pl.seed_everything(0)
 
-    digits = load_digits()
-    images, labels = torch.tensor(digits.data, dtype=torch.float32) / 16, torch.tensor(digits.target)
+    images, labels = load()
     train = TensorDataset(images[TEST_SAMPLES:], labels[TEST_SAMPLES:])
     batches = GlobalBatches(len(train), options.batch_size)
     elastic = Elastic(options.snapshot_path, snapshot_every=options.snapshot_every, samples_per_step=options.batch_size)
     loader = DataLoader(train, batch_sampler=Shares(batches, batches.steps(options.total_epochs), elastic))
     model = Digits(options.batch_size, options.min_step_seconds)
     # For Lightning, all epochs are one: it can resume in the middle of an epoch only with such a loader.
+    numbers = trainer_arguments()
     trainer = pl.Trainer(
-        **trainer_arguments(),
+        devices=options.devices or numbers["devices"],
+        num_nodes=options.num_nodes or numbers["num_nodes"],
         accelerator="auto",
         max_epochs=1,
         callbacks=[elastic],

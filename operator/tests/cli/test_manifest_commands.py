@@ -11,7 +11,6 @@ import yaml
 from click.testing import CliRunner, Result
 
 from torchrun_cli.app import PROGRAM, app
-from torchrun_cli.samples import every
 
 MANIFEST = """\
 default-values: {name: digits, max_nodes: 4, tags: [], image: null}
@@ -139,34 +138,6 @@ def test_a_note_is_no_error(place: Path) -> None:
     result = run("render", "job.yaml")
     assert (result.exit_code, yaml.safe_load(result.stdout)) == (0, expected())
     assert result.stderr == "note: train.py: line ends of Windows become those of Linux\n"
-
-
-@pytest.mark.parametrize("name", [sample.name for sample in every()])
-def test_samples_are_valid_with_both_devices(name: str) -> None:
-    for device in ("cpu", "gpu"):
-        checked = run("validate", f"sample:{name}", "--set", f"device={device}")
-        assert (checked.exit_code, checked.output) == (0, f"torchrunjob.torchrun.dev/{name} is valid\n")
-
-
-def test_the_gallery() -> None:
-    listed = run("samples", "list").output
-    assert [line.split()[0] for line in listed.splitlines()] == [sample.name for sample in every()]
-    for sample in every():
-        assert sample.title
-        shown = run("samples", "show", sample.name).output
-        assert shown.startswith(f"# {sample.name}: {sample.title}\n")
-        assert shown.endswith(f"Files: {', '.join(sample.files())}; print one with --file NAME\n")
-        assert run("samples", "show", sample.name, "--file", "manifest.yaml").output == sample.manifest.read_text()
-
-
-def test_the_sample_that_changes_three_numbers() -> None:
-    values = ["--set", "max_nodes=8", "min_nodes=4", "n_gpus_per_node=8", "device=gpu"]
-    job = yaml.safe_load(run("render", "sample:elastic-torchrun", *values).output)
-    spec = job["spec"]
-    limits = spec["template"]["spec"]["containers"][0]["resources"]["limits"]
-    assert (spec["nnodes"], spec["replicas"], spec["nprocPerNode"]) == ("4:8", 8, 8)
-    assert limits == {"memory": "2Gi", "nvidia.com/gpu": 8}
-    assert spec["files"][0]["content"].startswith("# Generated from e2e/examples/digits/train.py")
 
 
 def test_as_a_process_whose_reader_leaves(place: Path) -> None:
