@@ -18,7 +18,16 @@ pl = pytest.importorskip("lightning.pytorch")
 adapter = pytest.importorskip("torchrun_trainer.lightning")
 internals = pytest.importorskip("torchrun_trainer.frameworks.lightning")
 
-VARIABLES = ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "RANK", "LOCAL_RANK", "TORCHRUN_SNAPSHOT_PATH")
+VARIABLES = (
+    "WORLD_SIZE",
+    "LOCAL_WORLD_SIZE",
+    "GROUP_WORLD_SIZE",
+    "RANK",
+    "LOCAL_RANK",
+    "TORCHRUN_SNAPSHOT_PATH",
+    "NPROC_PER_NODE",
+    "NNODES",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -42,6 +51,14 @@ def test_arguments(monkeypatch: pytest.MonkeyPatch, environment: Any, arguments:
         launched(monkeypatch, *environment)
     assert adapter.trainer_arguments() == arguments
     adapter.check(SimpleNamespace(num_devices=arguments["devices"], num_nodes=arguments["num_nodes"]))
+
+
+def test_arguments_in_a_static_job_without_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"NPROC_PER_NODE": 2, "NNODES": 3, "WORLD_SIZE": 6}.items():
+        monkeypatch.setenv(name, str(value))
+    assert adapter.trainer_arguments() == {"devices": 2, "num_nodes": 3}
+    launched(monkeypatch, 6, 1, 6)  # torchrun knows better what it has started
+    assert adapter.trainer_arguments() == {"devices": 1, "num_nodes": 6}
 
 
 def test_nodes_of_different_sizes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,9 +43,12 @@ class TrainerArguments(TypedDict):
 def trainer_arguments() -> TrainerArguments:
     """Return ``devices`` and ``num_nodes`` for ``Trainer(**trainer_arguments())``, as torchrun has started them.
 
-    Without torchrun both are 1. Raises LaunchError if nodes have different numbers of workers, which Lightning does not
+    In a static job without torchrun, they are those of the job: Lightning then starts the workers of each node itself.
+    Elsewhere both are 1. Raises LaunchError if nodes have different numbers of workers, which Lightning does not
     support.
     """
+    if "LOCAL_WORLD_SIZE" not in os.environ and {"NPROC_PER_NODE", "NNODES"} <= os.environ.keys():
+        return {"devices": int(os.environ["NPROC_PER_NODE"]), "num_nodes": int(os.environ["NNODES"])}
     local, world = (int(os.environ.get(name, "1")) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
     nodes = int(os.environ.get("GROUP_WORLD_SIZE", str(world // local)))
     if local * nodes != world:
