@@ -7,13 +7,13 @@ digits).
 import argparse
 import gzip
 import importlib.util
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 
@@ -63,7 +63,7 @@ class Shares(Sampler[list[int]]):
         return self.total_steps
 
     def __iter__(self) -> Iterator[list[int]]:
-        rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+        rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         for step in range(self.elastic.step, self.total_steps):
             yield self.batches.share(step, rank, world_size).tolist()
 

@@ -19,7 +19,7 @@ PROGRAM = str(Path(sys.executable).with_name("kubectl-torchrun"))
         (["sub"], [f"submit\t{COMMANDS['submit'].help}", ":4"]),
         (["samples", "sh"], ["show\tPrint what a sample shows, its values, and...", ":4"]),
         (
-            ["submit", "sample:el"],
+            ["submit", "sample:elastic-"],
             ["sample:elastic-torchrun\telastic training that survives the loss of any node", ":4"],
         ),
         (["validate", "--set-"], ["--set-string\tAs --set, but the value is always a text.", ":4"]),

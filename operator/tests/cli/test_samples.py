@@ -23,6 +23,7 @@ OTHERS = {
     "elastic": False,
     "fail_at_step": 60,
     "image": "registry.example.com/team/train:1",
+    "launcher": "python",
     "lead_cpu": "3",
     "memory": "48Gi",
     "name": "another",
