@@ -105,12 +105,16 @@ test-cluster: $(ENV) ## Run the tests with real torchrun in real pods; starts th
 	@# The tests of the local cluster start clusters of their own, and mostly wait: they run beside the others.
 	@mkdir -p .work
 	$(PYTEST) e2e/tests/test_localcluster_lifecycle.py -m cluster > .work/lifecycle.log 2>&1 & beside=$$!; code=0; \
-	    $(PYTEST) e2e/tests -m "cluster and not faults" --ignore=e2e/tests/test_localcluster_lifecycle.py || code=$$?; \
+	    $(PYTEST) e2e/tests -m "cluster and not faults and not gallery" --ignore=e2e/tests/test_localcluster_lifecycle.py || code=$$?; \
 	    wait $$beside || { code=$$?; cat .work/lifecycle.log; }; exit $$code
 
 .PHONY: test-faults
 test-faults: $(ENV) ## Run jobs in trouble in real pods, each with what it must say; starts the local cluster if necessary
 	$(PYTEST) e2e/tests -m faults
+
+.PHONY: test-gallery
+test-gallery: $(ENV) ## Run the samples in real pods that make test skips; starts the local cluster if necessary
+	$(PYTEST) e2e/tests -m gallery
 
 .PHONY: e2e
 e2e: test-cluster ## The same as test-cluster
