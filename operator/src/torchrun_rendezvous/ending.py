@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from torchrun_rendezvous.memory import Decision, Running
-from torchrun_rendezvous.view import KICK, Node, View, addresses
+from torchrun_rendezvous.view import KICK, Node, View, absent, addresses
 
 DISTURBED_SECONDS = 5.0
 """A member that leaves this soon after an unwanted node waited has seen that node."""
@@ -45,6 +45,20 @@ def _still(view: View, running: Running) -> frozenset[Node]:
     if not view.complete and view.round == running.round + 1:
         return running.still - view.listed()
     return frozenset()
+
+
+def with_absent(view: View, running: Running) -> View:
+    """Keep the size of a complete round that a member has left before all others have seen it.
+
+    torch removes a member that leaves. An agent that reads the round after that would take it for a smaller one than
+    the others, and tell its workers so. A node that does not exist takes the rank of such a member. It has no
+    heartbeat, so the next round drops it.
+    """
+    unseen = any(view.heartbeats.get(node) == running.beats[node] for node in running.still)
+    if not view.complete or view.round != running.round or not unseen:
+        return view
+    gone = {*running.members.values()} - {*view.participants.values()}
+    return replace(view, participants={**view.participants, **{absent(rank): rank for rank in gone}})
 
 
 def left(running: Running, nodes: Iterable[Node], now: float) -> Running:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from torchrun_rendezvous.ending import await_end, close, conclude, observe, reopen, started
+from torchrun_rendezvous.ending import await_end, close, conclude, observe, reopen, started, with_absent
 from torchrun_rendezvous.eviction import SIGHT_SECONDS, evict
 from torchrun_rendezvous.liveness import astray, listen, silent, vouch
 from torchrun_rendezvous.memory import UNAWARE, Decision, Memory, Running, Senses
@@ -124,7 +124,7 @@ def _tend(decision: Decision, running: Running, target: Target, now: float) -> D
             reason = "a member is gone" if lost else "no progress" if hung else "more nodes joined"
             decision = decision.log("round-kicked", round=running.round, reason=reason)
             running = replace(running, kicked=True, requested=running.requested or growing or hung)
-        return decision.show(view.with_kick()).remember(running=running)
+        return decision.show(with_absent(view, running).with_kick()).remember(running=running)
     if view.complete and joiners:
         return _set_aside(decision, running, joiners, now)
     seen = all(view.heartbeats.get(node, beat) != beat for node, beat in running.beats.items())

@@ -20,6 +20,11 @@ KICK = Node("~torchrun-operator", 0, 0)
 """A node that does not exist. While it waits, the members of a round restart; it never has a heartbeat."""
 
 
+def absent(rank: int) -> Node:
+    """Return the node that does not exist and has that rank, in the place of a member that has left."""
+    return KICK._replace(local_id=1 + rank)
+
+
 @dataclass(frozen=True)
 class View:
     """What torchrun's state says. Heartbeats are seconds since the epoch."""

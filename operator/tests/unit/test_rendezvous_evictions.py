@@ -24,7 +24,7 @@ from rendezvous_cases import (
     target,
 )
 from torchrun_rendezvous.memory import Memory
-from torchrun_rendezvous.view import KICK, View
+from torchrun_rendezvous.view import KICK, View, absent
 
 CASES = {
     "leavers never join": Case(
@@ -42,7 +42,12 @@ CASES = {
         FORMED,
         target(2, 2, C),
         remembered(running(A, B, C)),
-        replace(FORMED, participants={A: 0, B: 1}, heartbeats=beats(A, B, at=NOW - 10), waiting=frozenset({KICK})),
+        replace(
+            FORMED,
+            participants={A: 0, B: 1, absent(2): 2},
+            heartbeats=beats(A, B, at=NOW - 10),
+            waiting=frozenset({KICK}),
+        ),
         KICKED,
         ("evicted", "round-kicked"),
         also={"evictions": {"not wanted": 1}},
@@ -59,7 +64,12 @@ CASES = {
         FORMED,
         target(2, 2, A),
         remembered(running(A, B, C)),
-        replace(FORMED, participants={B: 1, C: 2}, heartbeats=beats(B, C, at=NOW - 10), waiting=frozenset({KICK})),
+        replace(
+            FORMED,
+            participants={B: 1, C: 2, absent(0): 0},
+            heartbeats=beats(B, C, at=NOW - 10),
+            waiting=frozenset({KICK}),
+        ),
         replace(running(A, B, C, still=frozenset({B, C})), kicked=True, requested=True, repaired=True),
         ("evicted", "round-kicked"),
         repair=4,
@@ -118,7 +128,12 @@ CASES = {
         replace(FORMED, participants={A: 0, B: 1}, heartbeats=beats(A, B, at=NOW - 10)),
         target(2, 2, C),
         remembered(replace(running(A, B, C), requested=True), completed_at=NOW - 1),
-        replace(FORMED, participants={A: 0, B: 1}, heartbeats=beats(A, B, at=NOW - 10), waiting=frozenset({KICK})),
+        replace(
+            FORMED,
+            participants={A: 0, B: 1, absent(2): 2},
+            heartbeats=beats(A, B, at=NOW - 10),
+            waiting=frozenset({KICK}),
+        ),
         KICKED,
         ("left", "round-kicked"),
     ),
@@ -134,7 +149,12 @@ CASES = {
         FORMED,
         target(2, 2, A),
         remembered(running(A, B, C), completed_at=NOW - 1.5),
-        replace(FORMED, participants={B: 1, C: 2}, heartbeats=beats(B, C, at=NOW - 10), waiting=frozenset({KICK})),
+        replace(
+            FORMED,
+            participants={B: 1, C: 2, absent(0): 0},
+            heartbeats=beats(B, C, at=NOW - 10),
+            waiting=frozenset({KICK}),
+        ),
         replace(running(A, B, C, still=frozenset({B, C})), kicked=True, requested=True, repaired=True),
         ("evicted", "round-kicked"),
         repair=4,

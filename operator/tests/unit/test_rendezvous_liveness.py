@@ -22,7 +22,7 @@ from rendezvous_cases import (
     target,
 )
 from torchrun_rendezvous.memory import LifeSigns, Memory, Senses
-from torchrun_rendezvous.view import KICK
+from torchrun_rendezvous.view import KICK, absent
 
 
 def life(clock: float = 100.0, **silences: float) -> dict[str, object]:
@@ -293,7 +293,7 @@ CASES = {
             replace(running(A, B, C), unpublished=9.5),
             **{**life(a=12.0, b=12.0, c=12.0), "looked_at": NOW - 0.5},
         ),
-        replace(FORMED, participants={B: 1, C: 2}, waiting=frozenset({KICK})),
+        replace(FORMED, participants={B: 1, C: 2, absent(0): 0}, waiting=frozenset({KICK})),
         replace(running(A, B, C, still=frozenset({B, C})), kicked=True, requested=True, unpublished=10.0),
         ("evicted", "round-kicked"),
         repair=4,
@@ -303,7 +303,7 @@ CASES = {
         FORMED,
         target(3),
         remembered(replace(running(A, B, C), unpublished=1.0), **{**reachable(c=4.0), "looked_at": NOW - 0.5}),
-        replace(FORMED, participants={A: 0, B: 1}, waiting=frozenset({KICK})),
+        replace(FORMED, participants={A: 0, B: 1, absent(2): 2}, waiting=frozenset({KICK})),
         replace(KICKED, unpublished=1.5),
         ("evicted", "round-kicked"),
         senses=Senses(published=False),

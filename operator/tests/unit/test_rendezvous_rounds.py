@@ -28,7 +28,7 @@ from torchrun_rendezvous.memory import Memory
 from torchrun_rendezvous.protocol import EndRound, RendezvousState
 from torchrun_rendezvous.report import described
 from torchrun_rendezvous.rounds import decide
-from torchrun_rendezvous.view import KICK, View
+from torchrun_rendezvous.view import KICK, View, absent
 
 CASES = {
     "a round runs": Case(FORMED, target(3), remembered(running(A, B, C)), FORMED, running(A, B, C)),
@@ -62,12 +62,34 @@ CASES = {
         ("left", "round-kicked"),
     ),
     "a member left by itself, and torchrun's own rule restarts the others": Case(
-        replace(FORMED, participants={A: 0, C: 2}, waiting=frozenset({B})),
+        replace(FORMED, participants={A: 0, C: 2}, waiting=frozenset({B}), heartbeats=beats(A, B, C)),
         target(3),
         remembered(running(A, B, C)),
-        replace(FORMED, participants={A: 0, C: 2}, waiting=frozenset({B, KICK})),
+        replace(FORMED, participants={A: 0, C: 2}, waiting=frozenset({B, KICK}), heartbeats=beats(A, B, C)),
         replace(running(A, B, C, still=frozenset({A, C})), kicked=True, first_left=(B.address,), first_left_at=NOW),
         ("left", "round-kicked"),
+    ),
+    "a member left before all others have seen the round: they still see its size": Case(
+        replace(FORMED, participants={A: 0, C: 2}, heartbeats={A: NOW, C: NOW - 10}),
+        target(3),
+        remembered(running(A, B, C)),
+        replace(
+            FORMED,
+            participants={A: 0, C: 2, absent(1): 1},
+            heartbeats={A: NOW, C: NOW - 10},
+            waiting=frozenset({KICK}),
+        ),
+        replace(running(A, B, C, still=frozenset({A, C})), kicked=True, first_left=(B.address,), first_left_at=NOW),
+        ("left", "round-kicked"),
+    ),
+    "the last one left too: the next round is open, and has none of them": Case(
+        replace(FORMED, participants={absent(1): 1}, heartbeats=beats(A), waiting=frozenset({A, KICK})),
+        target(3),
+        remembered(replace(running(A, B, still=frozenset({A})), kicked=True, requested=True)),
+        open_round(A),
+        None,
+        ("left", "round-ended"),
+        also={"requested": 1, "unrequested": 0},
     ),
     "all have left because workers failed": Case(
         open_round(A, B, C),
