@@ -24,6 +24,7 @@ EMPTY :=
 REGISTRY ?=
 TAG ?= dev
 EXTRAS ?=
+URL ?= https://releases.example.com/torchrun-operator
 ENGINE ?= $(firstword $(foreach engine,docker podman buildah,$(if $(shell command -v $(engine)),$(engine))))
 IMAGE_PREFIX := $(if $(REGISTRY),$(REGISTRY)/)
 
@@ -169,6 +170,10 @@ image: ## Build both images: REGISTRY=…, TAG=…, ENGINE=docker|podman|buildah
 	$(ENGINE) build -f trainer/Dockerfile $(if $(EXTRAS),--build-arg EXTRAS="$(EXTRAS)") -t $(IMAGE_PREFIX)torchrun-trainer:$(TAG) .
 	$(if $(PUSH),$(ENGINE) push $(IMAGE_PREFIX)torchrun-operator:$(TAG))
 	$(if $(PUSH),$(ENGINE) push $(IMAGE_PREFIX)torchrun-trainer:$(TAG))
+
+.PHONY: plugin
+plugin: $(ENV) | $(UV) ## Build the archives of the krew plugin and its manifest: URL=https://… where the archives will be
+	$(RUN) operator/krew/krew_archive.py --uv $(UV) --url "$(URL)" .work/plugin
 
 $(ENV): uv.lock pyproject.toml trainer/pyproject.toml | $(UV)
 	@$(UV) sync --frozen --extra cli
