@@ -109,7 +109,7 @@ def test_the_table(job: OutputsJob) -> None:
         ],
     }
     job.outputs = []
-    assert run().stderr == "error: digits has no outputs: spec.outputs is empty\n"
+    assert run().stderr.startswith("error: digits has no outputs: write spec.outputs with the path and the url")
 
 
 def test_an_upload_in_trouble(job: OutputsJob) -> None:

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from torchrun_cli.cluster.sources import ReadingPod
     from torchrun_transfer.stores.base import Source
 
+_NO_OUTPUTS = (
+    "write spec.outputs with the path and the url of the results, or set output_url of a sample. You can add outputs "
+    "at any time, also to a job that has ended"
+)
 _NOT_UPLOADED = {
     "Waiting": "it is uploaded once the job has ended",
     "Skipped": "the job has failed, see spec.outputs[].when",
@@ -78,7 +82,7 @@ def outputs(target: Target, name: str, output: str | None, timeout: str | None, 
     client = connect(target)
     job = client.get(JOBS, name)
     if not outputs_of(job):
-        raise CliError(f"{name} has no outputs: spec.outputs is empty", Exit.USAGE)
+        raise CliError(f"{name} has no outputs: {_NO_OUTPUTS}", Exit.USAGE)
     before = ""
     if options["retry"]:
         before = _digest(job)
