@@ -164,11 +164,13 @@ chaos-membership: $(ENV) ## Apply 200 random faults and scalings to one elastic 
 	PYTHONPATH=e2e $(RUN) -m chaos.membership --json .work/chaos-membership/report.json $(ARGS)
 
 .PHONY: image
-image: ## Build both images: REGISTRY=…, TAG=…, ENGINE=docker|podman|buildah, EXTRAS="s3 lightning", PUSH=1 to push
+image: ## Build the images: REGISTRY=…, TAG=…, ENGINE=docker|podman|buildah, EXTRAS="s3 lightning", PUSH=1 to push
 	@[[ -n "$(ENGINE)" ]] || { echo "no docker, podman or buildah on PATH: install one" >&2; exit 1; }
 	$(ENGINE) build -f operator/Dockerfile -t $(IMAGE_PREFIX)torchrun-operator:$(TAG) .
 	$(ENGINE) build -f trainer/Dockerfile $(if $(EXTRAS),--build-arg EXTRAS="$(EXTRAS)") -t $(IMAGE_PREFIX)torchrun-trainer:$(TAG) .
+	$(if $(filter s3,$(EXTRAS)),$(ENGINE) build -f transfer/Dockerfile -t $(IMAGE_PREFIX)torchrun-transfer:$(TAG) .)
 	$(if $(PUSH),$(ENGINE) push $(IMAGE_PREFIX)torchrun-operator:$(TAG))
+	$(if $(and $(PUSH),$(filter s3,$(EXTRAS))),$(ENGINE) push $(IMAGE_PREFIX)torchrun-transfer:$(TAG))
 	$(if $(PUSH),$(ENGINE) push $(IMAGE_PREFIX)torchrun-trainer:$(TAG))
 
 .PHONY: plugin

@@ -10,7 +10,7 @@ from pathlib import Path
 from localcluster import builds, cluster, preflight
 from localcluster.controlplane import ControlPlane
 from localcluster.down import down
-from localcluster.images import PRODUCTS, Builder
+from localcluster.images import FURTHER, PRODUCTS, Builder
 from localcluster.locks import exclusive
 from localcluster.paths import Layout
 from localcluster.shell import ClusterError, say, step
@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("build", help="build programs and images, and start nothing")
     commands.add_parser("images", help="same as build")
     image = commands.add_parser("image", help="build one image from its sources and load it on the running nodes")
-    image.add_argument("name", choices=sorted(PRODUCTS))
+    image.add_argument("name", choices=sorted(PRODUCTS | FURTHER))
     load = commands.add_parser("load", help="load the images of an archive (docker or OCI) on the running nodes")
     load.add_argument("archive", type=Path)
     node = commands.add_parser("node", help="cut the power or network of a node, or restore it")

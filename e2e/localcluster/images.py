@@ -25,9 +25,11 @@ BASES: Mapping[str, tuple[str, ...]] = {
 }
 _UNWANTED_FILES = ("/usr/share/doc/*", "/usr/share/info/*", "/usr/share/locale/*", "/usr/share/man/*")
 PRODUCTS = {"trainer": "torchrun-trainer", "operator": "torchrun-operator"}
+FURTHER = {"transfer": "torchrun-transfer"}  # Built and loaded on request only.
 ARGUMENTS: Mapping[str, Mapping[str, str]] = {
     "trainer": {"EXTRAS": "s3 lightning accelerate transformers tensorboard wandb"},
     "operator": {},
+    "transfer": {},
 }
 """Build arguments: the image of the trainer has all that the samples of the gallery need."""
 PAUSE = "docker.io/library/pause:1"
@@ -99,14 +101,14 @@ class Builder:
         return image
 
     def product(self, name: str) -> Image:
-        """Image of one of PRODUCTS from the current sources, built if necessary."""
+        """Image of one of PRODUCTS or FURTHER from the current sources, built if necessary."""
         text = (self._layout.checkout / name / "Dockerfile").read_text()
         with workspace(self._layout.cache / "work") as work:
             context = work / "context"
             dockerfile.stage(self._layout.checkout, dockerfile.sources(text), context)
             arguments = ARGUMENTS[name]
             key = key_of([text, str(arguments), base_key("runtime"), base_key("build"), *tree_parts(context)])
-            image = Image(f"docker.io/library/{PRODUCTS[name]}:dev", key, self._stored(name, key))
+            image = Image(f"docker.io/library/{(PRODUCTS | FURTHER)[name]}:dev", key, self._stored(name, key))
             if not self._done(image.stored).exists():
                 bases = {"BASE_IMAGE": self._base("runtime"), "BUILD_IMAGE": self._base("build")}
                 options = [f"--build-arg={key}={value}" for key, value in {**bases, **arguments}.items()]

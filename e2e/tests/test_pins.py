@@ -7,7 +7,7 @@ import pytest
 
 from support.clusters import ROOT
 
-DOCKERFILES = ("operator/Dockerfile", "trainer/Dockerfile")
+DOCKERFILES = ("operator/Dockerfile", "trainer/Dockerfile", "transfer/Dockerfile")
 LISTS = sorted((ROOT / "tools").glob("*.txt"))
 
 
