@@ -61,9 +61,10 @@ class Uploader:
         done.entries = dict(todo.kept)
         if todo.done:
             if journal is not None:
+                self.store.tidy()
                 self.store.remove(JOURNAL)
             return
-        self.store.tidy()
+        self.store.tidy(keep=todo.send)
         if todo.withdraw:
             self._write(JOURNAL, done.entries)  # first: it knows what is there
             self.store.remove(MANIFEST)
@@ -71,8 +72,8 @@ class Uploader:
         if done.changed and not settled_only:
             raise ChangedError(f"{done.changed[0]} changed while it was read; stop writing to {self.task.path}")
         self._write(MANIFEST, done.entries)
-        self.store.remove(JOURNAL)
         self.store.tidy()
+        self.store.remove(JOURNAL)
 
     def _send_all(self, local: dict[str, Local], todo: Plan, done: Pass) -> None:
         """Send files, some at once, and keep the journal. The first error ends it, once those in flight have ended."""

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -119,8 +119,8 @@ class WatchedStore:
         self._inner.remove(path)
         self._changed(f"remove {path}")
 
-    def tidy(self) -> None:
-        self._inner.tidy()
+    def tidy(self, keep: Container[str] = ()) -> None:
+        self._inner.tidy(keep)
 
     def _cut(self, blocks: Iterable[bytes]) -> Iterator[bytes]:
         for block in blocks:

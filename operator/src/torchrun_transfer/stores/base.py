@@ -1,6 +1,6 @@
 """The interface of a store."""
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Protocol
 
 from torchrun_transfer.plan import Remote
@@ -37,6 +37,6 @@ class Store(Source, Protocol):
         """Remove a file if it exists."""
         ...
 
-    def tidy(self) -> None:
-        """Remove what killed writers left behind."""
+    def tidy(self, keep: Container[str] = ()) -> None:
+        """Remove what killed writers left behind, except what serves to go on with the files ``keep``."""
         ...

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 from torchrun_transfer.manifest import RESERVED
 from torchrun_transfer.plan import Remote
@@ -81,8 +81,9 @@ class Directory:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(self._root, path))
 
-    def tidy(self) -> None:
-        """See Store.tidy."""
+    def tidy(self, keep: Container[str] = ()) -> None:
+        """See Store.tidy. Files are sent from their beginning, so nothing is kept."""
+        del keep
         shutil.rmtree(os.path.join(self._root, PARTS), ignore_errors=True)
 
     def _full(self, path: str) -> str:

@@ -2,10 +2,11 @@
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from typing import Any
 
 from torchrun_transfer.plan import Remote
+from torchrun_transfer.stores.parts_at_s3 import PartsAtS3
 from torchrun_transfer.troubles import TransferError
 
 SMALL = 16 << 20
@@ -62,6 +63,10 @@ class RemoteStore:
         return sent
 
     def _put_large(self, full: str, blocks: Iterable[bytes], part: int) -> None:
+        if self._scheme == "s3":
+            bucket, _, key = full.partition("/")
+            PartsAtS3(self._fs, bucket, key).send(_joined(blocks, part))
+            return
         file = self._fs.open(full, "wb", block_size=part, autocommit=False)
         try:
             for block in _joined(blocks, part):
@@ -100,7 +105,7 @@ class RemoteStore:
         with contextlib.suppress(FileNotFoundError):
             self._fs.rm_file(self._full(path))
 
-    def tidy(self) -> None:
+    def tidy(self, keep: Container[str] = ()) -> None:
         """See Store.tidy. Parts of an upload that was not completed take room at S3, although no list shows them."""
         if self._scheme != "s3":
             return
@@ -108,6 +113,8 @@ class RemoteStore:
         with contextlib.suppress(Exception):  # a right that an upload does not need
             found = self._fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=f"{prefix}/" if prefix else "")
             for each in found.get("Uploads", ()):
+                if self._relative(f"{bucket}/{each['Key']}") in keep:
+                    continue
                 self._fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=each["Key"], UploadId=each["UploadId"])
 
     def _need_bucket(self) -> None:
@@ -141,4 +148,5 @@ def _joined(blocks: Iterable[bytes], size: int) -> Iterator[bytes]:
         if len(piece) >= size:
             yield bytes(piece)
             piece.clear()
-    yield bytes(piece)
+    if piece:
+        yield bytes(piece)
