@@ -5,23 +5,24 @@ import json
 import logging
 import os
 import random
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fault_proxy import FAULTS, FaultProxy
 from localcluster.shell import ClusterError
 from support import s3
-from support.waiting import wait_for
 from torchrun_transfer.manifest import MANIFEST
 from torchrun_transfer.report import Result
 from torchrun_transfer.run import Runner
-from torchrun_transfer.task import VARIABLE, Task
+from torchrun_transfer.stores.remote import RemoteStore
+from torchrun_transfer.task import Task
+from torchrun_transfer.troubles import ChangedError
+from transfer_process import upload_or_kill
 from transfers import LEGAL_NAMES, Clock, Content, listed, problems_of, write_tree
 
 logger = logging.getLogger(__name__)
@@ -128,6 +129,42 @@ def test_one_object_is_fetched(reached: Server, tmp_path: Path) -> None:
     assert (tmp_path / "in/data.csv").read_bytes() == b"1,2"
 
 
+def test_a_large_file_goes_on_where_it_was_cut(reached: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    part = 16 << 20
+    content = os.urandom(4 * part + 5)
+    blocks = [content[start : start + (1 << 20)] for start in range(0, len(content), 1 << 20)]
+
+    def cut() -> Iterator[bytes]:
+        yield from blocks[:40]  # two parts and a half
+        raise ChangedError("cut")
+
+    store, sent = RemoteStore(f"s3://{BUCKET}/parts"), []
+    with pytest.raises(ChangedError, match="cut"):
+        store.put("large.pt", cut(), len(content))
+    assert len(reached.unfinished) > 0
+    call = store._fs.call_s3
+
+    def counted(method: str, **arguments: Any) -> Any:
+        sent.append(arguments["PartNumber"]) if method == "upload_part" else None
+        return call(method, **arguments)
+
+    monkeypatch.setattr(store._fs, "call_s3", counted)
+    store.tidy(keep=["large.pt"])
+    assert store.put("large.pt", blocks, len(content)).size == len(content)
+    assert (sent, reached.content("parts")) == ([3, 4, 5], {"large.pt": content})
+    changed = [*blocks]
+    changed[20] = bytes(1 << 20)
+    with pytest.raises(ChangedError, match="cut"):
+        store.put("large.pt", cut(), len(content))
+    sent.clear()
+    store.put("large.pt", changed, len(content))
+    assert (sent, reached.content("parts")) == ([2, 3, 4, 5], {"large.pt": b"".join(changed)})
+    with pytest.raises(ChangedError, match="cut"):
+        store.put("large.pt", cut(), len(content))
+    store.tidy()
+    assert reached.unfinished == []
+
+
 class Reader:
     """Reads the copy again and again while it is written, and notes what the manifest promises and is not there."""
 
@@ -187,7 +224,9 @@ def test_random_faults_and_kills(server: Server, tmp_path: Path) -> None:
             write_tree(source, changed, modified=1_000_000.0 + rounds)
             expected |= changed
             proxy.share = 0.12
-            while _process(server, url, source, proxy, proxy.requests + chance.randrange(1, 60)) != 0:
+            environment = {**server.environment, "AWS_ENDPOINT_URL": url}
+            task: dict[str, object] = {"url": f"s3://{BUCKET}/chaos", "path": str(source)}
+            while upload_or_kill(task, environment, _after(proxy, chance.randrange(1, 60))) != 0:
                 kills += 1
             copy = server.content("chaos")
             assert {path: copy.get(path) for path in expected} == expected, f"seed {SEED}, round {rounds}"
@@ -202,17 +241,7 @@ def test_random_faults_and_kills(server: Server, tmp_path: Path) -> None:
     assert proxy.happened.keys() == set(FAULTS)
 
 
-def _process(server: Server, url: str, source: Path, proxy: FaultProxy, last_request: int) -> int:
-    """Upload in a process, and kill it once the proxy has got that many requests. Return its exit code."""
-    task = {"url": f"s3://{BUCKET}/chaos", "path": str(source)}
-    environment = {**os.environ, **server.environment, "AWS_ENDPOINT_URL": url, VARIABLE: json.dumps(task)}
-    command = [sys.executable, "-m", "torchrun_transfer", "upload"]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
-
-        def over() -> bool:
-            return process.poll() is not None or proxy.requests >= last_request
-
-        wait_for("the upload ends or is to be killed", over, 300)
-        if process.poll() is None:
-            process.kill()
-        return process.wait()
+def _after(proxy: FaultProxy, count: int) -> Callable[[], bool]:
+    """Return what tells that the proxy has got so many requests more."""
+    last = proxy.requests + count
+    return lambda: proxy.requests >= last
