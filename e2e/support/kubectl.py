@@ -65,6 +65,11 @@ class Kubectl:
         argv = self.argv("get", kind, f"--selector={selector}", "--watch", f"--output={_JSON_LINES}")
         return Stream(argv, lambda line: on_object(json.loads(line)))
 
+    def watch_one(self, kind: str, name: str, on_object: Callable[[Object], None]) -> "Stream":
+        """Call back with an existing object and with every change of it, from the thread of the stream."""
+        argv = self.argv("get", kind, name, "--watch", f"--output={_JSON_LINES}")
+        return Stream(argv, lambda line: on_object(json.loads(line)))
+
     def follow(self, pod: str, container: str, on_line: Callable[[str], None]) -> "Stream":
         """Call back with every line of the log of a container, from the first on."""
         return Stream(self.argv("logs", "--follow", pod, f"--container={container}"), on_line)

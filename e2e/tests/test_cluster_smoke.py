@@ -13,6 +13,7 @@ from support.clusters import LOCAL_TRAINER_IMAGE, ROOT, Cluster
 from support.kubectl import Kubectl, Object
 from support.progress import Training
 from support.waiting import wait_for
+from support.watching import wait_object
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300, func_only=True)]
 
@@ -96,11 +97,12 @@ def wait_status(
 ) -> dict[str, Any]:
     """Wait until the status of the job matches, and return it."""
 
-    def probe() -> dict[str, Any] | None:
-        found = status(kubectl, name)
-        return found if found and wanted(found) else None
+    def matches(job: Object) -> bool:
+        found = job.get("status") or {}
+        return bool(found) and wanted(found)
 
-    return wait_for(f"{name}: {what}", probe, seconds, seen=lambda: status(kubectl, name))
+    found: dict[str, Any] = wait_object(kubectl, _KIND, name, what, matches, seconds)["status"]
+    return found
 
 
 def wait_state(kubectl: Kubectl, name: str, state: str) -> dict[str, Any]:

@@ -14,7 +14,8 @@ import yaml
 from support.clusters import LOCAL_TRAINER_IMAGE, ROOT, Cluster
 from support.kubectl import Kubectl, Object
 from support.podlogs import PodLogs
-from support.waiting import NotInTimeError, wait_for
+from support.waiting import NotInTimeError
+from support.watching import wait_object
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300, func_only=True)]
 
@@ -136,11 +137,12 @@ def status(kubectl: Kubectl, name: str) -> dict[str, Any]:
 def wait_status(kubectl: Kubectl, name: str, what: str, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
     """Wait until the status of the job matches, and return it."""
 
-    def probe() -> dict[str, Any] | None:
-        found = status(kubectl, name)
-        return found if found and wanted(found) else None
+    def matches(job: Object) -> bool:
+        found = job.get("status") or {}
+        return bool(found) and wanted(found)
 
-    return wait_for(f"{name}: {what}", probe, _SECONDS, seen=lambda: status(kubectl, name))
+    found: dict[str, Any] = wait_object(kubectl, _KIND, name, what, matches, _SECONDS)["status"]
+    return found
 
 
 def of_rank(rank: int, since: float = 0.0) -> Callable[[Line], bool]:

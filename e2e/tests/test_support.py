@@ -9,6 +9,7 @@ import pytest
 
 from demo.results import Results
 from demo.story import adapted
+from support import watching
 from support.chart import image_values
 from support.clusters import ROOT, UnusableError, own_cluster
 from support.podlogs import PodLogs
@@ -83,6 +84,60 @@ def test_waiting_tells_what_was_seen_last() -> None:
     assert wait_for("three", iter([0, None, 3]).__next__, 5) == 3
     with pytest.raises(NotInTimeError, match="not within 0 s: rain; last seen: sun"):
         wait_for("rain", lambda: False, 0, seen=lambda: "sun")
+
+
+class _WatchedKubectl:
+    """Shows an object in each of these states to a watch, and in the last one to whoever asks."""
+
+    def __init__(self, watched: list[str], asked: str | None) -> None:
+        self.watched, self.asked, self.events = watched, asked, list[str]()
+
+    def watch_one(self, _kind: str, _name: str, on_object: Any) -> "_WatchedKubectl":
+        for state in self.watched:
+            on_object({"status": {"state": state}})
+        return self
+
+    def get(self, _kind: str, _name: str) -> dict[str, Any] | None:
+        self.events.append("asked")
+        return None if self.asked is None else {"status": {"state": self.asked}}
+
+    def stop(self) -> None:
+        self.events.append("stopped")
+
+
+@pytest.mark.parametrize(
+    ("watched", "asked", "events"),
+    [
+        (["Complete"], None, ["stopped"]),
+        (["Pending", "Complete"], None, ["stopped"]),
+        (["Pending"], "Complete", ["asked", "stopped"]),
+        ([], "Complete", ["asked", "stopped"]),
+    ],
+    ids=["at once", "a change", "the watch has ended", "no watch"],
+)
+def test_an_object_is_watched_and_asked_for_if_nothing_comes(
+    watched: list[str], asked: str | None, events: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "_AGAIN_SECONDS", 0.01)
+    fake: Any = _WatchedKubectl(watched, asked)
+
+    def complete(found: Any) -> bool:
+        return bool(found["status"]["state"] == "Complete")
+
+    assert watching.wait_object(fake, "job", "a", "its end", complete, 60) == {"status": {"state": "Complete"}}
+    assert fake.events == events
+
+
+def test_an_object_that_never_matches_or_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "_AGAIN_SECONDS", 0.01)
+    fake: Any = _WatchedKubectl(["Pending"], "Running")
+    with pytest.raises(NotInTimeError, match=r"not within 0 s: a: its end; last seen: {'state': 'Running'}"):
+        watching.wait_object(fake, "job", "a", "its end", lambda _: False, 0.05)
+    assert fake.events[-1] == "stopped"
+    gone: Any = _WatchedKubectl([], None)
+    with pytest.raises(AssertionError, match="job a is gone"):
+        watching.wait_object(gone, "job", "a", "its end", lambda _: True, 60)
+    assert gone.events == ["asked", "stopped"]
 
 
 @pytest.mark.parametrize(
