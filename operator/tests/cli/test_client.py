@@ -86,6 +86,7 @@ def test_lists_come_in_pages() -> None:
 
 
 ABSENT = "the server could not find the requested resource"
+ABSENT_KIND = "the cluster has no torchrunjobs, so install torchrun-operator, or choose another --context"
 
 
 @pytest.mark.parametrize(
@@ -95,7 +96,12 @@ ABSENT = "the server could not find the requested resource"
         (
             refused(404, "NotFound", ABSENT),
             3,
-            f"{ABSENT}: the cluster has no torchrunjobs, so install torchrun-operator, or choose another --context",
+            f"{ABSENT}: {ABSENT_KIND}",
+        ),
+        (
+            Reply(404, [b"404 page not found\n"]),
+            3,
+            f"404 page not found: {ABSENT_KIND}",
         ),
         (refused(403, "Forbidden", "jane cannot get"), 4, "jane cannot get"),
         (refused(409, "Conflict", "changed"), 4, "changed"),

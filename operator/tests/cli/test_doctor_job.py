@@ -204,7 +204,7 @@ def lease(name: str, ahead: int) -> dict[str, Any]:
     [
         pytest.param(
             1,
-            [lease("w1", 0), lease("w2", -2)],
+            [lease("w1", 0), lease("w2", -9)],
             [(OK, "this computer and the API server agree within 3 s, those of 2 Kubernetes nodes too")],
             id="together",
         ),

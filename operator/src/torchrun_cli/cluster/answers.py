@@ -6,6 +6,8 @@ from typing import Any, Final
 from torchrun_cli.errors import CliError, Exit
 from torchrun_operator.api.names import PLURAL
 
+_NO_RESOURCE: Final = ("could not find the requested resource", "404 page not found")
+"""The API server says the second of these where no resource of the group is installed."""
 _REFUSED: Final = frozenset({400, 403, 405, 409, 413, 415, 422})
 
 
@@ -47,6 +49,6 @@ def _exit_code(status: int) -> int:
 def _explained(status: int, message: str, path: str) -> str:
     if status == 401:
         return f"the API server does not know you ({message}): log in to the cluster again"
-    if status == 404 and f"/{PLURAL}" in path and "could not find the requested resource" in message:
+    if status == 404 and f"/{PLURAL}" in path and any(words in message for words in _NO_RESOURCE):
         return f"{message}: the cluster has no {PLURAL}, so install torchrun-operator, or choose another --context"
     return message
