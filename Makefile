@@ -115,7 +115,8 @@ test-faults: $(ENV) ## Run jobs in trouble in real pods, each with what it must 
 
 .PHONY: test-gallery
 test-gallery: $(ENV) ## Run the samples in real pods that make test skips; starts the local cluster if necessary
-	$(PYTEST) e2e/tests -m gallery
+	@# With all that a sample needs, in an image of its own: others then need not wait for it.
+	EXTRAS="$(or $(EXTRAS),s3 lightning accelerate transformers tensorboard wandb)" $(PYTEST) e2e/tests -m gallery
 
 .PHONY: e2e
 e2e: test-cluster ## The same as test-cluster

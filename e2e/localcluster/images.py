@@ -26,12 +26,6 @@ BASES: Mapping[str, tuple[str, ...]] = {
 _UNWANTED_FILES = ("/usr/share/doc/*", "/usr/share/info/*", "/usr/share/locale/*", "/usr/share/man/*")
 PRODUCTS = {"trainer": "torchrun-trainer", "operator": "torchrun-operator"}
 FURTHER = {"transfer": "torchrun-transfer"}  # Built and loaded on request only.
-ARGUMENTS: Mapping[str, Mapping[str, str]] = {
-    "trainer": {"EXTRAS": "s3 lightning accelerate transformers tensorboard wandb"},
-    "operator": {},
-    "transfer": {},
-}
-"""Build arguments: the image of the trainer has all that the samples of the gallery need."""
 PAUSE = "docker.io/library/pause:1"
 _PAUSE_DOCKERFILE = 'FROM scratch\nCOPY pause /pause\nENTRYPOINT ["/pause"]\n'
 _KEPT = 3  # Versions of each image that stay in the cache.
@@ -58,6 +52,11 @@ class Image:
 def passed_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """Variables of the commands of a build."""
     return {name: value for name, value in sorted(environment.items()) if _PASSED.fullmatch(name) and value}
+
+
+def build_arguments(name: str, environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the build arguments of an image: for the trainer, what it has beyond torch, as in `make image`."""
+    return {"EXTRAS": environment.get("EXTRAS", "")} if name == "trainer" else {}
 
 
 def build_volumes(environment: Mapping[str, str]) -> list[str]:
@@ -106,7 +105,7 @@ class Builder:
         with workspace(self._layout.cache / "work") as work:
             context = work / "context"
             dockerfile.stage(self._layout.checkout, dockerfile.sources(text), context)
-            arguments = ARGUMENTS[name]
+            arguments = build_arguments(name, os.environ)
             key = key_of([text, str(arguments), base_key("runtime"), base_key("build"), *tree_parts(context)])
             image = Image(f"docker.io/library/{(PRODUCTS | FURTHER)[name]}:dev", key, self._stored(name, key))
             if not self._done(image.stored).exists():

@@ -123,6 +123,21 @@ def test_build_environment_is_passed_by_name() -> None:
     assert images.passed_environment(environment) == passed
 
 
+@pytest.mark.parametrize(
+    ("name", "environment", "expected"),
+    [
+        ("trainer", {}, {"EXTRAS": ""}),
+        ("trainer", {"EXTRAS": "s3 wandb"}, {"EXTRAS": "s3 wandb"}),
+        ("operator", {"EXTRAS": "s3"}, {}),
+        ("transfer", {"EXTRAS": "s3"}, {}),
+    ],
+)
+def test_only_the_image_of_the_trainer_has_extras(
+    name: str, environment: dict[str, str], expected: dict[str, str]
+) -> None:
+    assert images.build_arguments(name, environment) == expected
+
+
 def test_build_volumes_hold_the_paths_that_variables_name(tmp_path: Path) -> None:
     bundle = tmp_path / "ca.pem"
     bundle.touch()
