@@ -4,8 +4,16 @@ import sys
 
 
 def main(arguments: list[str]) -> None:
-    """Run as prestart hook, server or shim. Returns in the prestart hook, and in a worker whose script has ended."""
-    if arguments[:1] == ["--start"]:
+    """Play a role. Returns in the prestart hook, and in an agent or worker that has ended."""
+    if arguments[:1] == ["--first"]:
+        from torchrun_launcher import first  # noqa: PLC0415
+
+        first.run(arguments[1:])
+    elif arguments[:1] == ["--node"]:
+        from torchrun_launcher import node  # noqa: PLC0415
+
+        node.run(arguments[1:])
+    elif arguments[:1] == ["--start"]:
         from torchrun_launcher import prestart  # noqa: PLC0415
 
         prestart.run(arguments[1])

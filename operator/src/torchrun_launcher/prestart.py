@@ -11,7 +11,7 @@ from torchrun_launcher.protocol import address_of
 
 TYPE_CHECKING = False  # the module typing is slow to import
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, MutableMapping
 
 FIRST_PROCESS = 1  # of the container: its stderr is the log of the container, and all other processes end with it
 
@@ -33,11 +33,7 @@ def start_server(interpreter: str, address: bytes, watched: int, environment: Ma
     import subprocess  # noqa: PLC0415 - slow, and needed once for each node
 
     variables = dict(environment)
-    processes = variables.get("PET_NPROC_PER_NODE", "")
-    if processes.isdecimal() and processes != "1":
-        variables.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does
-    # With it, the question whether there are GPUs does not initialize the driver, which does not survive a fork.
-    variables["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
+    prepare(variables)
     command = [interpreter, "-u", ARCHIVE, "--serve", address[1:].decode(), str(watched)]
     child = os.fork()
     if child == 0:
@@ -47,3 +43,12 @@ def start_server(interpreter: str, address: bytes, watched: int, environment: Ma
         finally:
             os._exit(0)
     os.waitpid(child, 0)
+
+
+def prepare(variables: MutableMapping[str, str]) -> None:
+    """Set the variables that a server needs before it loads torch."""
+    processes = variables.get("PET_NPROC_PER_NODE", "")
+    if processes.isdecimal() and processes != "1":
+        variables.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does
+    # With it, the question whether there are GPUs does not initialize the driver, which does not survive a fork.
+    variables["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"

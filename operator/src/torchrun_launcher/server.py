@@ -1,7 +1,7 @@
 """The fork server: loads torch once, then forks a worker for each request.
 
-It lives as long as the agent, and the archive may be replaced meanwhile. So it imports all of this package that a
-worker needs before it listens.
+It lives as long as the process that it watches, and the archive may be replaced meanwhile. So it imports all of this
+package that a worker needs before it listens.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ class Server:
         """Listen. Raises OSError if another server does."""
         self.watched = watched
         self.refusal = ""
+        self.loaded: list[str] = []
+        self.began = time.monotonic()
         self.workers: dict[int, socket.socket] = {}
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.listener.bind(address)
@@ -47,32 +49,39 @@ class Server:
 
     def run(self) -> Request:
         """Serve until the watched process has ended, then exit. Returns in each worker, with its request."""
+        self.notice_ends()
+        return self.load(PRELOADED) or self.serve()
+
+    def notice_ends(self) -> None:
+        """Wake up when a child ends."""
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self.wakes)
-        request = self.load()
+
+    def serve(self) -> Request:
+        """Load the modules that the user names, then serve as `run` does."""
+        request = self.load(tuple(filter(None, os.environ.get(MODULES_VARIABLE, "").split(","))))
         if request:
             return request
+        if not self.refusal:
+            self.log(f"workers start warm: {', '.join(self.loaded)} loaded in {time.monotonic() - self.began:.1f} s")
         while os.path.exists(f"/proc/{self.watched}"):
             request = self.turn(WATCH_SECONDS)
             if request:
                 return request
-        for worker in self.workers:
-            kill_group(worker)
+        self.kill_workers()
         sys.exit(0)
 
-    def load(self) -> Request | None:
-        """Load the modules, and serve requests in between. Returns a request in a worker, None in the server."""
-        began = time.monotonic()
-        loaded = []
-        for name in (*PRELOADED, *filter(None, os.environ.get(MODULES_VARIABLE, "").split(","))):
+    def load(self, names: tuple[str, ...]) -> Request | None:
+        """Load modules, and serve requests in between. Returns a request in a worker, None in the server."""
+        for name in names if not self.refusal else ():
             try:
                 __import__(name)
-                loaded.append(name)
+                self.loaded.append(name)
             except Exception as error:
                 self.log(f"cannot load {name} for warm starts: {error!r}")
                 if name == "torch":
                     self.refusal = f"torch cannot be loaded: {error!r}"
-            self.refusal = self.refusal or obstacle(set(self.workers))
+            self.refusal = self.refusal or obstacle(self.children())
             if self.refusal:
                 self.log(f"workers start cold: {self.refusal} after loading {name}")
                 return None
@@ -83,8 +92,11 @@ class Server:
                 if request:
                     return request
                 rest = REST_SECONDS
-        self.log(f"workers start warm: {', '.join(loaded)} loaded in {time.monotonic() - began:.1f} s")
         return None
+
+    def children(self) -> set[int]:
+        """Return the processes that this one has forked."""
+        return set(self.workers)
 
     def log(self, message: str) -> None:
         """Write one line to the log of the node."""
@@ -154,22 +166,31 @@ class Server:
         self.selector.unregister(self.workers[worker])
 
     def reap(self) -> None:
-        """Report the workers that have ended to their shims."""
-        while self.workers:
+        """Notice which children have ended."""
+        while True:
             try:
-                worker, status = os.waitpid(-1, os.WNOHANG)
+                child, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
                 return
-            if worker == 0:
+            if child == 0:
                 return
-            connection = self.workers.pop(worker, None)
-            if connection is None:
-                continue
-            with suppress(KeyError, ValueError):
-                self.selector.unregister(connection)
-            with suppress(OSError):
-                connection.sendall(f"status {status}\n".encode())
-            connection.close()
+            self.ended(child, status)
+
+    def ended(self, child: int, status: int) -> None:
+        """Report a worker that has ended to its shim."""
+        connection = self.workers.pop(child, None)
+        if connection is None:
+            return
+        with suppress(KeyError, ValueError):
+            self.selector.unregister(connection)
+        with suppress(OSError):
+            connection.sendall(f"status {status}\n".encode())
+        connection.close()
+
+    def kill_workers(self) -> None:
+        """Kill all workers and the processes that they have started."""
+        for worker in self.workers:
+            kill_group(worker)
 
 
 def kill_group(worker: int) -> None:
@@ -184,11 +205,15 @@ def run(address: str, watched: int) -> None:
         server = Server(b"\0" + address.encode(), watched)
     except OSError:
         return
+    work(serve(server).arguments)
+
+
+def serve(server: Server) -> Request:
+    """Return in a forked process, with what it must do. A defect ends the server with its traceback in the log."""
     try:
-        request = server.run()
+        return server.run()
     except Exception:
         import traceback  # noqa: PLC0415 - slow, and needed for a defect only
 
         server.log(f"the server of warm starts has failed: {traceback.format_exc()}")
         os._exit(1)
-    work(request.arguments)

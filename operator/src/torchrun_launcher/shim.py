@@ -10,6 +10,7 @@ import time
 from torchrun_launcher import ColdStartError
 from torchrun_launcher.interpreter import interpreter_of
 from torchrun_launcher.log import log
+from torchrun_launcher.process import FORWARDED, die_of, end_as
 from torchrun_launcher.protocol import CONNECT_SECONDS, Request, address_of, connect, read_answer, send
 
 TYPE_CHECKING = False  # the module typing is slow to import
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 ANSWER_SECONDS = 120.0  # the server loads torch first, on a Kubernetes node that is busy with the start
 POLL_SECONDS = 0.02
-FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Shim:
@@ -90,10 +90,7 @@ class Shim:
         if kind != "status":
             log("the server of warm starts has ended, and its workers with it")
             die_of(signal.SIGKILL)
-        status = int(value)
-        if os.WIFSIGNALED(status):
-            die_of(os.WTERMSIG(status))
-        os._exit(os.WEXITSTATUS(status))
+        end_as(int(value))
 
     def become(self, interpreter: str, arguments: list[str]) -> NoReturn:
         """Turn into the plain interpreter. Signals that came before have the effect that they would have had."""
@@ -113,17 +110,3 @@ def check(arguments: list[str]) -> None:
         raise ColdStartError("the module is missing")
     if arguments[1] != "-m" and not os.path.isfile(arguments[1]):
         raise ColdStartError(f"{arguments[1]} is not a file")
-
-
-def die_of(number: int) -> NoReturn:
-    """End by that signal, as the worker did, without a second core file."""
-    import resource  # noqa: PLC0415
-
-    try:
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    except (ValueError, OSError):
-        pass
-    if number not in (signal.SIGKILL, signal.SIGSTOP):
-        signal.signal(number, signal.SIG_DFL)
-    os.kill(os.getpid(), number)
-    os._exit(128 + number)

@@ -264,36 +264,55 @@ def test_what_keeps_nodes_apart_does_not_keep_them_off_the_kubernetes_node_of_th
     assert {key for key in labels if key in _LABELS} == kept
 
 
-def started_by(**container: Any) -> Any:
-    """Return the postStart hook of the trainer container in a job with warm starts."""
-    given = {"name": "trainer", "image": "train:1", **container}
-    job = make_job(elasticity={"warmStart": True}, template={"spec": {"containers": [given]}})
-    return trainer(node_pod(job, 0)).get("lifecycle", {}).get("postStart")
+_LEAD = {"command": ["bash", "-c", "prepare && torchrun train.py"]}
+_SLEEP = {"exec": {"command": ["sleep", "1"]}}
 
 
-def early(program: str) -> Any:
-    return {"exec": {"command": ["python3", "/torchrun-operator/python", "--start", program]}}
+def first(python: str, *command: str) -> dict[str, Any]:
+    return {"command": [python, "/torchrun-operator/python", "--first", *command]}
+
+
+def early(program: str) -> dict[str, Any]:
+    return {"postStart": {"exec": {"command": ["python3", "/torchrun-operator/python", "--start", program]}}}
 
 
 @pytest.mark.parametrize(
-    ("container", "expected"),
+    ("container", "lead", "changed"),
     [
-        ({"command": ["torchrun", "train.py"]}, early("torchrun")),
-        ({"command": ["/opt/venv/bin/torchrun"], "args": ["train.py"]}, early("/opt/venv/bin/torchrun")),
-        ({"args": ["torchrun", "train.py"]}, early("torchrun")),
-        ({"command": ["python3", "-m", "torch.distributed.run", "train.py"]}, early("python3")),
-        ({"command": ["python3", "train.py"]}, None),
-        ({"command": ["bash", "-c", "pip install x && torchrun train.py"]}, None),
-        ({}, None),
-        ({"command": ["torchrun"], "lifecycle": {"preStop": {"sleep": {"seconds": 1}}}}, early("torchrun")),
+        ({"command": ["torchrun", "train.py"]}, None, first("python3", "torchrun", "train.py")),
+        ({"command": ["/venv/bin/torchrun"], "args": ["a.py"]}, None, first("python3", "/venv/bin/torchrun")),
         (
-            {"command": ["torchrun"], "lifecycle": {"postStart": {"exec": {"command": ["x"]}}}},
-            {"exec": {"command": ["x"]}},
+            {"command": ["python3.12", "-m", "torch.distributed.run", "train.py"]},
+            None,
+            first("python3.12", "python3.12", "-m", "torch.distributed.run", "train.py"),
         ),
+        (
+            {"command": ["/venv/bin/python"], "args": ["-m", "torch.distributed.run"]},
+            None,
+            first("/venv/bin/python", "/venv/bin/python"),
+        ),
+        ({"command": ["torchrun"], "lifecycle": {"postStart": _SLEEP}}, None, first("python3", "torchrun")),
+        ({"args": ["torchrun", "train.py"]}, None, {"lifecycle": early("torchrun")}),
+        (
+            {"args": ["torchrun"], "lifecycle": {"preStop": _SLEEP}},
+            None,
+            {"lifecycle": {"preStop": _SLEEP, **early("torchrun")}},
+        ),
+        ({"args": ["torchrun"], "lifecycle": {"postStart": _SLEEP}}, None, {}),
+        ({"command": ["python3", "train.py"]}, None, {}),
+        ({"command": ["bash", "-c", "pip install x && torchrun train.py"]}, None, {}),
+        ({}, None, {}),
+        ({"command": ["torchrun", "train.py"]}, _LEAD, {**_LEAD, "args": []}),
+        (_LEAD, {"command": ["torchrun"], "args": ["a.py"]}, {**first("python3", "torchrun"), "args": ["a.py"]}),
     ],
 )
-def test_torch_is_loaded_early_beside_nothing_but_torchrun(container: dict[str, Any], expected: Any) -> None:
-    assert started_by(**container) == expected
+def test_a_node_with_warm_starts_loads_torch_first_where_the_command_is_torchrun(
+    container: dict[str, Any], lead: dict[str, Any] | None, changed: dict[str, Any]
+) -> None:
+    given = {"name": "trainer", "image": "train:1", **container}
+    job = make_job(elasticity={"warmStart": True}, template={"spec": {"containers": [given]}}, lead=lead)
+    found = trainer(node_pod(job, 0))
+    assert {key: value for key, value in found.items() if key not in ("env", "volumeMounts")} == {**given, **changed}
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,12 @@ def program_of(command: Sequence[str]) -> str | None:
     return None
 
 
+def python_of(command: Sequence[str]) -> str:
+    """Return the Python for programs of the operator in the image: the one that the command names, if any."""
+    named = program_of(command) or ""
+    return named if PurePosixPath(named).name.startswith("python") else "python3"
+
+
 def starts_torchrun(command: Sequence[str]) -> bool:
     """Whether a command without shell lines names torchrun."""
     return any(_is_torchrun(word) for word in command)

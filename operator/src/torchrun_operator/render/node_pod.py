@@ -1,12 +1,10 @@
 """The pod of a node: the user's template and what the parts add to it."""
 
 import copy
-from collections.abc import Mapping
-from typing import Any
 
 from torchrun_operator.api.lead import LeadPod
 from torchrun_operator.api.names import ANNOTATION_LEAD_ADDRESS, ANNOTATION_LEAD_UID, TRAINER_CONTAINER, node_name
-from torchrun_operator.api.v1alpha1 import Lead, TorchrunJob
+from torchrun_operator.api.v1alpha1 import TorchrunJob
 from torchrun_operator.render.catalog import PARTS
 from torchrun_operator.render.metadata import owned_metadata
 from torchrun_operator.render.part import Manifest, Piece, total
@@ -22,9 +20,8 @@ def node_pod(job: TorchrunJob, index: int, name: str = "", lead: LeadPod | None 
     piece = total([*(part.node(job, index) for part in PARTS), _knowing(lead)])
     spec = copy.deepcopy(job.spec.template["spec"])
     trainer = next(c for c in spec["containers"] if c["name"] == TRAINER_CONTAINER)
+    trainer.update(copy.deepcopy(job.spec.trainer_of(index)))
     piece.add_to(spec, trainer)
-    if index == 0 and job.spec.lead is not None:
-        trainer.update(_of_lead(trainer, job.spec.lead))
     if lead is not None:
         alias = {"ip": lead.address, "hostnames": [node_name(job.metadata.name, 0)]}
         spec["hostAliases"] = [*(spec.get("hostAliases") or []), alias]
@@ -44,17 +41,3 @@ def _knowing(lead: LeadPod | None) -> Piece:
     if lead is None:
         return Piece()
     return Piece(annotations={ANNOTATION_LEAD_UID: lead.uid, ANNOTATION_LEAD_ADDRESS: lead.address})
-
-
-def _of_lead(trainer: Mapping[str, Any], lead: Lead) -> Manifest:
-    """Return the fields of the trainer container of node 0 that differ from the template."""
-    own = {variable["name"] for variable in lead.env}
-    kept = [variable for variable in trainer.get("env") or () if variable["name"] not in own]
-    changed: Manifest = {"env": [*kept, *copy.deepcopy(lead.env)]} if lead.env else {}
-    if lead.command is not None:
-        changed |= {"command": [*lead.command], "args": []}
-    if lead.args is not None:
-        changed["args"] = [*lead.args]
-    if lead.resources is not None:
-        changed["resources"] = copy.deepcopy(lead.resources)
-    return changed

@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Mapping
 from decimal import Decimal
-from pathlib import PurePosixPath
 from typing import Any, Final
 
 from torchrun_operator.api.names import (
@@ -15,7 +14,7 @@ from torchrun_operator.api.names import (
     ROLE_RENDEZVOUS,
     rendezvous_name,
 )
-from torchrun_operator.api.torchrun import program_directories, program_of
+from torchrun_operator.api.torchrun import program_directories, python_of
 from torchrun_operator.api.v1alpha1 import TorchrunJob
 from torchrun_operator.render.beside import (
     ANNOTATIONS,
@@ -125,9 +124,7 @@ def _command(job: TorchrunJob, given: Mapping[str, Any]) -> list[str]:
         return [*given["command"], program]
     trainer = job.spec.trainer
     words = [*(trainer.get("command") or ()), *(trainer.get("args") or ())]
-    named = program_of(words) or ""
-    python = named if PurePosixPath(named).name.startswith("python") else "python3"
-    return [python, program, "--search", *program_directories(words)]
+    return [python_of(words), program, "--search", *program_directories(words)]
 
 
 def _environment(trainer: Mapping[str, Any]) -> list[Manifest]:

@@ -3,11 +3,10 @@
 import copy
 import json
 from collections.abc import Iterable, Mapping
-from pathlib import PurePosixPath
 from typing import Any, Final, NamedTuple
 
 from torchrun_operator.api.names import rendezvous_name, snapshots_name
-from torchrun_operator.api.torchrun import program_of
+from torchrun_operator.api.torchrun import python_of
 from torchrun_operator.api.v1alpha1 import SecretReference, TorchrunJob, TorchrunJobSpec
 from torchrun_operator.render.beside import chosen, container_security
 from torchrun_operator.render.paths import is_inside
@@ -139,5 +138,5 @@ def _concerns(name: str, image: str | None) -> bool:
 
 
 def _python(spec: TorchrunJobSpec) -> str:
-    named = program_of([*(spec.trainer.get("command") or ()), *(spec.trainer.get("args") or ())]) or ""
-    return named if PurePosixPath(named).name.startswith("python") and spec.transfer.image is None else "python3"
+    words = [*(spec.trainer.get("command") or ()), *(spec.trainer.get("args") or ())]
+    return python_of(words if spec.transfer.image is None else ())

@@ -1,5 +1,6 @@
 """The lead, which is node 0: what differs in it, and whether its success completes the job."""
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -41,3 +42,15 @@ class Lead(Model):
         dict[str, Any] | None,
         Field(description="The resources of the trainer container of node 0, in place of those of the template."),
     ] = None
+
+    def trainer(self, template: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the trainer container of node 0, from that of the template. They share what does not differ."""
+        own = {variable["name"] for variable in self.env}
+        kept = [variable for variable in template.get("env") or () if variable["name"] not in own]
+        return {
+            **template,
+            **({"env": [*kept, *self.env]} if self.env else {}),
+            **({"command": [*self.command], "args": []} if self.command is not None else {}),
+            **({"args": [*self.args]} if self.args is not None else {}),
+            **({"resources": self.resources} if self.resources is not None else {}),
+        }

@@ -359,3 +359,7 @@ class TorchrunJobSpec(Model):
     def trainer(self) -> dict[str, Any]:
         """The trainer container of the template; empty if there is none, which :func:`problems` reports."""
         return next((container for container in self.containers if container.get("name") == TRAINER_CONTAINER), {})
+
+    def trainer_of(self, index: int) -> dict[str, Any]:
+        """The trainer container of the node with that index: that of the template, unless the lead's differs."""
+        return self.lead.trainer(self.trainer) if index == 0 and self.lead is not None else self.trainer

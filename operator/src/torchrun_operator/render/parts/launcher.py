@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from torchrun_operator.api import remedies
 from torchrun_operator.api.names import WORKER_PYTHON, rendezvous_name
-from torchrun_operator.api.torchrun import program_of
+from torchrun_operator.api.torchrun import program_of, python_of
 from torchrun_operator.api.v1alpha1 import TorchrunJob, TorchrunJobSpec
 from torchrun_operator.api.validation import Problem
 from torchrun_operator.render.part import Part, Piece
@@ -18,7 +18,7 @@ _LAUNCHER: Final = f"{PROGRAMS_DIRECTORY}/python"
 _EXECUTABLE: Final = 0o555
 
 
-def _node(job: TorchrunJob, _: int) -> Piece:
+def _node(job: TorchrunJob, index: int) -> Piece:
     elasticity = job.spec.elasticity
     if not elasticity.warm_start:
         return Piece()
@@ -31,21 +31,25 @@ def _node(job: TorchrunJob, _: int) -> Piece:
         env=tuple(env),
         volumes=({"name": PROGRAMS_VOLUME, "configMap": source},),
         mounts=({"name": PROGRAMS_VOLUME, "mountPath": PROGRAMS_DIRECTORY, "readOnly": True},),
-        container_fields=_prestart(job.spec.trainer),
+        container_fields=_start(job.spec.trainer_of(index)),
     )
 
 
-def _prestart(trainer: dict[str, Any]) -> dict[str, Any]:
-    """Return the hook that loads torch before the first workers start, which in a spare is when it takes over.
+def _start(trainer: dict[str, Any]) -> dict[str, Any]:
+    """Return what loads torch before the first workers start, which in a spare is when it takes over.
 
-    Only where the command is torchrun itself: a shell line may install packages first. A hook of the user is kept.
+    Only where the command is torchrun itself: a shell line may install packages first. The launcher then is the first
+    process. Where the image names a program that comes before torchrun, a hook loads torch, unless the user has one.
     """
-    program = program_of([*(trainer.get("command") or []), *(trainer.get("args") or [])])
-    lifecycle = copy.deepcopy(trainer.get("lifecycle") or {})
-    if program is None or "postStart" in lifecycle:
+    command, args = trainer.get("command") or [], trainer.get("args") or []
+    program = program_of([*command, *args])
+    if program is None:
         return {}
-    command = ["python3", _LAUNCHER, "--start", program]
-    return {"lifecycle": {**lifecycle, "postStart": {"exec": {"command": command}}}}
+    if command:
+        return {"command": [python_of([*command, *args]), _LAUNCHER, "--first", *command]}
+    lifecycle = copy.deepcopy(trainer.get("lifecycle") or {})
+    hook = {"exec": {"command": [python_of(args), _LAUNCHER, "--start", program]}}
+    return {} if "postStart" in lifecycle else {"lifecycle": {**lifecycle, "postStart": hook}}
 
 
 def _problems(spec: TorchrunJobSpec) -> Iterator[Problem]:
