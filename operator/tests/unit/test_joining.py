@@ -42,6 +42,7 @@ OPTIONS = (
     "rendezvous; remove them: the operator sets nodes, workers and rendezvous in the environment, so torchrun and the "
     "script suffice"
 )
+OF_LEAD = OPTIONS.replace("the command", "the command of the lead", 1)
 STATIC = "or set spec.rendezvous.backend to static for fixed ranks"
 SINCE = "pods digits-0, digits-1 and digits-2 are running since 2026-01-31T11:59:28Z, but no agent has come from there"
 LOGS = "see kubectl -n team logs digits-0 -c trainer"
@@ -182,6 +183,46 @@ SITUATIONS: dict[str, tuple[dict[str, Any], Facts, str, str]] = {
         "OtherRendezvous",
         (
             'the command runs "python3 /workspace/train.py", not torchrun; write torchrun /workspace/train.py, '
+            f"{STATIC}; 0 of at least 2 nodes have joined round 0; {SINCE}; {LOGS}"
+        ),
+    ),
+    "own options of the lead": (
+        runs("torchrun", "t.py", lead={"command": ["sh", "-c", "prepare\n" + SHELL]}),
+        seen(*RUN[:2], rendezvous=replace(EMPTY, members=(Member("10.0.1.1", 1),))),
+        "OtherRendezvous",
+        (
+            f"line 2 of {OF_LEAD}; 1 of at least 2 nodes has joined "
+            f"round 0 (digits-1); pod digits-0 is running since 2026-01-31T11:59:30Z, but no agent has come from "
+            f"there; {LOGS}"
+        ),
+    ),
+    "own options in the arguments of the lead": (
+        runs("sh", "-c", lead={"args": [SHELL]}),
+        seen(*RUN, rendezvous=EMPTY),
+        "OtherRendezvous",
+        f"{OF_LEAD}; 0 of at least 2 nodes have joined round 0; {SINCE}; {LOGS}",
+    ),
+    "own options, which the lead does not have": (
+        runs("bash", "-c", SHELL, lead={"command": ["torchrun", "t.py"]}),
+        seen(*RUN, rendezvous=EMPTY),
+        "OtherRendezvous",
+        f"{OPTIONS}; 0 of at least 2 nodes have joined round 0; {SINCE}; {LOGS}",
+    ),
+    "own options, which only the lead does not have, and only the lead has not come": (
+        runs("bash", "-c", SHELL, lead={"command": ["torchrun", "t.py"]}),
+        seen(*RUN[:2], rendezvous=replace(EMPTY, members=(Member("10.0.1.1", 1),))),
+        "WaitingForNodes",
+        (
+            "1 of at least 2 nodes has joined round 0 (digits-1); pod digits-0 is running since 2026-01-31T11:59:30Z, "
+            f"but no agent has come from there; {LOGS}"
+        ),
+    ),
+    "another launcher in the lead": (
+        runs("torchrun", "t.py", lead={"command": ["deepspeed", "t.py"]}),
+        seen(*RUN, rendezvous=EMPTY),
+        "OtherRendezvous",
+        (
+            "the command of the lead runs deepspeed, not torchrun; write torchrun and the script in its place, "
             f"{STATIC}; 0 of at least 2 nodes have joined round 0; {SINCE}; {LOGS}"
         ),
     ),

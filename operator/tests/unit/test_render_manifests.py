@@ -334,3 +334,10 @@ def test_nodes_are_called_identical_only_if_they_are(workers: Any, command: list
     env = {entry["name"]: entry.get("value") for entry in trainer(node_pod(job, 0))["env"]}
     assert env.get("TORCH_ELASTIC_WORKER_IDENTICAL") == ("1" if identical else None)
     assert env["PET_NPROC_PER_NODE"] == str(workers)
+
+
+def test_a_lead_that_counts_its_workers_itself_is_not_identical() -> None:
+    job = make_job(nprocPerNode=8, lead={"args": ["-c", "torchrun --nproc_per_node=$(count) train.py"]})
+    for index in range(2):
+        names = {entry["name"] for entry in trainer(node_pod(job, index))["env"]}
+        assert "TORCH_ELASTIC_WORKER_IDENTICAL" not in names

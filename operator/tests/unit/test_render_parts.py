@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from builders import DIGEST, make_job
+from torchrun_operator.api import remedies
 from torchrun_operator.api.validation import Problem
 from torchrun_operator.render import catalog, node_pod, objects, rendezvous_pod, validation
 from torchrun_operator.render.part import Part, Piece, total
@@ -86,6 +87,33 @@ def test_a_new_feature_is_one_entry_in_the_catalog(monkeypatch: pytest.MonkeyPat
     assert pod["spec"]["schedulerName"] == "hatter"
     assert pod["spec"]["containers"][0]["env"][-1] == HAT.env[0]
     assert rendezvous_pod.rendezvous_pod(job, DIGEST)["spec"]["priority"] == 3
+
+
+LEADS: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "without options": ({"command": ["torchrun", "t.py", "--nnodes=2"]}, []),
+    "options of its own": (
+        {"command": ["torchrun", "--nnodes=2", "t.py"]},
+        ["spec.lead.command: remove --nnodes: the operator sets it from spec.nnodes"],
+    ),
+    "options in its arguments": (
+        {"args": ["--rdzv_id", "a", "t.py"]},
+        ["spec.lead.args: remove --rdzv_id: the operator sets it from spec.rendezvous"],
+    ),
+    "a variable of the operator": (
+        {"env": [{"name": "PET_NNODES", "value": "2"}]},
+        [f"spec.lead.env: the operator or torchrun sets PET_NNODES; {remedies.RESERVED_ENV}"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("static", [False, True])
+@pytest.mark.parametrize(("lead", "found"), LEADS.values(), ids=LEADS)
+def test_problems_of_the_lead(lead: dict[str, Any], found: list[str], static: bool) -> None:
+    container = {"name": "trainer", "image": "train:1", "command": ["torchrun"], "args": ["t.py"]}
+    backend: dict[str, Any] = {"nnodes": 2, "replicas": 2, "rendezvous": {"backend": "static"}} if static else {}
+    job = make_job(lead=lead, template={"spec": {"containers": [container]}}, **backend)
+    said = [str(problem) for problem in validation.problems(job)]
+    assert said == [words for words in found if not (static and "remove --" in words)]
 
 
 def test_problems_are_listed_from_the_size_to_the_template() -> None:

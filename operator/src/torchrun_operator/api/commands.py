@@ -27,7 +27,8 @@ _LAUNCHERS: Final = {
     "mpiexec": "mpiexec",
     "srun": "srun",
 }
-_COMMAND: Final = "the command"
+COMMAND: Final = "the command"
+"""What people call it."""
 _STATIC: Final = "set spec.rendezvous.backend to static for fixed ranks"
 
 
@@ -39,7 +40,7 @@ class Launch:
     """It names torchrun."""
     options: tuple[str, ...] = ()
     """The options of torchrun that a field of the job sets, as they are written, if they lead to another rendezvous."""
-    where: str = _COMMAND
+    where: str = COMMAND
     """Where the first of them stands, for people."""
     launcher: str = ""
     """Another program that starts workers, if there is no torchrun."""
@@ -89,10 +90,10 @@ def launch_words(launch: Launch) -> str:
         )
     if launch.launcher:
         instead = "write torchrun and the script in its place"
-        return f"the command runs {launch.launcher}, not torchrun; {instead}, or {_STATIC}"
+        return f"{launch.where} runs {launch.launcher}, not torchrun; {instead}, or {_STATIC}"
     if launch.python:
         instead = f"write torchrun {launch.python.split()[-1]}"
-        return f'the command runs "{launch.python}", not torchrun; {instead}, or {_STATIC}'
+        return f'{launch.where} runs "{launch.python}", not torchrun; {instead}, or {_STATIC}'
     if launch.torchrun:
         return ""
     return (
@@ -131,13 +132,13 @@ def _place(text: _Text, option: str) -> str:
     """Return where an option stands, for people."""
     lines = text.text.splitlines()
     number = next((n for n, line in enumerate(lines, 1) if option in line and not line.lstrip().startswith("#")), 0)
-    return f"line {number} of {text.name}" if number and (len(lines) > 1 or text.name != _COMMAND) else text.name
+    return f"line {number} of {text.name}" if number and (len(lines) > 1 or text.name != COMMAND) else text.name
 
 
 def _texts(command: Sequence[str], files: Mapping[str, str]) -> Iterator[_Text]:
     """Yield the words of the command, its shell lines, and the scripts that it runs, each with its plain commands."""
-    found = [_Text(_COMMAND, "", (tuple(command),))]
-    found += [_shell(_COMMAND, word) for word in command if any(blank in word for blank in " \t\n")]
+    found = [_Text(COMMAND, "", (tuple(command),))]
+    found += [_shell(COMMAND, word) for word in command if any(blank in word for blank in " \t\n")]
     left = {path: text for path, text in files.items() if not path.endswith(".py")}
     while found:
         each = found.pop(0)

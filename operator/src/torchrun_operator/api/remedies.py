@@ -139,6 +139,11 @@ STATIC_VARIABLES: Final = (
 METADATA_KEY: Final = f"keys that start with {GROUP}/ are reserved for the operator; choose others"
 
 
+def reserved_option(option: str, instead: str) -> str:
+    """An option of torchrun that a field of the job sets, and that field."""
+    return f"remove {option}: the operator sets it from {instead}"
+
+
 def host_name(field: str) -> str:
     """Return the message for a field of the template that would change the host name of a node."""
     return f"remove {field}: every node has the host name <job>-<index> in the headless service of the job"

@@ -363,3 +363,8 @@ class TorchrunJobSpec(Model):
     def trainer_of(self, index: int) -> dict[str, Any]:
         """The trainer container of the node with that index: that of the template, unless the lead's differs."""
         return self.lead.trainer(self.trainer) if index == 0 and self.lead is not None else self.trainer
+
+    def command_of(self, index: int) -> tuple[str, ...]:
+        """Return the command and the arguments of the trainer container of the node with that index."""
+        trainer = self.trainer_of(index)
+        return tuple(str(word) for word in (*(trainer.get("command") or ()), *(trainer.get("args") or ())))

@@ -1,12 +1,12 @@
 """What the job waits for: which nodes have come to the rendezvous, and why each other pod has not."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from functools import lru_cache
 
-from torchrun_operator.api.commands import Launch, launch_of
+from torchrun_operator.api.commands import COMMAND, Launch, launch_of
 from torchrun_operator.api.names import rendezvous_name
 from torchrun_operator.api.v1alpha1 import TorchrunJob
 from torchrun_operator.core.facts.model import Facts, NodePod, Phase, RendezvousPod, Wait
@@ -69,12 +69,13 @@ def waits(facts: Facts, wanted: Wanted) -> Waits:
     absent = _grouped(found for node in nodes if node.name not in came and (found := _of_node(facts, node)) is not None)
     elsewhere = _trains_elsewhere(facts.rendezvous) and any(node.phase is Phase.RUNNING for node in nodes)
     unheard = any(obstacle.kind is Kind.UNHEARD for obstacle in absent)
-    early = facts.rendezvous is None and any(node.phase is Phase.RUNNING for node in nodes)
+    running = [node.index for node in nodes if node.phase is Phase.RUNNING and node.name not in came]
+    early = facts.rendezvous is None and bool(running)
     return Waits(
         came=tuple(node.name for node in nodes if node.name in came),
         host=_of_host(facts, facts.rendezvous_pod),
         nodes=absent,
-        launch=_launch(facts.job) if elsewhere or unheard or early else Launch(),
+        launch=_launch(facts.job, running) if elsewhere or unheard or early else Launch(),
         elsewhere=elsewhere,
     )
 
@@ -94,11 +95,16 @@ def _trains_elsewhere(rendezvous: RendezvousState | None) -> bool:
     return rendezvous.completed_at is None and not rendezvous.members and not rendezvous.waiting
 
 
-def _launch(job: TorchrunJob) -> Launch:
-    trainer, host = job.spec.trainer, rendezvous_name(job.metadata.name)
-    command = [str(word) for word in (*(trainer.get("command") or ()), *(trainer.get("args") or ()))]
-    files = tuple((file.path, file.content) for file in job.spec.files)
-    return _read(tuple(command), files, job.spec.rendezvous.backend, host)
+def _launch(job: TorchrunJob, indices: Sequence[int]) -> Launch:
+    """Return what the commands of these nodes say: that of the lead, that of the others, or the one with options."""
+    spec, host = job.spec, rendezvous_name(job.metadata.name)
+    usual = spec.command_of(1)
+    files = tuple((file.path, file.content) for file in spec.files)
+    commands = dict.fromkeys(spec.command_of(index) for index in indices)
+    found = [(words, _read(words, files, spec.rendezvous.backend, host)) for words in commands]
+    words, launch = min(found, key=lambda each: (not each[1].options, each[1].torchrun))
+    at_lead = words != usual and launch.where.endswith(COMMAND)
+    return replace(launch, where=f"{launch.where} of the lead") if at_lead else launch
 
 
 @lru_cache(maxsize=16)

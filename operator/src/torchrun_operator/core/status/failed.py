@@ -27,9 +27,8 @@ def failed(facts: Facts, findings: Findings) -> list[Verdict]:
 
 def _never_trained(facts: Facts) -> str:
     """Return that nodes ended without a round, and what to write."""
-    trainer = facts.job.spec.trainer
-    command = [str(word) for word in (*(trainer.get("command") or ()), *(trainer.get("args") or ()))]
-    done = [node.name for node in facts.nodes if node.phase is Phase.SUCCEEDED]
+    ended = [node for node in facts.nodes if node.phase is Phase.SUCCEEDED]
+    command, done = facts.job.spec.command_of(ended[0].index), [node.name for node in ended]
     message = f"{named(done)} ended with exit code 0, but no round was ever complete, so nothing trained together: "
     if any("torchrun" in word or "torch.distributed" in word for word in command):
         return message + (

@@ -67,11 +67,9 @@ def _trainer_problems(spec: TorchrunJobSpec) -> Iterator[Problem]:
     for name in (variable.get("name", "") for variable in trainer.get("env") or []):
         if is_reserved_env(name):
             yield Problem(f"{field}.env", f"the operator or torchrun sets {name}; {remedies.RESERVED_ENV}")
-    command = [*(trainer.get("command") or []), *(trainer.get("args") or [])]
-    for option, instead in (
-        () if spec.static else reserved_options(command)
-    ):  # a static command line is for this backend
-        yield Problem(f"{field}.command", f"remove {option}: the operator sets it from {instead}")
+    # A static command line is for the static backend.
+    for option, instead in () if spec.static else reserved_options(spec.command_of(1)):
+        yield Problem(f"{field}.command", remedies.reserved_option(option, instead))
     if trainer.get("terminationMessagePath", TERMINATION_LOG) != TERMINATION_LOG:
         yield Problem(f"{field}.terminationMessagePath", remedies.TERMINATION_PATH)
     if trainer.get("restartPolicy", "Never") != "Never":

@@ -76,8 +76,7 @@ def _of_rendezvous(job: TorchrunJob) -> dict[str, str]:
 
 def _identical(spec: TorchrunJobSpec) -> bool:
     """Whether all nodes certainly run the same number of workers. Kubernetes nodes differ in their GPUs and CPUs."""
-    words = [*(spec.trainer.get("command") or ()), *(spec.trainer.get("args") or ())]
-    chosen_in_shell = any(re.search("--nproc", word) for word in words)
+    chosen_in_shell = any("--nproc" in word for index in range(2) for word in spec.command_of(index))
     return isinstance(spec.nproc_per_node, int) and not chosen_in_shell
 
 
