@@ -106,7 +106,8 @@ test-cluster: $(ENV) ## Run the tests with real torchrun in real pods; starts th
 	@# The tests of the local cluster start clusters of their own, and mostly wait: they run beside the others.
 	@mkdir -p .work
 	$(PYTEST) e2e/tests/test_localcluster_lifecycle.py -m cluster > .work/lifecycle.log 2>&1 & beside=$$!; code=0; \
-	    $(PYTEST) e2e/tests -m "cluster and not faults and not gallery" --ignore=e2e/tests/test_localcluster_lifecycle.py || code=$$?; \
+	    $(PYTEST) e2e/tests -m "cluster and not faults and not gallery and not recipes" \
+	        --ignore=e2e/tests/test_localcluster_lifecycle.py || code=$$?; \
 	    wait $$beside || { code=$$?; cat .work/lifecycle.log; }; exit $$code
 
 .PHONY: test-faults
@@ -117,6 +118,10 @@ test-faults: $(ENV) ## Run jobs in trouble in real pods, each with what it must 
 test-gallery: $(ENV) ## Run the samples in real pods that make test skips; starts the local cluster if necessary
 	@# With all that a sample needs, in an image of its own: others then need not wait for it.
 	EXTRAS="$(or $(EXTRAS),s3 lightning accelerate transformers tensorboard wandb)" $(PYTEST) e2e/tests -m gallery
+
+.PHONY: test-recipes
+test-recipes: $(ENV) ## Convert recipes of other systems, and train each in real pods; starts the local cluster if necessary
+	$(PYTEST) e2e/tests -m recipes
 
 .PHONY: e2e
 e2e: test-cluster ## The same as test-cluster
