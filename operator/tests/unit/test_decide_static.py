@@ -64,6 +64,11 @@ def ends(why: str, *indices: int, grace: int | None = 1, **others: int | None) -
     return tuple(Deletion(f"digits-{i}", f"pod-{i}-1", why, seconds) for i, seconds in graces.items())
 
 
+def ended_(node: NodePod) -> NodePod:
+    """Return the pod while it is being deleted, after its containers have ended."""
+    return replace(terminating(node), over=True)
+
+
 def loss_case(node: NodePod | None, what: str, cause: Cause, *, grace: int | None = 1) -> Case:
     """Return the case of a job that loses node 1. ``node`` is its pod."""
     nodes = instead(NODES, replace(node, lead="pod-0-1")) if node is not None else without(NODES, 1)
@@ -129,6 +134,7 @@ STARTS = {
         instead(NODES[:2], failed(0, 137)),
         plan={
             "deletions": ends(f"pod digits-0 {KILLED}", 0, 1, node0=0),
+            "create_nodes": (0,),
             "events": (lost(0, KILLED, "infrastructure"),),
             "restarts": {Cause.INFRASTRUCTURE: 1},
         },
@@ -166,6 +172,7 @@ CHANGES = {
         ),
         plan={
             "deletions": ends("pod digits-2 exited with code 1 (Error)", 0, 1, 2, grace=0),
+            "create_nodes": (0,),
             "restart_all": "pod digits-2 exited with code 1 (Error)",
             "restarts": {Cause.CODE: 1},
         },
@@ -178,8 +185,59 @@ CHANGES = {
         (failed(0, 1), failed(1, 137, lead="pod-0-1"), NODES[2]),
         plan={
             "deletions": ends(f"pod digits-1 {KILLED}", 0, 1, 2, node0=0, node1=0),
+            "create_nodes": (0,),
             "restart_all": f"pod digits-1 {KILLED}",
             "restarts": {Cause.INFRASTRUCTURE: 1},
+        },
+        state="Resizing",
+        true=RESTART,
+        restarts=Restarts(infrastructure=1),
+    ),
+    "the lead is gone, and the next one starts in the same pass": case(
+        running(),
+        NODES[1:],
+        plan={
+            "deletions": ends("pod digits-0 was deleted", 1, 2),
+            "create_nodes": (0,),
+            "restart_all": "pod digits-0 was deleted",
+            "restarts": {Cause.INFRASTRUCTURE: 1},
+        },
+        state="Resizing",
+        true=("Valid", "RestartingAllNodes"),
+        restarts=Restarts(infrastructure=1),
+    ),
+    "finalizers keep the pod of the lead, and its name": case(
+        running(),
+        instead(NODES, failed(0, 137, finalizers=("team/keep",))),
+        plan={
+            "deletions": ends(f"pod digits-0 {KILLED}", 0, 1, 2, node0=0),
+            "restart_all": f"pod digits-0 {KILLED}",
+            "restarts": {Cause.INFRASTRUCTURE: 1},
+        },
+        state="Resizing",
+        true=RESTART,
+        restarts=Restarts(infrastructure=1),
+    ),
+    "the lead has ended: its name is free, and the next one starts": case(
+        after(running(), seen(running(), *instead(NODES, failed(1, 137, lead="pod-0-1")))),
+        (ended_(NODES[0]), terminating(NODES[2])),
+        plan={
+            "deletions": ends(f"pod digits-1 failed: {KILLED}", 0, grace=0),
+            "create_nodes": (0,),
+            "restart_all": f"pod digits-1 failed: {KILLED}",
+        },
+        state="Resizing",
+        true=("Valid", "RestartingAllNodes"),
+        restarts=Restarts(infrastructure=1),
+    ),
+    "others have ended: their names are free for the next lead's nodes": case(
+        after(running(), seen(running(), *instead(NODES, failed(1, 137, lead="pod-0-1")))),
+        (make_node(0, life=2), *(ended_(node) for node in NODES[1:])),
+        plan={
+            "deletions": ends("its round has ended", 1, 2, grace=0),
+            "create_nodes": (1, 2),
+            "lead": LeadPod("pod-0-2", "10.0.2.0"),
+            "look_again_seconds": 60.0,
         },
         state="Resizing",
         true=RESTART,
@@ -232,6 +290,7 @@ CHANGES = {
         (DONE[0], failed(1, 137, lead="pod-0-1"), NODES[2]),
         plan={
             "deletions": ends(f"pod digits-1 {KILLED}", 0, 1, 2, node0=0, node1=0),
+            "create_nodes": (0,),
             "restart_all": f"pod digits-1 {KILLED}",
             "restarts": {Cause.INFRASTRUCTURE: 1},
         },
@@ -259,7 +318,11 @@ ENDS = {
     "pods of an earlier round do not complete it": case(
         static_job(),
         (DONE[0], *(replace(node, lead="pod-0-0") for node in DONE[1:])),
-        plan={"deletions": ends("its round has ended", 1, 2, grace=0)},
+        plan={
+            "deletions": ends("its round has ended", 1, 2, grace=0),
+            "create_nodes": (1, 2),
+            "lead": LEAD,
+        },
         state="Starting",
         true=("Valid", "AllScheduled"),
     ),

@@ -42,10 +42,14 @@ def _deletion(node: NodePod, findings: Findings) -> Deletion | None:
     return None
 
 
-def missing(facts: Facts, findings: Findings) -> tuple[int, ...]:
-    """Return the indices without a pod that do not wait. If a pod of an earlier job has the name, its index waits."""
+def missing(facts: Facts, findings: Findings, freed: frozenset[str] = frozenset()) -> tuple[int, ...]:
+    """Return the indices without a pod that do not wait. If a pod of an earlier job has the name, its index waits.
+
+    ``freed``: the uids of pods that this pass removes before it creates others.
+    """
     name, given_up = facts.job.metadata.name, findings.leftovers.given_up
-    there = {*findings.back_off.held, *(node.index for node in facts.nodes if node.index not in given_up)}
+    stay = (node for node in facts.nodes if node.index not in given_up and node.uid not in freed)
+    there = {*findings.back_off.held, *(node.index for node in stay)}
     return tuple(
         index
         for index in range(findings.wanted.pods)
@@ -57,9 +61,13 @@ def _of_former(node: NodePod) -> Deletion:
     return deletion(node, node.trouble or "another pod has its index")
 
 
-def free_names(facts: Facts, indices: Iterable[int]) -> dict[int, str]:
-    """Return a free name for each of these nodes whose usual name is taken by a pod of this job."""
-    job, taken = facts.job.metadata.name, {*(node.name for node in (*facts.nodes, *facts.former)), *facts.foreign}
+def free_names(facts: Facts, indices: Iterable[int], freed: frozenset[str] = frozenset()) -> dict[int, str]:
+    """Return a free name for each of these nodes whose usual name is taken by a pod of this job.
+
+    ``freed``: the uids of pods that this pass removes before it creates others.
+    """
+    stay = (node.name for node in (*facts.nodes, *facts.former) if node.uid not in freed)
+    job, taken = facts.job.metadata.name, {*stay, *facts.foreign}
     others = {index: (other_node_name(job, index, number) for number in itertools.count(2)) for index in indices}
     return {
         index: next(name for name in names if name not in taken)

@@ -1,8 +1,9 @@
 """A static job: its nodes start together, the lead first, and end together when one of them is lost."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from torchrun_operator.core.facts.model import LIVE, Facts, NodePod, Phase
+from torchrun_operator.core.facts.together import lead_of
 from torchrun_operator.core.findings.find import Findings
 from torchrun_operator.core.policies.plan import Deletion, Plan, deletion
 from torchrun_operator.core.policies.replace import free_names, missing
@@ -19,29 +20,40 @@ def together(facts: Facts, findings: Findings) -> Plan | None:
     """Delete the pods of a round that has ended, and create those of the next one."""
     if not facts.job.spec.static:
         return None
-    round_ = findings.together
-    create = _due(facts, findings)
+    round_, deletions = findings.together, [*_deletions(facts, findings)]
+    freed = _freed(facts, deletions)
+    create = _due(facts, findings, freed)
     trained = any(node.rank is not None for node in facts.job.status.nodes)
     return going_on(
         facts,
         findings,
         create_nodes=create,
-        names=free_names(facts, create),
+        names=free_names(facts, create, freed),
         lead=round_.lead if create and create[0] > 0 else None,
-        deletions=_deletions(facts, findings),
+        deletions=deletions,
         restart_all=round_.ends if trained else "",
         later=(*findings.back_off.later, *findings.leftovers.later),
     )
 
 
-def _due(facts: Facts, findings: Findings) -> tuple[int, ...]:
-    """Return the indices of the nodes to create: first the lead, then the others with its address."""
-    if findings.together.ends or findings.losses.undecided:
+def _freed(facts: Facts, deletions: Iterable[Deletion]) -> frozenset[str]:
+    """Return the uids of the pods that these deletions remove at once, so that other pods can have their names."""
+    at_once = {deletion.uid for deletion in deletions if deletion.grace_seconds == 0}
+    return frozenset(node.uid for node in (*facts.nodes, *facts.former) if node.uid in at_once and not node.finalizers)
+
+
+def _due(facts: Facts, findings: Findings, freed: frozenset[str]) -> tuple[int, ...]:
+    """Return the indices of the nodes to create: first the lead, then the others with its address.
+
+    The next lead starts in the pass in which the last one has gone. A pass more delays the restart of all nodes.
+    """
+    if findings.losses.undecided:
         return ()
-    indices = missing(facts, findings)
-    if 0 in indices and findings.together.lead is None:
+    round_, indices, last = findings.together, missing(facts, findings, freed), lead_of(facts)
+    gone = last is None or last.uid in freed
+    if 0 in indices and (gone or not (round_.ends or round_.lead)):
         return (0,)
-    return tuple(index for index in indices if index > 0) if findings.together.lead is not None else ()
+    return tuple(index for index in indices if index > 0) if round_.lead is not None else ()
 
 
 def _deletions(facts: Facts, findings: Findings) -> Iterator[Deletion]:
