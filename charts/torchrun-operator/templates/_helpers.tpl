@@ -56,10 +56,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 - apiGroups: [""]
   resources: [pods/log]
   verbs: [get]
-# The garbage collector deletes these together with the job.
+# The garbage collector deletes these together with the job; the operator those of a backend that the job left.
 - apiGroups: [""]
   resources: [services, configmaps]
-  verbs: [get, create, patch]
+  verbs: [get, create, patch, delete]
 # Claims belong to their users once they exist.
 - apiGroups: [""]
   resources: [persistentvolumeclaims]

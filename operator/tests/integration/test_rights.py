@@ -160,10 +160,10 @@ async def test_the_operator_uses_each_of_its_rights_and_needs_no_other(
 ) -> None:
     """A job that starts, fails and is suspended, one whose pod has a taken name, and one that waits exercise all."""
     server, first = torchrunjobs, torchrunjobs.audit.stat().st_size
-    job, other, waits, ends = next(NAMES), next(NAMES), next(NAMES), next(NAMES)
-    label = {"labelSelector": f"torchrun.dev/job-name={job}"}
+    job, other, waits, ends, changes = (next(NAMES) for _ in range(5))
 
-    def pods() -> list[str]:
+    def pods(name: str) -> list[str]:
+        label = {"labelSelector": f"torchrun.dev/job-name={name}"}
         items = server.request("GET", f"{CORE}/default/pods", **label)[1]["items"]
         return [item["metadata"]["name"] for item in items]
 
@@ -175,13 +175,14 @@ async def test_the_operator_uses_each_of_its_rights_and_needs_no_other(
     async with operator(server, tmp_path, monkeypatch):
         new_job(server, other)
         new_job(server, waits)
+        new_job(server, changes)
         new_job(server, ends, nnodes=1, replicas=1, maxRestarts=0, template=WITH_PROXY)
         assert await until(lambda: wait_for_a_volume(server, f"{waits}-0"))
         new_job(
             server, job, files=[{"path": "/workspace/a.py", "content": ""}], snapshots={"volumeClaimTemplate": CLAIM}
         )
-        assert await until(lambda: len(pods()) == 4)
-        for pod in pods():
+        assert await until(lambda: len(pods(job)) == 4)
+        for pod in pods(job):
             report(server, pod, "Running", {"running": {"startedAt": NOW}})
         # Services are applied again while all pods have addresses.
         assert await until(lambda: ("", "services", "patch") in used())
@@ -191,6 +192,17 @@ async def test_the_operator_uses_each_of_its_rights_and_needs_no_other(
         server.request("PATCH", f"{JOBS}/{job}", {"spec": {"networkPolicy": False}})
         assert await until(lambda: ("networking.k8s.io", "networkpolicies", "delete") in used())
         assert await until(lambda: "create the Secret s3" in running_message(server, waits))
+        # Another backend needs other objects. The Service of the last one is there once its pods have addresses.
+        assert await until(lambda: len(pods(changes)) == 4)
+        for pod in pods(changes):
+            report(server, pod, "Running", {"running": {"startedAt": NOW}})
+        assert await until(lambda: server.request("GET", f"{CORE}/default/services/{changes}-rdzv")[0] == 200)
+        static = {"nnodes": 2, "replicas": 2, "nprocPerNode": 1, "rendezvous": {"backend": "static"}}
+        for change in ({"suspend": True}, static, {"suspend": False}):
+            code, answer = server.request("PATCH", f"{JOBS}/{changes}", {"spec": change})
+            assert code == 200, answer
+        for kind in ("services", "configmaps"):
+            assert await until(lambda kind=kind: ("", kind, "delete") in used())  # type: ignore[misc]
         # Its sidecar runs on after the job has failed.
         ended = {"terminated": {"exitCode": 3, "startedAt": NOW, "finishedAt": NOW}}
         report(server, f"{ends}-0", "Running", ended, proxy={"running": {"startedAt": NOW}})

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from builders import make_job
+from torchrun_operator.api.v1alpha1 import TorchrunJob
 from torchrun_operator.render.namespace import NamespaceRules
 from torchrun_operator.render.objects import prerequisites, unwanted
 from torchrun_operator.render.programs import Programs
@@ -67,6 +68,26 @@ def test_without_the_field_there_is_no_policy() -> None:
         ("NetworkPolicy", "digits-rdzv"),
         ("NetworkPolicy", "digits-nodes"),
     ]
+
+
+STATIC: dict[str, Any] = {"nnodes": 2, "replicas": 2, "rendezvous": {"backend": "static"}}
+LEFT: dict[str, tuple[TorchrunJob, list[str]]] = {
+    "a static job": (make_job(**STATIC), []),
+    "a job that was scaled": (make_job(generation=2), ["ConfigMap digits-hosts"]),
+    "a job that became static": (
+        make_job(generation=2, **STATIC),
+        ["Service digits-rdzv", "ConfigMap digits-rdzv", "NetworkPolicy digits-rdzv"],
+    ),
+    "a job that became static, with programs for its outputs": (
+        make_job(generation=2, **STATIC, outputs=[{"path": "/a", "url": "pvc://b"}]),
+        ["Service digits-rdzv", "NetworkPolicy digits-rdzv"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("job", "names"), LEFT.values(), ids=LEFT)
+def test_what_an_earlier_backend_may_have_left(job: TorchrunJob, names: list[str]) -> None:
+    assert sorted(f"{each['kind']} {each['metadata']['name']}" for each in unwanted(job)) == sorted(names)
 
 
 @pytest.mark.parametrize(

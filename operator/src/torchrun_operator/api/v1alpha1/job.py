@@ -48,6 +48,11 @@ class TorchrunJob(TolerantModel):
         """The uid of the job, which is also its rendezvous id."""
         return self.metadata.uid
 
+    @property
+    def changed(self) -> bool:
+        """Whether its spec has changed since it was created. Only then may there be objects of an earlier spec."""
+        return self.metadata.generation > 1
+
 
 def job_of(raw: dict[str, Any]) -> TorchrunJob:
     """Read a job. Raises pydantic.ValidationError; :func:`validation.readable` formats it."""

@@ -39,9 +39,11 @@ def _policies(job: TorchrunJob, installation: Installation) -> Iterator[Manifest
 
 def _unwanted(job: TorchrunJob) -> Iterator[Manifest]:
     """Without the field there is no policy, not one that admits all: that one would override policies of others."""
+    rendezvous, nodes = _names(job)
+    if not job.spec.network_policy or (job.changed and job.spec.static):
+        yield {"kind": "NetworkPolicy", "metadata": owned_metadata(job, rendezvous)}
     if not job.spec.network_policy:
-        for name in _names(job):
-            yield {"kind": "NetworkPolicy", "metadata": owned_metadata(job, name)}
+        yield {"kind": "NetworkPolicy", "metadata": owned_metadata(job, nodes)}
 
 
 def _names(job: TorchrunJob) -> tuple[str, str]:

@@ -1,5 +1,7 @@
 """The DNS names of the pods."""
 
+from collections.abc import Iterator
+
 from torchrun_operator.api.names import (
     LABEL_JOB_NAME,
     LABEL_ROLE,
@@ -49,4 +51,9 @@ def _rendezvous_service(job: TorchrunJob) -> Manifest:
     }
 
 
-PART = Part(services=_services)
+def _unwanted(job: TorchrunJob) -> Iterator[Manifest]:
+    if job.changed and job.spec.static:
+        yield {"kind": "Service", "metadata": owned_metadata(job, rendezvous_name(job.metadata.name))}
+
+
+PART = Part(services=_services, unwanted=_unwanted)

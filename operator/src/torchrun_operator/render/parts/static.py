@@ -111,4 +111,9 @@ def _names_ours(env: tuple[Manifest, ...] | list[Manifest]) -> bool:
     return any(variable.get("name") in STATIC_ENV for variable in env)
 
 
-PART = Part(prerequisites=_config_map, node=_node, problems=_problems)
+def _unwanted(job: TorchrunJob) -> Iterator[Manifest]:
+    if job.changed and not job.spec.static:
+        yield {"kind": "ConfigMap", "metadata": owned_metadata(job, hosts_name(job.metadata.name))}
+
+
+PART = Part(prerequisites=_config_map, node=_node, problems=_problems, unwanted=_unwanted)
