@@ -46,6 +46,9 @@ class Lasting:
 
     def _claim_again(self) -> None:
         kubectl, volume = self.scene.kubectl, self.scene.volume
+        found = kubectl.get("persistentvolumeclaim", SCRATCH)
+        if found is not None and "deletionTimestamp" not in found["metadata"]:
+            return  # The repair of an earlier fault of the kind has made it again.
         with suppress(KubectlError):  # The last pod is gone, and the claim with it.
             kubectl.patch("persistentvolumeclaim", SCRATCH, {"metadata": {"finalizers": None}})
         wait_for("the claim to be gone", lambda: kubectl.get("persistentvolumeclaim", SCRATCH) is None, _GONE_SECONDS)
