@@ -18,12 +18,12 @@ _COLUMNS = (
     ("State", "string", ".status.state", "The job in one word.", 0),
     ("Step", "integer", ".status.progress.step", "Number of steps done.", 0),
     ("Restarts", "integer", ".status.restartCount", "Restarts for any cause but resize.", 0),
-    ("Goodput", "number", ".status.goodput.ratio", "Share of the time that trained the model.", 1),
     ("Age", "date", ".metadata.creationTimestamp", "Time since the creation of the job.", 0),
     ("Message", "string", ".status.message", "Why the job is in this state.", 0),
     ("Loss", "number", ".status.progress.loss", "Training loss.", 1),
     ("Samples/s", "number", ".status.progress.samplesPerSecond", "Samples per second, all workers together.", 1),
     ("Snapshot", "integer", ".status.progress.snapshotStep", "Step of the newest snapshot.", 1),
+    ("Goodput", "number", ".status.goodput.ratio", "Share of the time that trained the model.", 1),
     ("Round", "integer", ".status.membership.round", "Number of the rendezvous round.", 1),
     ("Last-Change", "string", ".status.membership.lastChange.cause", "Why the membership last changed.", 1),
 )

@@ -9,6 +9,7 @@ import pytest
 
 from torchrun_operator.api.conditions import ConditionType, Reason, set_condition
 from torchrun_operator.api.v1alpha1 import (
+    Goodput,
     JobState,
     Membership,
     MembershipChange,
@@ -49,6 +50,7 @@ STATUS = TorchrunJobStatus(
     restarts=Restarts(code=1, infrastructure=2),
     restart_count=3,
     rendezvous=RendezvousStatus(instance="abc", unrequested=1, since=NOW),
+    goodput=Goodput(ratio=0.9, since=NOW, training_seconds=90, lost_seconds=10),
     progress=Progress(
         step=40,
         total_steps=100,
@@ -137,8 +139,8 @@ def test_get_shows_how_the_job_is_doing(
     assert row[:6] == ["digits", "3/2:4", "6", "Running", "40", "3"]
     assert row[7:] == ["3", "of", "4", "nodes", "train"]
     head, row = (line.split() for line in kubectl("get", "torchrunjobs", "digits", "-o", "wide").splitlines())
-    assert head[8:] == ["LOSS", "SAMPLES/S", "SNAPSHOT", "ROUND", "LAST-CHANGE"]
-    assert row[12:] == ["0.25", "812.5", "32", "2", "infrastructure"]
+    assert head[8:] == ["LOSS", "SAMPLES/S", "SNAPSHOT", "GOODPUT", "ROUND", "LAST-CHANGE"]
+    assert row[12:] == ["0.25", "812.5", "32", "0.9", "2", "infrastructure"]
     assert "digits" in kubectl("get", "all")
     assert "digits" in kubectl("get", "training")
 
