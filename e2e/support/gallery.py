@@ -3,7 +3,7 @@
 import json
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -13,6 +13,7 @@ from support.kubectl import Kubectl, Object
 from support.waiting import wait_for
 
 CLAIM: Final = "results"
+NO_RESTARTS: Final = {"code": 0, "infrastructure": 0, "preemption": 0, "resize": 0}
 _SECONDS: Final = 240.0
 _READ: Final = """
 import hashlib, json, pathlib
@@ -93,6 +94,14 @@ def ended(kubectl: Kubectl, job: str, began: float, *, state: str = "Complete") 
     pods = kubectl.list("pods", f"torchrun.dev/job-name={job},torchrun.dev/role=node")
     logs = {pod["metadata"]["name"]: kubectl.run("logs", pod["metadata"]["name"], "-c", "trainer") for pod in pods}
     return Ended(seconds, status, logs)
+
+
+def tell(record_property: Callable[[str, object], None], found: dict[str, Ended]) -> None:
+    """Print how long each job took, all of them at the same time, and what it learned."""
+    for job, end in found.items():
+        accuracy = re.search("accuracy=(.*)", "\n".join(end.logs.values()))
+        learned = f", accuracy {accuracy[1]}" if accuracy else ""
+        record_property("said", f"sample {job}: {end.seconds:.0f} s from the submit to {end.status['state']}{learned}")
 
 
 def claim() -> Object:

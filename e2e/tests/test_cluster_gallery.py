@@ -6,28 +6,18 @@ from collections.abc import Callable
 import pytest
 
 from support import gallery
-from support.cli import CliError, torchrun
 from support.clusters import Cluster
 from support.gallery import CLAIM, Ended, Try
 from support.kubectl import Kubectl
 
-pytestmark = [pytest.mark.cluster, pytest.mark.gallery, pytest.mark.timeout(400, func_only=True)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400, func_only=True)]
 
-_NO_RESTARTS = {"code": 0, "infrastructure": 0, "preemption": 0, "resize": 0}
 _SHORT = ("total_steps=150", "min_step_seconds=0")
 
 
 def upload(job: str) -> str:
     """Return the setting that sends the results of a job to a directory of the claim."""
     return f"output_url=pvc://{CLAIM}/{job}"
-
-
-def tell(record_property: Callable[[str, object], None], found: dict[str, Ended]) -> None:
-    """Print how long each job took, all of them at the same time, and what it learned."""
-    for job, end in found.items():
-        accuracy = re.search("accuracy=(.*)", "\n".join(end.logs.values()))
-        learned = f", accuracy {accuracy[1]}" if accuracy else ""
-        record_property("said", f"sample {job}: {end.seconds:.0f} s from the submit to {end.status['state']}{learned}")
 
 
 def ranks(end: Ended, pattern: str) -> dict[str, set[str]]:
@@ -57,12 +47,12 @@ def test_the_recipes_that_people_bring(
     kubectl.apply(gallery.claim())
     began = gallery.submit(cluster, kubectl, tries)
     found = {one.job: gallery.ended(kubectl, one.job, began) for one in tries}
-    tell(record_property, found)
+    gallery.tell(record_property, found)
 
     for job in ("elastic-torchrun", "elastic", "standalone", "fault-tolerant"):
         assert found[job].accuracy >= 0.9, job
         assert lasting(found[job]) == (150, 150, 150), job
-        restarts = {**_NO_RESTARTS, "code": 1} if job == "fault-tolerant" else _NO_RESTARTS
+        restarts = {**gallery.NO_RESTARTS, "code": 1} if job == "fault-tolerant" else gallery.NO_RESTARTS
         assert found[job].status["restarts"] == restarts, job
     assert "--fail-at-step=60: this worker fails once" in found["fault-tolerant"].status["lastFailure"]["message"]
     assert found["standalone"].status["progress"]["worldSize"] == 2
@@ -90,23 +80,3 @@ def test_the_recipes_that_people_bring(
     assert uploaded["train-dist"]["files"] == ["snapshot.pt"]
     assert uploaded["multi-node"]["files"] == ["report.json", "snapshot.pt"]
     assert uploaded["multi-node"]["report"] == {"accuracy": multi.accuracy, "world_size": 2, "epochs": 10}
-
-
-def test_lightning_and_a_trainer_with_wrong_numbers(
-    cluster: Cluster, kubectl: Kubectl, record_property: Callable[[str, object], None]
-) -> None:
-    short = ("total_epochs=20", "min_step_seconds=0")
-    wrong = Try("lightning", ("num_nodes=5", "max_nodes=1", "max_restarts=0"), name="wrong")
-    right = Try("lightning", short)
-    began = gallery.submit(cluster, kubectl, [right, wrong])
-    found = {
-        right.job: gallery.ended(kubectl, right.job, began),
-        wrong.job: gallery.ended(kubectl, wrong.job, began, state="Failed"),
-    }
-    tell(record_property, found)
-    assert found["lightning"].accuracy >= 0.9
-    assert found["lightning"].status["progress"]["worldSize"] == 2
-    assert found["lightning"].status["restarts"] == _NO_RESTARTS
-    assert "step=" not in "".join(found["wrong"].logs.values())
-    with pytest.raises(CliError, match=r"does not fit the 1 workers .* write devices=1, num_nodes=1"):
-        torchrun(kubectl, "wait", "wrong")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from support import gallery
-from support.cli import torchrun
+from support.cli import CliError, torchrun
 from support.clusters import Cluster
 from support.gallery import CLAIM, Try
 from support.kubectl import Kubectl
@@ -74,3 +74,22 @@ def test_tracking_and_fixed_ranks_made_elastic(
     uploaded = gallery.results(cluster, kubectl, ["tracked"])["wandb"]
     assert uploaded["wrong"] == []
     assert [name for name in uploaded["files"] if re.fullmatch(r"wandb/offline-run-.*/run-.*\.wandb", name)], uploaded
+
+
+def test_lightning_and_a_trainer_with_wrong_numbers(
+    cluster: Cluster, kubectl: Kubectl, record_property: Callable[[str, object], None]
+) -> None:
+    wrong = Try("lightning", ("num_nodes=5", "max_nodes=1", "max_restarts=0"), name="wrong")
+    right = Try("lightning", ("total_epochs=20", _SHORT))
+    began = gallery.submit(cluster, kubectl, [right, wrong])
+    found = {
+        right.job: gallery.ended(kubectl, right.job, began),
+        wrong.job: gallery.ended(kubectl, wrong.job, began, state="Failed"),
+    }
+    gallery.tell(record_property, found)
+    assert found["lightning"].accuracy >= 0.9
+    assert found["lightning"].status["progress"]["worldSize"] == 2
+    assert found["lightning"].status["restarts"] == gallery.NO_RESTARTS
+    assert "step=" not in "".join(found["wrong"].logs.values())
+    with pytest.raises(CliError, match=r"`devices=1` and `num_nodes=5` .* does not match the world size \(1\)"):
+        torchrun(kubectl, "wait", "wrong")
