@@ -84,8 +84,8 @@ def spec(case: JobCase, check: str) -> Iterator[Finding]:
         yield Finding(check, Level.FAILED, problem, advice)
     if case.job is None:
         return
-    trainer, job = case.job.spec.trainer, case.job
-    command = [str(word) for word in (*(trainer.get("command") or ()), *(trainer.get("args") or ()))]
+    job = case.job
+    command = job.spec.command_of(1)  # that of the template: the lead may have its own
     files = {file.path: file.content for file in job.spec.files}
     launch = launch_of(command, files, job.spec.rendezvous.backend, rendezvous_name(case.name))
     trains = case.condition("Running").get("reason") == "Training"

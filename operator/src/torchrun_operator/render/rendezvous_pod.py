@@ -122,8 +122,7 @@ def _command(job: TorchrunJob, given: Mapping[str, Any]) -> list[str]:
     program = f"{PROGRAMS_DIRECTORY}/{RENDEZVOUS_PROGRAM}"
     if given.get("command"):
         return [*given["command"], program]
-    trainer = job.spec.trainer
-    words = [*(trainer.get("command") or ()), *(trainer.get("args") or ())]
+    words = job.spec.command_of(1)  # that of the template: the lead may have its own
     return [python_of(words), program, "--search", *program_directories(words)]
 
 

@@ -138,5 +138,4 @@ def _concerns(name: str, image: str | None) -> bool:
 
 
 def _python(spec: TorchrunJobSpec) -> str:
-    words = [*(spec.trainer.get("command") or ()), *(spec.trainer.get("args") or ())]
-    return python_of(words if spec.transfer.image is None else ())
+    return python_of(spec.command_of(1) if spec.transfer.image is None else ())  # 1: that of the template
