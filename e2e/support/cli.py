@@ -16,9 +16,15 @@ class CliError(AssertionError):
 
 def torchrun(kubectl: Kubectl, *arguments: str) -> str:
     """Run a command in the namespace, and return what it printed. Raises CliError."""
-    env = {**os.environ, "KUBECONFIG": str(kubectl.kubeconfig), "NO_COLOR": "1"}
-    argv = [str(_PROGRAM), *arguments, "--namespace", kubectl.namespace]
-    done = subprocess.run(argv, capture_output=True, text=True, env=env, check=False)
+    return run(*arguments, "--namespace", kubectl.namespace, kubeconfig=kubectl.kubeconfig)
+
+
+def run(*arguments: str, kubeconfig: Path | None = None, directory: Path | None = None) -> str:
+    """Run a command, and return what it printed. Raises CliError."""
+    env = {**os.environ, **({"KUBECONFIG": str(kubeconfig)} if kubeconfig else {}), "NO_COLOR": "1"}
+    done = subprocess.run(
+        [str(_PROGRAM), *arguments], env=env, cwd=directory, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise CliError(f"kubectl torchrun {' '.join(arguments)}: exit {done.returncode}: {done.stdout}{done.stderr}")
     return done.stdout

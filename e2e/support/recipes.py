@@ -1,15 +1,13 @@
 """Recipes of other systems, run as their users do it: `convert`, `submit --set`, `wait`, and a look at the results."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from support import cli
 from support.clusters import ROOT, Cluster
 from support.diagnosis import story
 from support.kubectl import Kubectl, KubectlError
@@ -21,7 +19,6 @@ IMAGES = ("registry.example.com/train:1", "registry.example.com/base:1")
 STORE = "store"
 """A volume, and a pod that mounts it: where data comes from, and results go to."""
 MANIFEST = "_torchrun_manifest.json"
-_PROGRAM = Path(sys.executable).with_name("kubectl-torchrun")
 _SECONDS = 600
 
 
@@ -60,23 +57,8 @@ class Worker:
     tag: str
 
 
-class ToolError(AssertionError):
-    """A command of kubectl torchrun failed. The message is its output."""
-
-
-def tool(*arguments: str, kubeconfig: Path | None = None, directory: Path | None = None) -> str:
-    """Run kubectl torchrun, and return what it prints. Raises ToolError."""
-    environment = {**os.environ, **({"KUBECONFIG": str(kubeconfig)} if kubeconfig else {})}
-    done = subprocess.run(
-        [str(_PROGRAM), *arguments], env=environment, cwd=directory, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise ToolError(f"kubectl torchrun {' '.join(arguments)}: exit code {done.returncode}: {done.stderr.strip()}")
-    return done.stdout
-
-
 def prepare(recipe: Recipe, directory: Path, namespace: str, image: str) -> Path:
-    """Write the recipe and its scripts into a directory, convert it there, and return the manifest. Raises ToolError.
+    """Write the recipe and its scripts into a directory, convert it there, and return the manifest. Raises CliError.
 
     A recipe that is no template has its image, its namespace and the place of its data edited, as a person does it.
     """
@@ -89,7 +71,7 @@ def prepare(recipe: Recipe, directory: Path, namespace: str, image: str) -> Path
         text = text.replace("namespace: ml", f"namespace: {namespace}").replace(f"s3://{STORE}/", f"pvc://{STORE}/")
     source, manifest = directory / "source.yaml", directory / "job.yaml"
     source.write_text(text)
-    tool("convert", source.name, "-o", manifest.name, directory=directory)
+    cli.run("convert", source.name, "-o", manifest.name, directory=directory)
     return manifest
 
 
@@ -137,7 +119,7 @@ class Play:
 
     def _tool(self, command: str, name: str, *options: str) -> str:
         options = ("--namespace", self._kubectl.namespace, *options)
-        return tool(command, name, *options, kubeconfig=self._kubectl.kubeconfig)
+        return cli.run(command, name, *options, kubeconfig=self._kubectl.kubeconfig)
 
     def _workers(self, recipe: Recipe) -> list[Worker]:
         pods = self._kubectl.list("pods", f"torchrun.dev/job-name={recipe.job},torchrun.dev/role=node")

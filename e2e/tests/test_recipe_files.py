@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from support import cli
 from support.recipecases import CASES
 from support.recipes import (
     MANIFEST,
@@ -17,7 +18,6 @@ from support.recipes import (
     prepare,
     problems,
     settings,
-    tool,
 )
 
 # What OSMO workflows and PyTorchJobs consist of, and what of the text shows it.
@@ -108,7 +108,7 @@ def test_every_recipe_is_played_once() -> None:
 @pytest.mark.parametrize("recipe", CASES, ids=lambda recipe: recipe.file)
 def test_what_a_recipe_becomes_passes_all_rules(recipe: Recipe, tmp_path: Path) -> None:
     manifest = prepare(recipe, tmp_path, "team-a", "registry.example.com/mine:2")
-    tool("validate", str(manifest), *settings(recipe, "registry.example.com/mine:2"))
+    cli.run("validate", str(manifest), *settings(recipe, "registry.example.com/mine:2"))
 
 
 def worker(rank: int, **changes: Any) -> Worker:
