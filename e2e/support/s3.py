@@ -4,11 +4,12 @@ import os
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 from localcluster import builds
 from localcluster.paths import Layout
+from support.ports import free_port
 from support.waiting import wait_for
 
 _MODULES = Path(__file__).parent / "modules"
@@ -26,9 +27,7 @@ def server(directory: Path, buckets: tuple[str, ...]) -> Iterator[dict[str, str]
     program = build()
     for bucket in buckets:
         (directory / "data" / bucket).mkdir(parents=True)
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     # Metadata goes to separate files: some file systems for temporary files have no extended attributes.
     sidecar = directory / "metadata"
     sidecar.mkdir()

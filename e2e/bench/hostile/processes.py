@@ -3,7 +3,6 @@
 import contextlib
 import os
 import secrets
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ import yaml
 
 from localcluster import builds
 from localcluster.paths import Layout
+from support.ports import free_port
 
 _START_SECONDS = 120.0
 _TICK = os.sysconf("SC_CLK_TCK")
@@ -45,8 +45,8 @@ def api_server(directory: Path) -> Iterator[Path]:
     programs = builds.find(Layout.of(os.environ))
     if programs is None:
         sys.exit("no kube-apiserver has been built: PYTHONPATH=e2e python3 -m localcluster build")
-    kube, port = str(programs["kube"]), _free_port()
-    etcd_url, peer_url = (f"http://127.0.0.1:{_free_port()}" for _ in range(2))
+    kube, port = str(programs["kube"]), free_port()
+    etcd_url, peer_url = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
     etcd = [
         *(
             kube,
@@ -125,10 +125,3 @@ def _wait(condition: Callable[[], bool], what: str) -> None:
         if time.monotonic() > end:
             sys.exit(f"not ready after {_START_SECONDS:.0f} s: {what}")
         time.sleep(0.05)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

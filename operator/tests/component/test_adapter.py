@@ -1,7 +1,6 @@
 """The adapter: its requests, and the result of each answer, and of no answer."""
 
 import asyncio
-import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -10,6 +9,7 @@ from aiohttp import web
 
 from api_stub import Asked, api_stub, status_of
 from stub_cluster import adapter
+from support.ports import free_port
 from torchrun_operator.cluster import transport
 from torchrun_operator.cluster.kubernetes import KubernetesCluster
 from torchrun_operator.cluster.port import ClusterError, ConflictError, NameTakenError, RefusedError
@@ -243,9 +243,7 @@ async def test_what_is_wrong(call: Call, answers: Answers, kind: type[ClusterErr
 
 
 async def test_nothing_listens() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     async with adapter(f"http://127.0.0.1:{port}") as (cluster, latencies):
         with pytest.raises(ClusterError) as caught:
             await get_job(cluster)

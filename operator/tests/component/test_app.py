@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from kubernetes.aio.config import kube_config
 
 from api_stub import ApiStub, api_stub, lines
 from stub_cluster import FORBIDDEN, GROUP, NODES, PODS, collection, event, job, listed, serve_discovery
+from support.ports import free_port
 from torchrun_operator.cluster.watch import jobs
 from torchrun_operator.process import rotation
 from torchrun_operator.process.app import run
@@ -65,9 +65,7 @@ class Running:
 @asynccontextmanager
 async def operator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Running]:
     hold = asyncio.Event()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     (tmp_path / "key").write_bytes(b"k" * 32)
     async with api_stub() as stub:
         (tmp_path / "config").write_text(kubeconfig(stub.url))

@@ -6,7 +6,6 @@ It knows two users: a tester with all rights, and the service account of the ope
 import contextlib
 import json
 import os
-import socket
 import ssl
 import subprocess
 import time
@@ -24,6 +23,7 @@ import yaml
 from localcluster import builds
 from localcluster.paths import Layout
 from localcluster.shell import ClusterError
+from support.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[3]
 NAMESPACE = ACCOUNT = "torchrun-operator"
@@ -87,11 +87,11 @@ def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
     """Start etcd and kube-apiserver, and stop them after the last test."""
     kube = _programs()["kube"]
     directory = tmp_path_factory.mktemp("api-server")
-    etcd_url, peer_url = (f"http://127.0.0.1:{_free_port()}" for _ in range(2))
+    etcd_url, peer_url = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
     with contextlib.ExitStack() as running:
         etcd = _etcd_command(kube, directory, etcd_url, peer_url)
         running.enter_context(_process(etcd, directory / "etcd.log"))
-        port = _free_port()
+        port = free_port()
         server = _server_of(directory, port)
         command = _api_server_command(kube, directory, etcd_url, port)
         process = running.enter_context(_process(command, directory / "kube-apiserver.log"))
@@ -227,10 +227,3 @@ def _wait(condition: Callable[[], bool], what: str) -> None:
     while not condition():
         assert time.monotonic() < end, f"not ready after {_START_SECONDS:.0f} s: {what}"
         time.sleep(0.05)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -19,6 +19,7 @@ from typing import Any, Self, TypeVar
 
 import pytest
 
+from support.ports import free_port
 from torchrun_operator.programs import zipapp
 
 TOKEN = "the token of the job"
@@ -34,14 +35,6 @@ def wait_for(condition: Callable[[], T | None], what: str, seconds: float = 180)
             return result
         time.sleep(0.02)
     pytest.fail(f"not within {seconds} s: {what}")
-
-
-def free_port() -> int:
-    """Return a free port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def untimed(answer: bytes) -> dict[str, Any]:

@@ -22,6 +22,7 @@ WORKER = Path(__file__).parent / "exact_worker.py"
 SAMPLES, BATCH, EPOCHS = 90, 22, 40
 BATCHES = GlobalBatches(SAMPLES, BATCH)
 TOTAL = BATCHES.steps(EPOCHS)
+_RESTARTS = 100
 
 
 class Job:
@@ -33,10 +34,10 @@ class Job:
         self.agent: subprocess.Popen[bytes] | None = None
 
     def start(self, workers: int) -> None:
-        command = agents.command([str(WORKER), str(self.directory)], workers, restarts=100)
+        command = agents.command([str(WORKER), str(self.directory)], workers, _RESTARTS)
         self.workers = workers
         with (self.directory / "log").open("ab") as log:
-            self.agent = subprocess.Popen(command, stdout=log, stderr=log, env=agents.environment())
+            self.agent = subprocess.Popen(command, stdout=log, stderr=log, env=agents.environment(_RESTARTS))
 
     def allow(self, steps: int) -> None:
         """Let the workers continue up to a step."""

@@ -18,7 +18,7 @@ def torchrun(
     example: str, directory: Path, workers: int, epochs: int
 ) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
     script = [str(EXAMPLES / example / "train.py"), f"--snapshot-path={directory}", f"--total-epochs={epochs}"]
-    return agents.torchrun([*script, "--snapshot-every=1000", "--min-step-seconds=0.02"], workers, restarts=1)
+    return agents.torchrun([*script, "--snapshot-every=1000", "--min-step-seconds=0.02"], workers, restarts=3)
 
 
 def children(agent: subprocess.Popen[str]) -> list[int]:
