@@ -31,6 +31,7 @@ OTHERS = {
     "num_nodes": 3,
     "output_seconds": 60,
     "output_secret": "s3",
+    "output_image": "registry.example.com/team/transfer:1",
     "output_url": "s3://results/others",
     "port": 29500,
     "snapshots_claim": "shared",
