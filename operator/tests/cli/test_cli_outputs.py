@@ -136,6 +136,11 @@ def test_a_retry_that_is_waited_for_does_not_count_the_upload_before(job: Output
         "torchrunjob.torchrun.dev/digits uploads its outputs again",
         "torchrunjob.torchrun.dev/digits outputs uploaded",
     ]
+    alone = run("--wait", "-o", "name")
+    assert (alone.stdout, alone.stderr) == (
+        "s3://results/model\ns3://results/logs\n",
+        "torchrunjob.torchrun.dev/digits outputs uploaded\n",
+    )
     assert [[*patch["metadata"]["annotations"]] for patch in job.patches] == [["torchrun.dev/retry-outputs"]]
 
 

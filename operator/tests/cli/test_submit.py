@@ -111,6 +111,8 @@ def test_one_request_creates_the_job(
          "the manifest is for the namespace other, not ml; change one of them"),
         (["--dry-run", "--wait"], MANIFEST, 2,
          f"with --dry-run there is no job to wait for; remove --wait and --follow{USAGE}"),
+        (["-o", "name", "--follow"], MANIFEST, 2,
+         f"with -o, stdout has the job alone; remove --follow, and run kubectl torchrun logs -f{USAGE}"),
         (["--timeout", "5m"], MANIFEST, 2, f"--timeout needs --wait{USAGE}"),
         (["--wait", "--timeout", "5"], MANIFEST, 2, "'5' is no duration: write 90s, 5m or 1h30m"),
     ],
@@ -155,6 +157,12 @@ def test_wait(submit: Submit, kind: str, code: int, output: str) -> None:
     watched = stream({"type": "MODIFIED", "object": ended(kind)})
     result = submit("--wait", replies=(said(CREATED, 201), said(CREATED), said(listed), watched))
     assert (result.exit_code, result.output) == (code, output)
+
+
+def test_with_a_format_stdout_has_the_job_alone(submit: Submit) -> None:
+    listed = {"metadata": {"resourceVersion": "2"}, "items": [ended("Complete")]}
+    result = submit("--wait", "-o", "name", replies=(said(CREATED, 201), said(ended("Complete")), said(listed)))
+    assert (result.exit_code, result.stdout, result.stderr) == (0, f"{SAID}\n", f"{SAID} complete\n")
 
 
 def test_follow_prints_the_logs_and_then_tells_how_the_job_ended(

@@ -87,10 +87,12 @@ def outputs(target: Target, name: str, output: str | None, timeout: str | None, 
     if options["retry"]:
         before = _digest(job)
         job = _retry(client, job)
+        click.echo(done(name, "uploads its outputs again"), err=bool(output))
     if options["wait"]:
         job = _wait(client, name, before, seconds)
+        click.echo(done(name, "outputs uploaded"), err=bool(output))
     if options["download"]:
-        Downloads(client, target, job, options["via"]).run(Path(options["download"]))
+        Downloads(client, target, job, options["via"], quiet=bool(output)).run(Path(options["download"]))
     if output:
         click.echo(_formatted(job, output), nl=False)
     elif not (options["retry"] or options["wait"] or options["download"]):
@@ -124,9 +126,7 @@ def _retry(client: Client, job: dict[str, Any]) -> dict[str, Any]:
             f"no output of {name} was uploaded yet, so there is nothing to retry: {_NOT_UPLOADED[state]}", Exit.REFUSED
         )
     change = {"metadata": {"annotations": {ANNOTATION_RETRY_OUTPUTS: f"{now().timestamp():.3f}"}}}
-    changed = client.patch(JOBS, name, change)
-    click.echo(done(name, "uploads its outputs again"))
-    return changed
+    return client.patch(JOBS, name, change)
 
 
 def _wait(client: Client, name: str, before: str, seconds: float | None) -> dict[str, Any]:
@@ -144,16 +144,15 @@ def _wait(client: Client, name: str, before: str, seconds: float | None) -> dict
         lambda job: counts(job) and wish.over(job),
         wish.reason,
     )
-    job = wait_for(client, name, later, seconds=seconds)
-    click.echo(done(name, "outputs uploaded"))
-    return job
+    return wait_for(client, name, later, seconds=seconds)
 
 
 class Downloads:
     """Downloads the outputs of one job."""
 
-    def __init__(self, client: Client, target: Target, job: dict[str, Any], via: str) -> None:
-        self._client, self._target, self._job, self._via = client, target, job, via
+    def __init__(self, client: Client, target: Target, job: dict[str, Any], via: str, *, quiet: bool) -> None:
+        """``quiet``: stdout is left to others."""
+        self._client, self._target, self._job, self._via, self._quiet = client, target, job, via, quiet
         self._failed = 0
 
     def run(self, directory: Path) -> None:
@@ -215,7 +214,8 @@ class Downloads:
             click.echo(f"error: {words}", err=True)
             return
         there = f", {count.there} of them were there" if count.there else ""
-        click.echo(f"{output['url']}: {result.files} files, {size_words(result.bytes)} in {directory}{there}")
+        words = f"{output['url']}: {result.files} files, {size_words(result.bytes)} in {directory}{there}"
+        click.echo(words, err=self._quiet)
 
 
 def _copy(url: str, directory: Path) -> str:

@@ -41,11 +41,14 @@ def submit(
     request creates it: it is there as a whole or not at all.
     """
     from torchrun_cli.cluster.client import connect  # noqa: PLC0415 after the checks, which need no cluster
+    from torchrun_cli.cluster.jobs import done  # noqa: PLC0415
     from torchrun_cli.commands.validate import require_valid  # noqa: PLC0415
     from torchrun_cli.show.times import seconds_of  # noqa: PLC0415
 
     if dry_run and (wait or follow):
         raise click.UsageError("with --dry-run there is no job to wait for; remove --wait and --follow")
+    if output and follow:
+        raise click.UsageError("with -o, stdout has the job alone; remove --follow, and run kubectl torchrun logs -f")
     if timeout is not None and not wait:
         raise click.UsageError("--timeout needs --wait")
     seconds = seconds_of(timeout) if timeout is not None else None
@@ -59,6 +62,7 @@ def submit(
         _follow(client, name)
     if wait or follow:
         _wait(client, name, seconds)
+        click.echo(done(name, "complete"), err=bool(output))
 
 
 def _in_namespace(target: Target, job: dict[str, Any]) -> Target:
@@ -98,11 +102,9 @@ def _say(job: dict[str, Any], output: str | None, *, dry_run: bool) -> None:
 
 
 def _wait(client: "Client", name: str, seconds: float | None) -> None:
-    from torchrun_cli.cluster.jobs import done  # noqa: PLC0415
     from torchrun_cli.cluster.waiting import wait_for, wish_of  # noqa: PLC0415
 
     wait_for(client, name, wish_of("complete"), seconds=seconds)
-    click.echo(done(name, "complete"))
 
 
 def _follow(client: "Client", name: str) -> None:
