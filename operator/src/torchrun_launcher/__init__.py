@@ -5,7 +5,7 @@ names: torchrun starts each worker with that program instead of its own interpre
 
     first       `--first COMMAND`, the first process of a container whose command is torchrun: finds torchrun's Python
     node        `--node COMMAND`, what it goes on as: a server that also forks torchrun's agent, so that a node loads
-                torch once. The container ends as the agent ends
+                torch once. The agent outlives the store of the rendezvous. The container ends as the agent ends
     prestart    `--start PROGRAM`, a hook at the start of a container whose command is that of its image: leaves a
                 server behind, so that torch is loaded before the first worker starts, in a spare too
     server      `--serve ADDRESS PID`: loads modules, then forks a worker for each request. It never touches a GPU

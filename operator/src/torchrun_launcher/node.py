@@ -8,6 +8,7 @@ import signal
 import sys
 
 from torchrun_launcher.first import OLDEST_PYTHON, become
+from torchrun_launcher.log import log
 from torchrun_launcher.prestart import prepare
 from torchrun_launcher.process import FORWARDED, die_of, end_as
 from torchrun_launcher.protocol import Request, address_of
@@ -57,6 +58,8 @@ class Node(Server):
         self.leave()
         os.environ.clear()
         os.environ.update(self.environment)
+        if self.environment.get("PET_RDZV_BACKEND") == "c10d":
+            _outlive_the_store()
         program, *arguments = self.command
         path = program if arguments[:1] == ["-m"] else shutil.which(program) or program
         _be_called(os.path.basename(path))
@@ -95,6 +98,15 @@ def run(command: list[str]) -> None:
         become(command, environment, f"the server of warm starts cannot listen: {error}")
     prepare(os.environ)
     work(serve(node).arguments)
+
+
+def _outlive_the_store() -> None:
+    from torchrun_launcher import lasting  # noqa: PLC0415 the server does not need it
+
+    try:
+        lasting.install()
+    except Exception as error:
+        log(f"the agent ends if it loses the store of the rendezvous: {error!r}")
 
 
 def _be_called(name: str) -> None:

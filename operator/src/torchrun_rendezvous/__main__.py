@@ -1,4 +1,7 @@
-"""Start the rendezvous host. Its settings are RDZV_ID, RDZV_PORT, RDZV_HTTP_PORT and RDZV_TOKEN_SHA256."""
+"""Start the rendezvous host.
+
+Its settings are RDZV_ID, RDZV_PORT, RDZV_HTTP_PORT, RDZV_TOKEN_SHA256 and RDZV_SEEK_SECONDS.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ def serve() -> None:
     digest = os.environ["RDZV_TOKEN_SHA256"].lower()
     if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
         sys.exit("RDZV_TOKEN_SHA256: 64 hexadecimal digits are needed")
-    board = Board()
+    board = Board(float(os.environ.get("RDZV_SEEK_SECONDS", "2")))
     driver = Driver(os.environ["RDZV_ID"], int(os.environ.get("RDZV_PORT", "29400")), board)
     server = Server(int(os.environ.get("RDZV_HTTP_PORT", "29401")), board, digest)
     log({"event": "started", "id": os.environ["RDZV_ID"], "http": server.server_address[1]})

@@ -20,14 +20,24 @@ STALE_SECONDS = 15.0
 """/healthz fails if no tick succeeds for this long."""
 PROGRESS_SECONDS = 2.0
 """New progress wakes the operator at most this often."""
+READY_SECONDS = 5.0
+"""How long a request waits for a host that is not ready, before it is refused."""
 LOOK_SECONDS = 1.0
 """How often a long poll checks whether its client is still connected."""
 
 
-class Board:
-    """Guarded by one condition, on which long polls wait. Any thread may call any method."""
+class NotReadyError(Exception):
+    """It is not known yet whether this host continues what another one began."""
 
-    def __init__(self) -> None:
+
+class Board:
+    """Guarded by one condition, on which long polls wait. Any thread may call any method.
+
+    For ``seek_seconds`` after the start of the store, agents that have outlived another host can bring its state. The
+    operator learns nothing before: this host is the same instance then, for which nothing has happened.
+    """
+
+    def __init__(self, seek_seconds: float = 0.0) -> None:
         self.wake = threading.Event()
         """Set when the driver should decide at once."""
         self.target: Target | None = None
@@ -38,14 +48,37 @@ class Board:
         first = RendezvousState(secrets.token_hex(8), version=1, pace=self._watch.pace(None))
         self._state = report.described(first, View(), self._memory, None)
         self._shown_progress: tuple[Progress | None, float] = (None, -math.inf)
+        self._seek_seconds = seek_seconds
+        self._up_at = math.inf
+        self._ready = False
         self._ticked = -math.inf
         self._operator_heard = time.monotonic()
         self._restored = 0
 
-    def put(self, target: Target) -> RendezvousState:
-        """Accept a new target and return the state."""
+    @property
+    def instance(self) -> str:
+        """The instance of the state document."""
         with self._changed:
-            self._operator_heard = time.monotonic()
+            return self._state.instance
+
+    @property
+    def version(self) -> int:
+        """The version of the state document."""
+        with self._changed:
+            return self._state.version
+
+    def take_over(self, instance: str, version: int) -> bool:
+        """Become another instance, unless the operator has seen this one. Return whether that is so."""
+        with self._changed:
+            if not self._ready:
+                self._state = replace(self._state, instance=instance, version=version)
+                self._ready = True
+            return self._state.instance == instance
+
+    def put(self, target: Target) -> RendezvousState:
+        """Accept a new target and return the state. Raises NotReadyError."""
+        with self._changed:
+            self._require_ready()
             if target != self._state.target:
                 earlier = target.end_round is not None and target.end_round.instance != self._state.instance
                 self.target = replace(target, end_round=None) if earlier else target
@@ -66,6 +99,10 @@ class Board:
         """Store the result of a tick of the driver."""
         with self._changed:
             now = time.monotonic()
+            self._up_at = min(self._up_at, now)
+            if view.listed() or now - self._up_at >= self._seek_seconds:
+                self._ready = True
+                self._changed.notify_all()
             running = None if view.finished or view.closed else memory.running
             self._watch = self._watch.ticked(running, now - self._ticked, clock.now())
             self._ticked = now
@@ -87,10 +124,11 @@ class Board:
     def wait(self, after: int, timeout: float, connected: Callable[[], bool]) -> RendezvousState:
         """Return the state once its version is above ``after``, or when ``timeout`` seconds have passed.
 
-        The operator counts as up while it waits for the answer.
+        The operator counts as up while it waits for the answer. Raises NotReadyError.
         """
         end = time.monotonic() + timeout
         with self._changed:
+            self._require_ready()
             while connected():
                 self._operator_heard = now = time.monotonic()
                 if self._state.version > after or now >= end:
@@ -114,6 +152,12 @@ class Board:
         with self._changed:
             state, memory, watch, restored = self._state, self._memory, self._watch, self._restored
         return report.metrics(state, memory, without_step=watch.shown, operator_silence=silence, restored=restored)
+
+    def _require_ready(self) -> None:
+        self._operator_heard = time.monotonic()
+        if not self._changed.wait_for(lambda: self._ready, READY_SECONDS):
+            raise NotReadyError("the store is not up")
+        self._operator_heard = time.monotonic()
 
     def _show_progress(self) -> None:
         shown, at = self._shown_progress

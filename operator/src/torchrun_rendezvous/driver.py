@@ -9,13 +9,16 @@ import math
 import os
 import threading
 import time
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from torchrun_rendezvous import clock
 from torchrun_rendezvous.board import Board
+from torchrun_rendezvous.documents import ProtocolError
 from torchrun_rendezvous.logs import log
 from torchrun_rendezvous.memory import HEARTBEAT_SECONDS, Memory, Senses
+from torchrun_rendezvous.note import VERSIONS, Note, noted, read_note, resumed, written
 from torchrun_rendezvous.rounds import decide
 from torchrun_rendezvous.sockets import connected_peers, unanswered_seconds
 from torchrun_rendezvous.state import Codec, StateError
@@ -59,6 +62,8 @@ class Driver(threading.Thread):
         self._port = port
         self._board = board
         self._memory = Memory()
+        self._note: tuple[Note | None, str | None] = (None, None)
+        """The last note, and its text."""
         self._good = Codec.SENTINEL.decode()
         """The last valid state."""
         self._ticked_at, self._armed_at = 0.0, -math.inf
@@ -124,10 +129,12 @@ class Driver(threading.Thread):
                 self._restore(store, error)
                 continue
             self._good = raw.decode()
+            self._take_over(codec.note(state), view)
             now = clock.now()
             decision = decide(view, target, now, self._memory, self._senses(store, view))
-            if state is not None and decision.view != view:
-                new = codec.encode(state, decision.view)
+            note = self._noted(decision.memory)
+            if state is not None and (decision.view, note or codec.note(state)) != (view, codec.note(state)):
+                new = codec.encode(state, decision.view, note)
                 if store.compare_set(self._prefix, self._good, new.decode()) != new:
                     continue
             self._memory = decision.memory
@@ -140,6 +147,32 @@ class Driver(threading.Thread):
             self._board.publish(decision.view, decision.memory, target)
             return HURRY_SECONDS if decision.hurry else TICK_SECONDS
         return HURRY_SECONDS
+
+    def _take_over(self, text: object, view: View) -> None:
+        """Continue what another host began, if this one has seen no round and agents have brought a note."""
+        memory = self._memory
+        if text is None or memory.rounds or memory.running is not None:
+            return
+        try:
+            note = read_note(text)
+        except ProtocolError as error:
+            log({"event": "note-refused", "error": str(error)})
+            return
+        self._memory = resumed(note, view, memory)
+        same = self._board.take_over(note.instance, note.version + VERSIONS)
+        running = self._memory.running
+        log({"event": "taken-over", "round": running.round if running else view.round, "sameInstance": same})
+
+    def _noted(self, memory: Memory) -> str | None:
+        """Return the text of the note; None before the first round."""
+        if not memory.rounds and memory.running is None:
+            return None
+        last, text = self._note
+        note = noted(memory, self._board.instance, last.version if last is not None else self._board.version)
+        if note != last:
+            note = replace(note, version=self._board.version)
+            self._note = note, (text := written(note))
+        return text
 
     def _restore(self, store: TCPStore, error: StateError) -> None:
         """Restore the last valid state: any other value would end every agent that reads it."""

@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
 from torchrun_rendezvous import clock
-from torchrun_rendezvous.board import Board
+from torchrun_rendezvous.board import Board, NotReadyError
 from torchrun_rendezvous.documents import time_of, write_time
 from torchrun_rendezvous.logs import log
 from torchrun_rendezvous.protocol import Progress, ProtocolError, RendezvousState, Target
@@ -125,9 +125,10 @@ class Handler(BaseHTTPRequestHandler):
             if route is None:
                 raise RequestError(404, "no such page")
             route()
-        except (RequestError, ProtocolError) as error:
+        except (RequestError, ProtocolError, NotReadyError) as error:
             self.close_connection = True  # the body may not have been read
-            self._json(error.status if isinstance(error, RequestError) else 400, {"error": str(error)})
+            status = 503 if isinstance(error, NotReadyError) else 400
+            self._json(error.status if isinstance(error, RequestError) else status, {"error": str(error)})
 
     def _health(self) -> None:
         up = self.server.board.healthy()

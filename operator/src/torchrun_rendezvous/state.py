@@ -9,6 +9,7 @@ from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from torchrun_rendezvous import pickles
+from torchrun_rendezvous.note import ATTRIBUTE
 from torchrun_rendezvous.view import KICK, Node, View
 
 if TYPE_CHECKING:
@@ -94,8 +95,14 @@ class Codec:
         except Exception as error:
             raise StateError(repr(error)[:300]) from None
 
-    def encode(self, state: TorchState, view: View) -> bytes:
-        """Apply the view to a state, and return the state in the form of the store."""
+    def note(self, state: TorchState | None) -> object:
+        """Return the note of a host in a state; None if there is none."""
+        return getattr(state, ATTRIBUTE, None)
+
+    def encode(self, state: TorchState, view: View, note: str | None = None) -> bytes:
+        """Apply the view to a state, with the note if there is one. Return the state in the form of the store."""
+        if note is not None:
+            setattr(state, ATTRIBUTE, note)
         state.round, state.complete, state.closed = view.round, view.complete, view.closed
         if not view.deadline:
             state.deadline = None

@@ -137,6 +137,8 @@ class Job:
     python: str = sys.executable
     agents: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
     relays: dict[int, Relay] = field(default_factory=dict)
+    launcher: Path | None = None
+    """The first process of each node, if that is the launcher."""
     workers: dict[int, int] = field(default_factory=dict)
     """The workers of nodes on Kubernetes nodes that differ, as with nprocPerNode: gpu. Empty: one for each node."""
 
@@ -158,6 +160,8 @@ class Job:
             if index not in self.relays:
                 self.relays[index] = Relay(address(index), self.host.port)
             command = [self.python, "-m", "torch.distributed.run", str(program), str(self.steps), str(self.until)]
+            if self.launcher is not None:
+                command = [self.python, str(self.launcher), "--first", *command]
             with (self.directory / f"agent-{index}.log").open("ab") as log:
                 self.agents[index] = subprocess.Popen(
                     command, env=self._environment(index), stdout=log, stderr=log, start_new_session=True

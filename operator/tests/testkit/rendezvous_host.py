@@ -137,10 +137,12 @@ def running_host(
     ready: bool = True,
     python: str = sys.executable,
     main: str | None = None,
+    seek_seconds: float = 0.0,
 ) -> Iterator[Host]:
     """Run a host until the end of the block.
 
     `python` is another Python with another torch. `main` is another main program, which can import the host's package.
+    `seek_seconds` is how long it waits for agents that bring the state of another host.
     """
     program = host_program(directory)
     if main is not None:
@@ -153,6 +155,7 @@ def running_host(
         "RDZV_ID": "job-uid",
         "RDZV_PORT": str(port),
         "RDZV_HTTP_PORT": str(http_port),
+        "RDZV_SEEK_SECONDS": str(seek_seconds),
         "RDZV_TOKEN_SHA256": hashlib.sha256(TOKEN.encode()).hexdigest(),
     }
     with log_path.open("ab") as log:

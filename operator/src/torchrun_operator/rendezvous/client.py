@@ -27,7 +27,7 @@ _DOCUMENT_BYTES = (65536, 512)
 """Maximum size of a document: this, and this for each node. It has up to six addresses of a node."""
 _ADDRESSES = (64, 2)
 """Maximum number of addresses in each list of a document: this, and this for each node."""
-_OK, _UNAUTHORIZED = 200, 401
+_OK, _UNAUTHORIZED, _NOT_READY = 200, 401, 503
 _COMPLAINT_SECONDS = 60.0
 """Minimum time between two warnings about one host."""
 
@@ -40,6 +40,10 @@ class RendezvousError(Exception):
 
 class UnauthorizedError(RendezvousError):
     """The rendezvous host rejects the token: its pod was created with another key."""
+
+
+class NotReadyError(RendezvousError):
+    """The rendezvous host has started, and its store is not up yet."""
 
 
 def token_for(key: bytes, job_uid: str) -> str:
@@ -120,7 +124,11 @@ class RendezvousLink:
         now = asyncio.get_running_loop().time()
         if not isinstance(error, (AnswerError, RendezvousError, OSError)):
             _log.error("rendezvous link of %s failed", self._name, exc_info=error)
-        elif isinstance(error, (AnswerError, RendezvousError)) and now - self._complained >= _COMPLAINT_SECONDS:
+        elif (
+            isinstance(error, (AnswerError, RendezvousError))
+            and not isinstance(error, NotReadyError)
+            and now - self._complained >= _COMPLAINT_SECONDS
+        ):
             self._complained = now
             _log.warning("the rendezvous host at %s gives a wrong answer: %s", self._name, error)
         else:
@@ -128,6 +136,7 @@ class RendezvousLink:
 
     async def _converse(self) -> None:
         """Exchange documents until something fails."""
+        self._pushed = None  # another process may serve the same instance, without its target
         try:
             # Every document is newer than version 0, so the host answers at once, which shows whether it has restarted.
             self._accept(await self._get(after=0, seconds=0.0))
@@ -196,6 +205,8 @@ class RendezvousLink:
         self._allowance.spend(clock(), len(answer.body) // _BYTES_PER_REQUEST)
         if answer.status == _UNAUTHORIZED:
             raise UnauthorizedError("it rejects the token")
+        if answer.status == _NOT_READY:
+            raise NotReadyError("it is not ready")
         if answer.status != _OK:
             raise RendezvousError(f"status {answer.status}: {answer.body[:200]!r}")
         try:

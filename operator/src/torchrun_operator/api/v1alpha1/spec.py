@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field
 from torchrun_operator.api.base import Model
 from torchrun_operator.api.names import MAX_SPARES, MODULE_PATTERN, PORT_STORE, TRAINER_CONTAINER
 from torchrun_operator.api.nnodes import NodeRange, parse_nnodes, parse_nproc_per_node
+from torchrun_operator.api.torchrun import program_of
 from torchrun_operator.api.v1alpha1.lead import CompletionPolicy, Lead
 from torchrun_operator.api.v1alpha1.transfer import Inputs, Outputs, Transfer
 
@@ -363,6 +364,16 @@ class TorchrunJobSpec(Model):
     def trainer_of(self, index: int) -> dict[str, Any]:
         """The trainer container of the node with that index: that of the template, unless the lead's differs."""
         return self.lead.trainer(self.trainer) if index == 0 and self.lead is not None else self.trainer
+
+    def starts_by_launcher(self, index: int) -> bool:
+        """Whether the first process of that node is the launcher: with warm starts, if the command is torchrun."""
+        named = bool(self.trainer_of(index).get("command")) and program_of(self.command_of(index)) is not None
+        return self.elasticity.warm_start and named
+
+    @property
+    def outlives_host(self) -> bool:
+        """Whether the agents of all nodes go on without the rendezvous host, and bring its successor the state."""
+        return not self.static and self.starts_by_launcher(0) and self.starts_by_launcher(1)
 
     def command_of(self, index: int) -> tuple[str, ...]:
         """Return the command and the arguments of the trainer container of the node with that index."""

@@ -149,10 +149,18 @@ def _loss(node: NodeStatus, pods: Mapping[str, NodePod], facts: Facts, recorded:
         stored = not facts.job.spec.static
         cause = cause_of_failure(node, pod, facts.rendezvous, recorded, stored=stored)
         return loss(cause, describe(pod.exit, facts.said.get(pod.name)))
-    host = facts.rendezvous_pod
-    if pod.phase is Phase.RUNNING and host is not None and host.phase is Phase.LOST:
-        return loss(Cause.INFRASTRUCTURE, f"lost the rendezvous host: {host.trouble}")
+    without_host = host_trouble(facts)
+    if pod.phase is Phase.RUNNING and without_host:
+        return loss(Cause.INFRASTRUCTURE, f"lost the rendezvous host: {without_host}")
     return None
+
+
+def host_trouble(facts: Facts) -> str:
+    """Return why the rendezvous host is lost, if its nodes are lost with it; else empty text."""
+    host = facts.rendezvous_pod
+    if host is None or host.phase is not Phase.LOST or facts.job.spec.outlives_host:
+        return ""
+    return host.trouble
 
 
 def _stuck_losses(facts: Facts, stuck: Stuck, known: Iterable[Loss], node_pods: int) -> tuple[Loss, ...]:

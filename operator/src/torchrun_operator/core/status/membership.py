@@ -14,7 +14,7 @@ def membership(facts: Facts, findings: Findings) -> api.Membership:
     old, rendezvous, spec = facts.job.status.membership, facts.rendezvous, facts.job.spec
     if findings.over:
         active = 0  # what still runs is about to be stopped
-    elif rendezvous is None and only_unheard(facts):
+    elif rendezvous is None and (spec.outlives_host or only_unheard(facts)):
         active = min(old.nodes, sum(1 for node in facts.nodes if node.phase is Phase.RUNNING))
     else:
         active = len(findings.members.training)

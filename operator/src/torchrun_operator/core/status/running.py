@@ -30,11 +30,18 @@ def running(facts: Facts, findings: Findings, membership: Membership) -> Verdict
         message = f"{train} in round {membership.round}"
         if facts.job.spec.static:
             message = f"{_run(membership.nodes, membership.desired_nodes)} in round {membership.round}"
-        return Verdict(ConditionType.RUNNING, True, Reason.TRAINING, message + _finished(facts))
+        return Verdict(ConditionType.RUNNING, True, Reason.TRAINING, message + _without_host(facts) + _finished(facts))
     if findings.waits.elsewhere:
         return Verdict(ConditionType.RUNNING, True, Reason.TRAINS_ELSEWHERE, _elsewhere(facts, findings))
     reason, said = _waits(facts, findings, membership.round)
     return Verdict(ConditionType.RUNNING, False, reason, "; ".join(filter(None, said)))
+
+
+def _without_host(facts: Facts) -> str:
+    host = facts.rendezvous_pod
+    if facts.job.spec.static or facts.rendezvous is not None or (host is not None and host.ready):
+        return ""
+    return "; the rendezvous pod starts again, and the nodes go on meanwhile"
 
 
 def _waits(facts: Facts, findings: Findings, round_: int) -> tuple[Reason, list[str]]:

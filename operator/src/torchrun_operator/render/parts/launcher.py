@@ -31,22 +31,23 @@ def _node(job: TorchrunJob, index: int) -> Piece:
         env=tuple(env),
         volumes=({"name": PROGRAMS_VOLUME, "configMap": source},),
         mounts=({"name": PROGRAMS_VOLUME, "mountPath": PROGRAMS_DIRECTORY, "readOnly": True},),
-        container_fields=_start(job.spec.trainer_of(index)),
+        container_fields=_start(job.spec, index),
     )
 
 
-def _start(trainer: dict[str, Any]) -> dict[str, Any]:
+def _start(spec: TorchrunJobSpec, index: int) -> dict[str, Any]:
     """Return what loads torch before the first workers start, which in a spare is when it takes over.
 
     Only where the command is torchrun itself: a shell line may install packages first. The launcher then is the first
     process. Where the image names a program that comes before torchrun, a hook loads torch, unless the user has one.
     """
+    trainer = spec.trainer_of(index)
     command, args = trainer.get("command") or [], trainer.get("args") or []
+    if spec.starts_by_launcher(index):
+        return {"command": [python_of([*command, *args]), _LAUNCHER, "--first", *command]}
     program = program_of([*command, *args])
     if program is None:
         return {}
-    if command:
-        return {"command": [python_of([*command, *args]), _LAUNCHER, "--first", *command]}
     lifecycle = copy.deepcopy(trainer.get("lifecycle") or {})
     hook = {"exec": {"command": [python_of(args), _LAUNCHER, "--start", program]}}
     return {} if "postStart" in lifecycle else {"lifecycle": {**lifecycle, "postStart": hook}}

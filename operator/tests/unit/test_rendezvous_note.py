@@ -1,0 +1,116 @@
+"""What a rendezvous host writes for its successor, and what that one remembers of it."""
+
+import base64
+import json
+import math
+import zlib
+from dataclasses import replace
+
+import pytest
+
+from rendezvous_cases import ABC, FORMED, NOW, SETTLED, A, B, C, beats, running
+from torchrun_rendezvous import board, clock
+from torchrun_rendezvous.board import Board, NotReadyError
+from torchrun_rendezvous.documents import ProtocolError
+from torchrun_rendezvous.memory import Memory, Running
+from torchrun_rendezvous.note import MAX_BYTES, Note, noted, read_note, resumed, written
+from torchrun_rendezvous.protocol import Target
+from torchrun_rendezvous.view import KICK, Node, View
+
+COUNTED = Memory(
+    running=replace(running(A, B, C), world=6),
+    rounds=5,
+    requested=3,
+    unrequested=1,
+    last_unrequested=(2, (A.address,), NOW - 60),
+    completed_at=NOW - 10,
+)
+NOTE = noted(COUNTED, "aa", 7)
+KNOWN = Running(4, ABC, frozenset(ABC), dict.fromkeys(ABC, -math.inf), world=6)
+
+
+def test_a_note_is_read_as_it_was_written() -> None:
+    assert read_note(written(NOTE)) == NOTE
+    assert read_note(written(noted(Memory(), "bb", 1))) == Note("bb", 1)
+
+
+def test_the_note_of_a_large_job_is_small() -> None:
+    members = [Node(f"10.{i // 250}.{i % 250}.7", 7, 0) for i in range(1000)]
+    assert len(written(noted(Memory(running=running(*members)), "aa", 7))) < 16_000
+
+
+@pytest.mark.parametrize(
+    ("view", "expected"),
+    [
+        # All have seen the round, and train.
+        (SETTLED, KNOWN),
+        # One has joined the next round already, as its workers have failed.
+        (replace(SETTLED, participants={B: 0}), replace(KNOWN, still=frozenset({A, C}))),
+        # The last host had asked them to restart.
+        (replace(SETTLED, waiting=frozenset({KICK})), replace(KNOWN, kicked=True)),
+        # Not all have seen the round, and what they tell each other in the store is lost.
+        (FORMED, replace(KNOWN, kicked=True, requested=True)),
+        (
+            replace(FORMED, participants={A: 0, B: 1}),
+            replace(KNOWN, still=frozenset({A, B}), kicked=True, requested=True),
+        ),
+        # The note is older than the state.
+        (View(round=9, heartbeats=beats(A)), None),
+        (
+            replace(FORMED, round=9),
+            replace(KNOWN, round=9, beats=FORMED.heartbeats, kicked=True, requested=True, world=None),
+        ),
+        # No round trains.
+        (View(round=6, participants={A: 0}, heartbeats=beats(A)), None),
+    ],
+)
+def test_what_the_next_host_remembers(view: View, expected: Running | None) -> None:
+    own = Memory(clock=3.0)
+    assert resumed(NOTE, view, own) == replace(COUNTED, running=expected, clock=3.0)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        None,
+        7,
+        "",
+        "no base64",
+        base64.b64encode(b"not packed").decode(),
+        base64.b64encode(zlib.compress(b"[]")).decode(),
+        base64.b64encode(zlib.compress(b'{"instance": "aa"}')).decode(),
+        base64.b64encode(zlib.compress(json.dumps({"instance": "../..", "version": 1}).encode())).decode(),
+        base64.b64encode(zlib.compress(bytes(2 * MAX_BYTES))).decode(),
+    ],
+)
+def test_a_wrong_note_is_refused(text: object) -> None:
+    with pytest.raises(ProtocolError):
+        read_note(text)
+
+
+TARGET = Target(1, 2, 1, 5.0, ())
+
+
+def test_the_operator_learns_nothing_before_it_is_known_who_this_host_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(board, "READY_SECONDS", 0.01)
+    successor = Board(seek_seconds=60.0)
+    successor.publish(View(), Memory(), None)
+    with pytest.raises(NotReadyError):
+        successor.put(TARGET)
+    assert successor.take_over("aa", 1000)
+    assert (successor.put(TARGET).instance, successor.version) == ("aa", 1001)
+
+
+def test_a_host_that_the_operator_knows_keeps_its_name() -> None:
+    known = Board()
+    known.publish(View(), Memory(), None)
+    name = known.put(TARGET).instance
+    assert not known.take_over("aa", 1000)
+    assert known.instance == name
+
+
+def test_the_first_node_that_joins_ends_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(board, "READY_SECONDS", 0.01)
+    fresh = Board(seek_seconds=60.0)
+    fresh.publish(View(participants={A: 0}, heartbeats=beats(A, at=clock.now())), Memory(), None)
+    assert fresh.put(TARGET).target == TARGET
