@@ -210,6 +210,32 @@ def test_a_spare_takes_the_place_of_rank_0_and_workers_start_warm(cluster: Clust
     assert "cold" not in "".join(kubectl.run("logs", pod) for pod in node_pods(kubectl, "spared"))
 
 
+def test_training_goes_on_without_the_rendezvous_pod(cluster: Cluster, kubectl: Kubectl) -> None:
+    with training(kubectl, "lasting") as followed:
+        kubectl.apply(job("lasting", cluster.trainer_image, "1:2", steps=100_000, elasticity={"warmStart": True}))
+        followed.wait("two workers", lambda step: step.world == 2 and step.step >= 25, _SECONDS)
+        before = wait_status(kubectl, "lasting", "two nodes", lambda s: s["membership"]["nodes"] == 2)
+        host = kubectl.get("pod", "lasting-rdzv")
+        assert host is not None
+        kubectl.run("delete", "pod", "lasting-rdzv", "--force", "--grace-period=0")
+
+        def taken_over() -> bool:
+            now = kubectl.get("pod", "lasting-rdzv")
+            new = now is not None and now["metadata"]["uid"] != host["metadata"]["uid"]
+            return new and "taken-over" in kubectl.run("logs", "lasting-rdzv", "--container=rendezvous")
+
+        wait_for("the next rendezvous pod has taken over", taken_over, _SECONDS)
+        later = followed.now() + 3
+        followed.wait("a step afterwards", lambda step: step.time > later, _SECONDS)
+        assert [int(start.values["at"]) for start in followed.starts()] == [0], "the workers have started again"
+        # The new host leads the job: it forms the next round.
+        kubectl.run("scale", _KIND, "lasting", "--replicas=1")
+        followed.wait("one worker", lambda step: step.world == 1, _SECONDS)
+    after = wait_status(kubectl, "lasting", "one node", lambda s: s["membership"]["nodes"] == 1)
+    assert after["membership"]["round"] == before["membership"]["round"] + 1
+    assert after["restarts"] == {"code": 0, "infrastructure": 0, "preemption": 0, "resize": 1}
+
+
 def test_scaling_loses_no_step(cluster: Cluster, kubectl: Kubectl) -> None:
     with training(kubectl, "elastic") as followed:
         kubectl.apply(job("elastic", cluster.trainer_image, "2:3", steps=100_000))
