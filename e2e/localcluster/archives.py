@@ -11,7 +11,7 @@ import io
 import json
 import re
 import tarfile
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -56,18 +56,27 @@ def repack(docker_archive: IO[bytes], reference: str, wanted: Collection[str], t
                     archive.addfile(_member(_blob(digest), member.size), content)
             elif configuration and content:
                 config = content.read()
-        manifest = _manifest(config, sizes)
-        index = _index(manifest, reference)
-        for name, data in {
-            "oci-layout": b'{"imageLayoutVersion":"1.0.0"}',
-            _blob(_digest(config)): config,
-            _blob(_digest(manifest)): manifest,
-            "index.json": index,
-        }.items():
-            archive.addfile(_member(name, len(data)), io.BytesIO(data))
+        _describe(archive, config, sizes, reference)
 
 
-def _manifest(config: bytes, sizes: dict[str, int]) -> bytes:
+def describe(config: bytes, sizes: Mapping[str, int], reference: str, target: Path) -> None:
+    """Write an OCI archive with no layer of an image, whose layers have these sizes by digest."""
+    with tarfile.open(target, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        _describe(archive, config, sizes, reference)
+
+
+def _describe(archive: tarfile.TarFile, config: bytes, sizes: Mapping[str, int], reference: str) -> None:
+    manifest = _manifest(config, sizes)
+    for name, data in {
+        "oci-layout": b'{"imageLayoutVersion":"1.0.0"}',
+        _blob(_digest(config)): config,
+        _blob(_digest(manifest)): manifest,
+        "index.json": _index(manifest, reference),
+    }.items():
+        archive.addfile(_member(name, len(data)), io.BytesIO(data))
+
+
+def _manifest(config: bytes, sizes: Mapping[str, int]) -> bytes:
     layers = [
         {"mediaType": f"{_OCI}.layer.v1.tar", "digest": digest, "size": sizes[digest]}
         for digest in json.loads(config)["rootfs"]["diff_ids"]

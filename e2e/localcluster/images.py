@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -10,9 +11,10 @@ import subprocess
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from localcluster import archives, dockerfile
-from localcluster.files import key_of, tree_parts, write
+from localcluster.files import key_of, read_json, tree_parts, write
 from localcluster.locks import exclusive, workspace
 from localcluster.paths import Layout
 from localcluster.shell import ClusterError, contained, run, step, stream, succeeds
@@ -79,6 +81,14 @@ def base_key(name: str) -> str:
     return key_of([SUITE, os.uname().machine, *BASES[name], *_UNWANTED_FILES])
 
 
+@dataclass(frozen=True)
+class Layer:
+    """A layer of a built image: its digest, and the directory with its files in the form of overlayfs."""
+
+    diff_id: str
+    directory: Path
+
+
 class Builder:
     """Builds images into a private storage inside the cache."""
 
@@ -130,6 +140,28 @@ class Builder:
             if process.returncode:
                 raise ClusterError(f"{image.reference} cannot be exported: {said.decode(errors='replace').strip()}")
 
+    def layers(self, image: Image) -> list[Layer]:
+        """The layers of a built image, the lowest first."""
+        known = {one["id"]: one for one in read_json(self._storage / "storage/overlay-layers/layers.json")}
+        found, at = [], str(self._record(image)["layer"])
+        while at:
+            found.append(Layer(known[at]["diff-digest"], self._storage / "storage/overlay" / at / "diff"))
+            at = known[at].get("parent", "")
+        return found[::-1]
+
+    def describe(self, image: Image, archive: Path) -> None:
+        """Write an image without its layers, for a containerd that has unpacked all of them."""
+        record = self._record(image)
+        directory = self._storage / "storage/overlay-images" / str(record["id"])
+        # Large data have names in base64 there. The configuration has the name of its digest, as the image has.
+        config = directory / ("=" + base64.b64encode(f"sha256:{record['id']}".encode()).decode())
+        sizes = {one["digest"]: one["size"] for one in read_json(directory / "manifest")["layers"]}
+        archives.describe(config.read_bytes(), sizes, image.reference, archive)
+
+    def _record(self, image: Image) -> dict[str, Any]:
+        images: list[dict[str, Any]] = read_json(self._storage / "storage/overlay-images/images.json")
+        return next(one for one in images if image.stored in one.get("names", ()))
+
     @staticmethod
     def _stored(name: str, key: str) -> str:
         return f"localhost/{name}:{key}"
@@ -179,7 +211,9 @@ class Builder:
             succeeds(contained(["buildah", *self._storage_options(work), "rmi", stored]))
 
     def _storage_options(self, work: Path) -> list[str]:
-        return [f"--root={self._storage / 'storage'}", f"--runroot={work / 'run'}", "--storage-driver=overlay"]
+        # Some kernels default to features of overlayfs that make a layer depend on names and inodes of those below it.
+        plain = "--storage-opt=overlay.mountopt=nodev,metacopy=off,redirect_dir=off"
+        return [f"--root={self._storage / 'storage'}", f"--runroot={work / 'run'}", "--storage-driver=overlay", plain]
 
     def _buildah(self, title: str, work: Path, argv: list[str]) -> None:
         # The commands of the build see variables in this file. Unlike those of --env, they do not stay in the image.

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import os
 import shutil
-import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from localcluster import archives
 from localcluster.files import key_of, read_json, remove, write, write_json
 from localcluster.images import Builder, Image
 from localcluster.locks import exclusive, workspace
 from localcluster.paths import Layout
-from localcluster.shell import contained, run, stream, together
+from localcluster.shell import contained, run, stream
 
 _KEPT = 3  # Stores that stay in the cache.
 _CONFIGURATION = """version = 2
@@ -57,17 +57,30 @@ END {
   for (layer in held) print layer
 }
 '"""
-# Runs with mounts and processes of its own: a containerd for just one command.
+# Runs with mounts and processes of its own: a containerd for just one command. It makes each layer from the directory
+# of the image builder, which has the form of the snapshotter too. The label keeps a layer until an image has it.
 _WITH_CONTAINERD = """set -eu
 mount -t tmpfs run /run
 containerd --config "$1" --log-level error >&2 &
 containerd=$!
 until ctr version >/dev/null 2>&1; do kill -0 $containerd; sleep 0.05; done
+ctr="ctr --namespace=k8s.io"
+while read -r layer below directory; do
+  if $ctr snapshots info "$layer" >/dev/null 2>&1; then continue; fi
+  if [ "$below" = - ]; then below=; fi
+  $ctr snapshots prepare "new-$layer" $below >/dev/null
+  files=$($ctr snapshots mounts / "new-$layer" |
+    sed -En 's/^mount -t bind ([^ ]+) .*/\\1/p; s/.*upperdir=([^, ]+).*/\\1/p')
+  echo "layer $layer" >&2
+  cp -a $4 "$directory/." "$files"
+  $ctr snapshots commit "$layer" "new-$layer"
+  $ctr snapshots label "$layer" containerd.io/gc.root=now >/dev/null
+done <"$3/layers"
 for archive in "$3"/*.tar; do [ ! -e "$archive" ] || sh -c "$2" <"$archive" >&2; done
-{unpacked} >"$3/unpacked"
+while read -r layer _; do $ctr snapshots label "$layer" containerd.io/gc.root= >/dev/null; done <"$3/layers"
 kill $containerd
 wait $containerd || true
-""".replace("{unpacked}", UNPACKED)
+"""
 
 
 def store_key(images: Iterable[Image]) -> str:
@@ -114,10 +127,8 @@ def _ensure(layout: Layout, images: Sequence[Image]) -> Path:
     if base:
         link_copy(base / "containerd", partial / "containerd")
     held = known[base] if base else {}
-    unpacked = read_json(base / "unpacked.json") if base else []
     missing = [image for image in images if held.get(image.reference) != image.key]
-    unpacked = _import(layout, partial / "containerd", missing, unpacked)
-    write_json(partial / "unpacked.json", unpacked)
+    _import(layout, partial / "containerd", missing)
     write_json(partial / "images.json", wanted)
     partial.rename(store)
     os.utime(store)
@@ -125,41 +136,28 @@ def _ensure(layout: Layout, images: Sequence[Image]) -> Path:
     return store
 
 
-def _import(layout: Layout, root: Path, images: Sequence[Image], unpacked: list[str]) -> list[str]:
-    """Add images to a store that has these layers. Returns all its layers.
+def _import(layout: Layout, root: Path, images: Sequence[Image]) -> None:
+    """Add images to a store.
 
-    The images pass through pipes: the one of the trainer has more than 4 GB, and a file of it would be written and read
-    for nothing.
+    Nothing is copied where the store and the storage of the image builder are on one file system: the image of the
+    trainer has more than 4 GB, and would be written, hashed and read several times.
     """
+    builder = Builder(layout)
     with workspace(layout.cache / "work") as work:
         configuration = work / "containerd.toml"
         write(configuration, _CONFIGURATION.format(root=root))
-        pipes = [work / f"{number}.tar" for number in range(len(images))]
-        for pipe in pipes:
-            os.mkfifo(pipe)
+        lines = []
+        for number, image in enumerate(images):
+            layers = builder.layers(image)
+            chain = archives.chain_ids([layer.diff_id for layer in layers])
+            for below, name, layer in zip(["-", *chain], chain, layers, strict=False):
+                lines.append(f"{name} {below} {layer.directory}\n")
+            builder.describe(image, work / f"{number}.tar")
+        write(work / "layers", "".join(lines))
         argv: list[str | Path] = ["sh", "-c", _WITH_CONTAINERD, "import", configuration, IMPORT, work]
+        argv.append("-l" if _same_device(layout.cache / "images", root.parent) else "--reflink=auto")
         names = ", ".join(image.reference.rpartition("/")[2] for image in images)
-
-        filled = threading.Event()
-
-        def read() -> None:
-            try:
-                stream(f"image store: import {names}", contained(argv), layout.cache / "logs" / "import.log")
-            finally:
-                # If this failed, the other side may wait for a reader.
-                while not filled.wait(0.1):
-                    for pipe in pipes:
-                        os.close(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK))
-
-        def fill() -> None:
-            try:
-                for image, pipe in zip(images, pipes, strict=True):
-                    Builder(layout).export(image, unpacked, pipe)
-            finally:
-                filled.set()
-
-        together(read, fill)
-        return (work / "unpacked").read_text().split()
+        stream(f"image store: add {names}", contained(argv), layout.cache / "logs" / "import.log")
 
 
 def _prune(stores: Path) -> None:
@@ -173,8 +171,7 @@ def link_copy(source: Path, target: Path) -> None:
     partial = target.with_name(f".{target.name}.copy")
     remove(partial)
     partial.parent.mkdir(parents=True, exist_ok=True)
-    same = source.stat().st_dev == partial.parent.stat().st_dev
-    run(["cp", "-a", *(["-l"] if same else []), source, partial])
+    run(["cp", "-a", *(["-l"] if _same_device(source, partial.parent) else []), source, partial])
     for database in databases(partial):
         copy = database.with_name(f".{database.name}")
         shutil.copy2(database, copy)
@@ -182,6 +179,10 @@ def link_copy(source: Path, target: Path) -> None:
     # Every containerd generates its own identity.
     remove(partial / "io.containerd.grpc.v1.introspection")
     partial.rename(target)
+
+
+def _same_device(one: Path, other: Path) -> bool:
+    return one.stat().st_dev == other.stat().st_dev
 
 
 def databases(store: Path) -> list[Path]:

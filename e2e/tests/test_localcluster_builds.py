@@ -1,5 +1,6 @@
 """How the local cluster builds programs and images, and when it rebuilds them."""
 
+import base64
 import hashlib
 import io
 import json
@@ -17,6 +18,7 @@ from localcluster import (
     images,
     stores,
 )
+from localcluster.paths import Layout
 from localcluster.shell import ClusterError
 
 
@@ -227,3 +229,48 @@ def test_link_copy_shares_files_but_no_database(tmp_path: Path) -> None:
     assert (tmp_path / "copy" / database).read_text() == database
     assert not (tmp_path / "copy/io.containerd.grpc.v1.introspection").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["copy", "store"]
+
+
+def test_a_described_image_has_no_layer(tmp_path: Path) -> None:
+    sizes = {f"sha256:{number * 64}": int(number) for number in "12"}
+    config = json.dumps({"rootfs": {"diff_ids": list(sizes)}}).encode()
+    archives.describe(config, sizes, "docker.io/library/a:1", tmp_path / "oci.tar")
+    with tarfile.open(tmp_path / "oci.tar") as archive:
+        found = {member.name: file.read() for member in archive if (file := archive.extractfile(member))}
+    described = json.loads(found["index.json"])["manifests"][0]
+    manifest_name = f"blobs/sha256/{described['digest'][7:]}"
+    manifest = json.loads(found[manifest_name])
+    assert {layer["digest"]: layer["size"] for layer in manifest["layers"]} == sizes
+    assert set(found) == {"oci-layout", "index.json", manifest_name, f"blobs/sha256/{manifest['config']['digest'][7:]}"}
+
+
+def test_the_layers_of_a_built_image_are_directories_of_its_storage(tmp_path: Path) -> None:
+    storage = tmp_path / "images/storage"
+    config = json.dumps({"rootfs": {"diff_ids": ["sha256:aa", "sha256:bb"]}})
+    name = "=" + base64.b64encode(b"sha256:12").decode()
+    for path, content in {
+        "overlay-layers/layers.json": [
+            {"id": "upper", "parent": "lower", "diff-digest": "sha256:bb"},
+            {"id": "lower", "diff-digest": "sha256:aa"},
+        ],
+        "overlay-images/images.json": [
+            {"id": "34", "names": ["localhost/trainer:old"], "layer": "lower"},
+            {"id": "12", "names": ["localhost/trainer:new"], "layer": "upper"},
+            {"id": "56", "layer": "lower"},
+        ],
+        "overlay-images/12/manifest": {
+            "layers": [{"digest": "sha256:aa", "size": 5}, {"digest": "sha256:bb", "size": 6}]
+        },
+    }.items():
+        files.write(storage / path, json.dumps(content))
+    files.write(storage / f"overlay-images/12/{name}", config)
+    layout = Layout(checkout=tmp_path, cache=tmp_path, state_home=tmp_path)
+    image = images.Image("docker.io/library/trainer:dev", "new", "localhost/trainer:new")
+    assert images.Builder(layout).layers(image) == [
+        images.Layer("sha256:aa", storage / "overlay/lower/diff"),
+        images.Layer("sha256:bb", storage / "overlay/upper/diff"),
+    ]
+    images.Builder(layout).describe(image, tmp_path / "oci.tar")
+    with tarfile.open(tmp_path / "oci.tar") as archive:
+        contents = [file.read() for member in archive if (file := archive.extractfile(member))]
+    assert config.encode() in contents
