@@ -15,6 +15,8 @@ from localcluster.paths import PACKAGE, Layout
 from localcluster.shell import ClusterError, contained, stream
 
 PROGRAMS = ("pause", "kube", "coredns", "helm")
+# What only debuggers read takes a sixth of the time of the compiler.
+_COMPILER_FLAGS = "all=-dwarf=false"
 # Names under which kube acts as a separate program.
 KUBE_NAMES = ("kubectl",)
 
@@ -32,7 +34,7 @@ class Program:
         """Name of this version of the binary."""
         sources = sorted([*self.module.glob("*.go"), *self.module.glob("go.*")])
         contents = [part for path in sources for part in (path.name.encode(), path.read_bytes())]
-        return key_of([go_version, os.uname().machine, self.package, self.ldflags, *contents])
+        return key_of([go_version, os.uname().machine, self.package, _COMPILER_FLAGS, self.ldflags, *contents])
 
 
 def tool_package(go_mod: str) -> str:
@@ -88,7 +90,8 @@ def _build(built: Program, result: Path, log: Path) -> None:
     remove(partial)
     partial.mkdir(parents=True)
     output = str(partial / built.name)
-    argv = ["go", "build", "-v", "-trimpath", "-ldflags", built.ldflags, "-o", output, built.package]
+    argv = ["go", "build", "-v", "-trimpath", "-gcflags", _COMPILER_FLAGS, "-ldflags", built.ldflags]
+    argv += ["-o", output, built.package]
     env = {**os.environ, "CGO_ENABLED": "0"}
     stream(f"build {built.name}", contained(argv), log, cwd=built.module, env=env)
     remove(result.parent)
