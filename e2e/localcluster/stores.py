@@ -73,6 +73,7 @@ while read -r layer below directory; do
     sed -En 's/^mount -t bind ([^ ]+) .*/\\1/p; s/.*upperdir=([^, ]+).*/\\1/p')
   echo "layer $layer" >&2
   cp -a $4 "$directory/." "$files"
+  chmod 755 "$files"
   $ctr snapshots commit "$layer" "new-$layer"
   $ctr snapshots label "$layer" containerd.io/gc.root=now >/dev/null
 done <"$3/layers"
