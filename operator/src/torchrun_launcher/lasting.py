@@ -50,8 +50,8 @@ if TYPE_CHECKING:
         def set_timeout(self, timeout: timedelta) -> None: ...
 
 
-PATIENCE_SECONDS = 120.0
-"""Then the agent ends: a store that does not come back in this time needs another kind of help."""
+PATIENCE_SECONDS = 3600.0
+"""Then the agent ends. The workers lose nothing meanwhile, and an operator may be away for minutes."""
 PAUSE_SECONDS = 0.25
 CONNECT_SECONDS = 5.0
 LISTEN_SECONDS = 0.1
