@@ -4,7 +4,8 @@ The clock runs from step to step. It stops
 
 - while fewer than MIN nodes can run: pods on Kubernetes nodes without power or network are subtracted from the wanted
   ones until the API server reports the Kubernetes node as not ready; likewise while the rendezvous host is on one.
-  While a fault keeps new pods from starting, only those that run count, and the rendezvous host must run;
+  While a fault keeps new pods from starting, or no operator runs that could create them, only those that run count,
+  and the rendezvous host must run;
 - after each fault that affects training, for an allowance in which workers restart: as long as this job took to its
   first step, at least LEAST_ALLOWANCE_SECONDS. Another fault during that time adds the same allowance.
 """
@@ -35,7 +36,7 @@ def prevented(sample: Sample) -> bool:
     """Whether fewer than MIN nodes could run, for any action of the operator."""
     unknown = (sample.cut | sample.silent) - sample.unready
     bound = [pod for pod in sample.nodes if pod.index is not None and pod.index < sample.wanted]
-    if sample.blocked:
+    if sample.blocked or not sample.operator_runs:
         running = [pod for pod in bound if _runs(pod) and pod.machine not in unknown]
         return len(running) < MIN or sample.host is None or not _runs(sample.host)
     lost = sum(1 for pod in bound if pod.machine in unknown)

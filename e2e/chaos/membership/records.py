@@ -144,6 +144,8 @@ class Sample:
     """Kubernetes nodes whose kubelet is stopped. Their pods continue."""
     blocked: bool = False
     """Whether a fault keeps new pods from starting."""
+    operator_runs: bool = True
+    """Whether the operator has a process. A kubelet restarts one that is killed often after up to 5 minutes."""
     operator_mib: int = 0
     """Resident memory of the operator."""
 

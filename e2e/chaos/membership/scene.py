@@ -175,11 +175,13 @@ class Scene:
         )
         self.journal.follow()
         sample, self.pods = sample_of(at, _items(found), _items(operators), self.wanted, self.cut)
+        processes = [container_processes(pod, "operator") for pod in _items(operators)]
         sample = replace(
             sample,
             silent=frozenset(self.silent),
             blocked=bool(self.blocking),
-            operator_mib=sum(resident_mib(container_processes(pod, "operator")) for pod in _items(operators)),
+            operator_runs=any(processes),
+            operator_mib=sum(map(resident_mib, processes)),
         )
         self.samples.append(sample)
         return sample
