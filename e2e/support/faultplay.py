@@ -146,6 +146,8 @@ class Play:
             for state in (*status.get("state", {}).values(), *status.get("lastState", {}).values())
             if status["name"] == container and key in state
         ]
+        if not times and "ended" in since:  # the pod is replaced already
+            times = [_seconds(one["lastFailure"]["time"]) for _, one in self._history if "lastFailure" in one]
         assert times, f"no container {container} has {key}"
         return max(times)
 
