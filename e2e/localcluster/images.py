@@ -211,8 +211,8 @@ class Builder:
             succeeds(contained(["buildah", *self._storage_options(work), "rmi", stored]))
 
     def _storage_options(self, work: Path) -> list[str]:
-        # Some kernels default to features of overlayfs that make a layer depend on names and inodes of those below it.
-        plain = "--storage-opt=overlay.mountopt=nodev,metacopy=off,redirect_dir=off"
+        # Some kernels default to this feature of overlayfs, with which files of a layer need those below them.
+        plain = "--storage-opt=overlay.mountopt=metacopy=off"
         return [f"--root={self._storage / 'storage'}", f"--runroot={work / 'run'}", "--storage-driver=overlay", plain]
 
     def _buildah(self, title: str, work: Path, argv: list[str]) -> None:
