@@ -41,6 +41,7 @@ def test_the_recipes_that_people_bring(
         Try("train-dist", ("total_epochs=400", "epoch_seconds=0", "n_gpus_per_node=2", upload("train-dist"))),
         Try("multi-node", ("lead_cpu=50m", "total_epochs=10", "epoch_seconds=0", upload("multi-node"))),
         Try("fault-tolerant", (*_SHORT, "max_restarts=1", "fail_at_step=60", "snapshot_every=20")),
+        Try("lightning", ("total_epochs=20", "min_step_seconds=0")),
         Try("elastic", _SHORT),
         Try("standalone", _SHORT),
     ]
@@ -54,6 +55,9 @@ def test_the_recipes_that_people_bring(
         assert lasting(found[job]) == (150, 150, 150), job
         restarts = {**gallery.NO_RESTARTS, "code": 1} if job == "fault-tolerant" else gallery.NO_RESTARTS
         assert found[job].status["restarts"] == restarts, job
+    assert found["lightning"].accuracy >= 0.9
+    assert found["lightning"].status["progress"]["worldSize"] == 2
+    assert found["lightning"].status["restarts"] == gallery.NO_RESTARTS
     assert "--fail-at-step=60: this worker fails once" in found["fault-tolerant"].status["lastFailure"]["message"]
     assert found["standalone"].status["progress"]["worldSize"] == 2
     assert len(found["standalone"].logs) == 1

@@ -76,11 +76,11 @@ def test_tracking_and_fixed_ranks_made_elastic(
     assert [name for name in uploaded["files"] if re.fullmatch(r"wandb/offline-run-.*/run-.*\.wandb", name)], uploaded
 
 
-def test_lightning_and_a_trainer_with_wrong_numbers(
+def test_lightning_with_fixed_ranks_and_a_trainer_with_wrong_numbers(
     cluster: Cluster, kubectl: Kubectl, record_property: Callable[[str, object], None]
 ) -> None:
     wrong = Try("lightning", ("num_nodes=5", "max_nodes=1", "max_restarts=0"), name="wrong")
-    right = Try("lightning", ("total_epochs=20", _SHORT))
+    right = Try("lightning", ("launcher=python", "total_epochs=20", _SHORT))
     began = gallery.submit(cluster, kubectl, [right, wrong])
     found = {
         right.job: gallery.ended(kubectl, right.job, began),
