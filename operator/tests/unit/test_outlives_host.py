@@ -11,7 +11,7 @@ from torchrun_operator.core.facts.model import Phase
 from torchrun_operator.core.policies.plan import Deletion
 
 SILENCE = "Kubernetes node m0 is not ready for 5 s"
-WARM = {"elasticity": {"warmStart": True}}
+WARM: dict[str, Any] = {"elasticity": {"warmStart": True}}
 
 
 def runs(*command: str, **trainer: Any) -> dict[str, Any]:
