@@ -2,122 +2,17 @@
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 import yaml
 
 from support import agents, chart
 from support.clusters import LOCAL_TRAINER_IMAGE, ROOT, Cluster
+from support.counting import KIND, SECONDS, conditions, job, status, training, wait_state, wait_status
 from support.kubectl import Kubectl, Object
-from support.progress import Training
 from support.waiting import wait_for
-from support.watching import wait_object
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300, func_only=True)]
-
-_KIND = "torchrunjob"
-_SECONDS = 120.0
-_TRAIN = """
-import sys, time
-import torch, torch.distributed as dist
-from torchrun_trainer import Run, defer_compiler
-
-class Counter:
-    value = 0
-    def state_dict(self): return {"value": self.value}
-    def load_state_dict(self, state): self.value = state["value"]
-
-defer_compiler()
-torch.set_num_threads(1)
-dist.init_process_group("gloo")
-counter, (total, fails_at) = Counter(), map(int, sys.argv[1:])
-run = Run(snapshot_every=20, report_seconds=0.2, counter=counter)
-for step in run.steps(total):
-    assert counter.value == step, "the state is not that of the step"
-    if step == fails_at and dist.get_rank() == 1:
-        raise RuntimeError("the learning rate is a banana")
-    ones = torch.ones(1)
-    dist.all_reduce(ones)
-    assert int(ones) == dist.get_world_size()
-    counter.value += 1
-    time.sleep(0.05)
-dist.destroy_process_group()
-"""
-_NEVER = -1
-
-
-def job(name: str, image: str, nnodes: str, *, steps: int, fails_at: int = _NEVER, **spec: Any) -> Object:
-    """Return a job that counts its steps, with a snapshot every 20."""
-    claim = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "100Mi"}}}
-    container = {
-        "name": "trainer",
-        "image": image,
-        "imagePullPolicy": "IfNotPresent",
-        "command": ["torchrun", "/workspace/train.py", str(steps), str(fails_at)],
-        "env": [{"name": "OMP_NUM_THREADS", "value": "1"}],
-        "resources": {"requests": {"cpu": "50m", "memory": "128Mi"}},
-    }
-    return {
-        "apiVersion": "torchrun.dev/v1alpha1",
-        "kind": "TorchrunJob",
-        "metadata": {"name": name},
-        "spec": {
-            "nnodes": nnodes,
-            "replicas": int(nnodes.rpartition(":")[2]),
-            "files": [{"path": "/workspace/train.py", "content": _TRAIN}],
-            "snapshots": {"volumeClaimTemplate": {"spec": claim}},
-            "template": {
-                "spec": {
-                    "terminationGracePeriodSeconds": 45,
-                    "securityContext": {"runAsUser": 1000, "runAsGroup": 1000, "fsGroup": 1000},
-                    "containers": [container],
-                }
-            },
-            **spec,
-        },
-    }
-
-
-def status(kubectl: Kubectl, name: str) -> dict[str, Any]:
-    """Return the current status of the job."""
-    found = kubectl.get(_KIND, name)
-    assert found is not None, f"the job {name} is gone"
-    return found.get("status") or {}
-
-
-def conditions(found: dict[str, Any]) -> dict[str, tuple[str, str]]:
-    """Return the status and reason of each condition."""
-    return {c["type"]: (c["status"], c["reason"]) for c in found.get("conditions") or []}
-
-
-def wait_status(
-    kubectl: Kubectl, name: str, what: str, wanted: Callable[[dict[str, Any]], bool], seconds: float = _SECONDS
-) -> dict[str, Any]:
-    """Wait until the status of the job matches, and return it."""
-
-    def matches(job: Object) -> bool:
-        found = job.get("status") or {}
-        return bool(found) and wanted(found)
-
-    found: dict[str, Any] = wait_object(kubectl, _KIND, name, what, matches, seconds)["status"]
-    return found
-
-
-def wait_state(kubectl: Kubectl, name: str, state: str) -> dict[str, Any]:
-    """Wait until the job has this state, and return its status."""
-    return wait_status(kubectl, name, f"state {state}", lambda found: found.get("state") == state)
-
-
-@contextlib.contextmanager
-def training(kubectl: Kubectl, name: str) -> Iterator[Training]:
-    """Follow the logs of the workers of a job."""
-    followed = Training(kubectl, name)
-    try:
-        yield followed
-    finally:
-        followed.stop()
 
 
 def node_pods(kubectl: Kubectl, name: str) -> list[str]:
@@ -158,13 +53,13 @@ def test_a_job_completes(cluster: Cluster, kubectl: Kubectl) -> None:
     }
     assert metric(cluster, 'torchrun_operator_jobs{state="Complete"}') == completed + 1
     assert "step=40/40" in "".join(kubectl.run("logs", pod) for pod in node_pods(kubectl, "tiny"))
-    wait_for("only finished pods to be left", lambda: len(kubectl.list("pods")) == 2, _SECONDS)
+    wait_for("only finished pods to be left", lambda: len(kubectl.list("pods")) == 2, SECONDS)
 
 
 def test_training_survives_rank_zero(cluster: Cluster, kubectl: Kubectl) -> None:
     with training(kubectl, "survivor") as followed:
         kubectl.apply(job("survivor", cluster.trainer_image, "1:2", steps=100_000))
-        followed.wait("a snapshot", lambda step: (step.snapshot or 0) >= 20, _SECONDS)
+        followed.wait("a snapshot", lambda step: (step.snapshot or 0) >= 20, SECONDS)
         found = wait_status(
             kubectl, "survivor", "ranks", lambda s: all("rank" in node for node in s["nodes"]) and len(s["nodes"]) == 2
         )
@@ -174,7 +69,7 @@ def test_training_survives_rank_zero(cluster: Cluster, kubectl: Kubectl) -> None
         after = followed.wait(
             "a step at full size after the kill",
             lambda step: step.started_at > killed and step.world == 2,
-            _SECONDS,
+            SECONDS,
         )
     assert after.started_from >= (before.snapshot or 0) >= 20
     found = wait_status(
@@ -188,19 +83,19 @@ def test_a_spare_takes_the_place_of_rank_0_and_workers_start_warm(cluster: Clust
     elasticity = {"spares": 1, "warmStart": True}
     with training(kubectl, "spared") as followed:
         kubectl.apply(job("spared", cluster.trainer_image, "2", steps=100_000, elasticity=elasticity))
-        followed.wait("two workers", lambda step: step.world == 2 and step.step >= 25, _SECONDS)
+        followed.wait("two workers", lambda step: step.world == 2 and step.step >= 25, SECONDS)
         found = wait_status(kubectl, "spared", "a spare", lambda s: s["membership"].get("spares") == 1)
         spare = next(node for node in found["nodes"] if node.get("spare"))
         wait_for(
             "torch is loaded in the spare",
             lambda: "workers start warm" in kubectl.run("logs", spare["pod"]),
-            _SECONDS,
+            SECONDS,
         )
         victim = next(node["pod"] for node in found["nodes"] if node.get("rank") == 0)
         killed = followed.now()
         kubectl.run("delete", "pod", victim, "--force", "--grace-period=0")
         followed.wait(
-            "a step at full size after the kill", lambda step: step.started_at > killed and step.world == 2, _SECONDS
+            "a step at full size after the kill", lambda step: step.started_at > killed and step.world == 2, SECONDS
         )
     found = wait_status(kubectl, "spared", "the next spare", lambda s: s["membership"].get("spares") == 1)
     assert "rank" in next(node for node in found["nodes"] if node["uid"] == spare["uid"])
@@ -210,43 +105,17 @@ def test_a_spare_takes_the_place_of_rank_0_and_workers_start_warm(cluster: Clust
     assert "cold" not in "".join(kubectl.run("logs", pod) for pod in node_pods(kubectl, "spared"))
 
 
-def test_training_goes_on_without_the_rendezvous_pod(cluster: Cluster, kubectl: Kubectl) -> None:
-    with training(kubectl, "lasting") as followed:
-        kubectl.apply(job("lasting", cluster.trainer_image, "1:2", steps=100_000, elasticity={"warmStart": True}))
-        followed.wait("two workers", lambda step: step.world == 2 and step.step >= 25, _SECONDS)
-        before = wait_status(kubectl, "lasting", "two nodes", lambda s: s["membership"]["nodes"] == 2)
-        host = kubectl.get("pod", "lasting-rdzv")
-        assert host is not None
-        kubectl.run("delete", "pod", "lasting-rdzv", "--force", "--grace-period=0")
-
-        def taken_over() -> bool:
-            now = kubectl.get("pod", "lasting-rdzv")
-            new = now is not None and now["metadata"]["uid"] != host["metadata"]["uid"]
-            return new and "taken-over" in kubectl.run("logs", "lasting-rdzv", "--container=rendezvous")
-
-        wait_for("the next rendezvous pod has taken over", taken_over, _SECONDS)
-        later = followed.now() + 3
-        followed.wait("a step afterwards", lambda step: step.time > later, _SECONDS)
-        assert [int(start.values["at"]) for start in followed.starts()] == [0], "the workers have started again"
-        # The new host leads the job: it forms the next round.
-        kubectl.run("scale", _KIND, "lasting", "--replicas=1")
-        followed.wait("one worker", lambda step: step.world == 1, _SECONDS)
-    after = wait_status(kubectl, "lasting", "one node", lambda s: s["membership"]["nodes"] == 1)
-    assert after["membership"]["round"] == before["membership"]["round"] + 1
-    assert after["restarts"] == {"code": 0, "infrastructure": 0, "preemption": 0, "resize": 1}
-
-
 def test_scaling_loses_no_step(cluster: Cluster, kubectl: Kubectl) -> None:
     with training(kubectl, "elastic") as followed:
         kubectl.apply(job("elastic", cluster.trainer_image, "2:3", steps=100_000))
-        followed.wait("3 workers", lambda step: step.world == 3 and step.step >= 25, _SECONDS)
+        followed.wait("3 workers", lambda step: step.world == 3 and step.step >= 25, SECONDS)
         for replicas in (2, 3):
             asked = followed.now()
-            kubectl.run("scale", _KIND, "elastic", f"--replicas={replicas}")
+            kubectl.run("scale", KIND, "elastic", f"--replicas={replicas}")
             after = followed.wait(
                 f"{replicas} workers",
                 lambda step, size=replicas, since=asked: step.world == size and step.started_at > since,  # type: ignore[misc]
-                _SECONDS,
+                SECONDS,
             )
             before = max(s.step for s in followed.steps() if s.started_at < after.started_at)
             assert after.started_from >= before, "steps had to be repeated"
@@ -265,7 +134,7 @@ def test_the_result_is_that_of_an_undisturbed_run_on_one_machine(cluster: Cluste
     assert manifest.count(LOCAL_TRAINER_IMAGE) == 1
     with training(kubectl, "plain-ddp") as followed:
         kubectl.run("apply", "--filename=-", stdin=manifest.replace(LOCAL_TRAINER_IMAGE, cluster.trainer_image))
-        snapshot = followed.wait("a snapshot", lambda step: step.world == 4 and bool(step.snapshot), _SECONDS).snapshot
+        snapshot = followed.wait("a snapshot", lambda step: step.world == 4 and bool(step.snapshot), SECONDS).snapshot
         for rank in (0, 3):
             found = wait_status(
                 kubectl, "plain-ddp", "ranks", lambda s: [n.get("rank", -1) >= 0 for n in s["nodes"]] == [True] * 4
@@ -276,7 +145,7 @@ def test_the_result_is_that_of_an_undisturbed_run_on_one_machine(cluster: Cluste
             after = followed.wait(
                 f"training with four nodes after rank {rank} was killed",
                 lambda step, since=killed: step.started_at > since and step.world == 4,  # type: ignore[misc]
-                _SECONDS,
+                SECONDS,
             )
             assert after.started_from >= (snapshot or 0) > 0
     found = wait_state(kubectl, "plain-ddp", "Complete")
@@ -316,7 +185,7 @@ def test_a_failing_script_fails_the_job(cluster: Cluster, kubectl: Kubectl) -> N
     assert told
     assert all("rank 1 (pod failing-" in words and "banana" in words for words in told)
     assert found["restarts"] == {"code": 2, "infrastructure": 0, "preemption": 0, "resize": 0}
-    wait_for("no pod to run on", lambda: not _running(kubectl), _SECONDS)
+    wait_for("no pod to run on", lambda: not _running(kubectl), SECONDS)
     assert node_pods(kubectl, "failing") == ["failing-0", "failing-1"]
     assert "banana" in "".join(kubectl.run("logs", pod) for pod in node_pods(kubectl, "failing"))
 
@@ -348,14 +217,14 @@ def test_a_bad_job_disturbs_no_other(cluster: Cluster, kubectl: Kubectl) -> None
 
         kubectl.run("create", "serviceaccount", "absent")
         template = job("no-image", image, "1", steps=20)["spec"]["template"]
-        kubectl.patch(_KIND, "no-image", {"spec": {"suspend": True}})
+        kubectl.patch(KIND, "no-image", {"spec": {"suspend": True}})
         wait_state(kubectl, "no-image", "Suspended")
-        kubectl.patch(_KIND, "no-image", {"spec": {"suspend": False, "template": template}})
+        kubectl.patch(KIND, "no-image", {"spec": {"suspend": False, "template": template}})
         for name in ("no-image", "refused"):
             found = wait_state(kubectl, name, "Complete")
             assert found["restarts"]["code"] == 0
         seen = followed.steps()[-1].step
-        followed.wait("the valid job to continue", lambda step: step.step > seen, _SECONDS)
+        followed.wait("the valid job to continue", lambda step: step.step > seen, SECONDS)
         assert len(followed.starts()) == 1
     assert status(kubectl, "good")["restarts"] == {"code": 0, "infrastructure": 0, "preemption": 0, "resize": 0}
 
@@ -373,21 +242,21 @@ def test_jobs_start_while_the_operator_is_killed(cluster: Cluster, kubectl: Kube
             assert found["restarts"] == {"code": 0, "infrastructure": 0, "preemption": 0, "resize": 0}
             assert node_pods(kubectl, name) == [f"{name}-0", f"{name}-1"]
         assert [len(one.starts()) for one in followed] == [1, 1]
-    kubectl.run("delete", _KIND, "--all")
+    kubectl.run("delete", KIND, "--all")
     for kind in ("pods", "services", "configmaps", "persistentvolumeclaims"):
-        wait_for(f"no {kind} to be left", lambda kind=kind: not _owned(kubectl, kind), _SECONDS)  # type: ignore[misc]
+        wait_for(f"no {kind} to be left", lambda kind=kind: not _owned(kubectl, kind), SECONDS)  # type: ignore[misc]
 
 
 def test_suspend_and_resume(cluster: Cluster, kubectl: Kubectl) -> None:
     with training(kubectl, "sleeper") as followed:
         kubectl.apply(job("sleeper", cluster.trainer_image, "2", steps=100_000))
-        followed.wait("a snapshot", lambda step: (step.snapshot or 0) >= 20, _SECONDS)
-        kubectl.patch(_KIND, "sleeper", {"spec": {"suspend": True}})
+        followed.wait("a snapshot", lambda step: (step.snapshot or 0) >= 20, SECONDS)
+        kubectl.patch(KIND, "sleeper", {"spec": {"suspend": True}})
         wait_status(kubectl, "sleeper", "suspension", lambda s: conditions(s).get("Suspended") == ("True", "Suspended"))
         assert kubectl.list("pods") == []
         before = max(step.step for step in followed.steps())
-        kubectl.patch(_KIND, "sleeper", {"spec": {"suspend": False}})
-        after = followed.wait("a step after resuming", lambda step: step.step > before, _SECONDS)
+        kubectl.patch(KIND, "sleeper", {"spec": {"suspend": False}})
+        after = followed.wait("a step after resuming", lambda step: step.step > before, SECONDS)
     assert after.started_from == before, "steps had to be repeated"
     found = wait_state(kubectl, "sleeper", "Running")
     assert found["restarts"]["code"] == found["restarts"]["infrastructure"] == 0
@@ -412,4 +281,4 @@ def _kill_operator(operator: Kubectl) -> None:
         ready = [c for pod in pods for c in pod["status"].get("conditions") or [] if c["type"] == "Ready"]
         return any(condition["status"] == "True" for condition in ready)
 
-    wait_for("the operator to be back", successor, _SECONDS)
+    wait_for("the operator to be back", successor, SECONDS)

@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from builders import HOST, THREE, decide, make_job, seen, stored, training_job
-from decision_cases import NOW
+from builders import HOST, NOW, THREE, decide, make_job, seen, stored, training_job
 from torchrun_operator.core.facts.model import Phase
 from torchrun_operator.core.policies.plan import Deletion
 
