@@ -92,7 +92,7 @@ def _objects(cluster: Cluster, program: str, buckets: Sequence[str]) -> list[Obj
     ]
     spec = {
         "terminationGracePeriodSeconds": 1,
-        "securityContext": {"runAsUser": 1000, "runAsGroup": 1000, "fsGroup": 1000},
+        "securityContext": {"runAsUser": 0, "runAsNonRoot": False},  # others cannot read the cache of a user
         "containers": [container],
         "volumes": volumes,
     }
