@@ -28,8 +28,13 @@ def metric(cluster: Cluster, sample: str) -> float:
     return next(float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{sample} "))
 
 
+def complete(cluster: Cluster) -> int:
+    """Return how many jobs of all namespaces are complete."""
+    states = cluster.kubectl.run("get", KIND, "--all-namespaces", "--output=jsonpath={.items[*].status.state}")
+    return states.split().count("Complete")
+
+
 def test_a_job_completes(cluster: Cluster, kubectl: Kubectl) -> None:
-    completed = metric(cluster, 'torchrun_operator_jobs{state="Complete"}')
     kubectl.apply(job("tiny", cluster.trainer_image, "2", steps=40))
     found = wait_state(kubectl, "tiny", "Complete")
 
@@ -51,7 +56,12 @@ def test_a_job_completes(cluster: Cluster, kubectl: Kubectl) -> None:
     assert {"Training", "Finished"} <= {
         event["reason"] for event in kubectl.list("events") if event["involvedObject"]["kind"] == "TorchrunJob"
     }
-    assert metric(cluster, 'torchrun_operator_jobs{state="Complete"}') == completed + 1
+    # Jobs of earlier tests are being deleted meanwhile.
+    wait_for(
+        "the metric counts the complete jobs",
+        lambda: metric(cluster, 'torchrun_operator_jobs{state="Complete"}') == complete(cluster) > 0,
+        SECONDS,
+    )
     assert "step=40/40" in "".join(kubectl.run("logs", pod) for pod in node_pods(kubectl, "tiny"))
     wait_for("only finished pods to be left", lambda: len(kubectl.list("pods")) == 2, SECONDS)
 
