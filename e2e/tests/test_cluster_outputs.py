@@ -49,6 +49,7 @@ def pod_of(kubectl: Kubectl, job: str) -> Object:
     return kubectl.get("pod", f"{job}-outputs") or {"metadata": {"uid": None}, "status": {"phase": None}}
 
 
+@pytest.mark.gallery
 def test_an_upload_outlives_the_server_and_its_pod(cluster: Cluster, kubectl: Kubectl, tmp_path: Path) -> None:
     store = clusterstore.start(cluster, kubectl, [_BUCKET])
     kubectl.apply(store.secret("right"))
@@ -70,8 +71,12 @@ def test_an_upload_outlives_the_server_and_its_pod(cluster: Cluster, kubectl: Ku
         _SECONDS,
         seen=lambda: uploaded(kubectl, "lasting"),
     )
+
+    def uploads() -> bool:
+        return bool(pod_of(kubectl, "lasting")["status"]["phase"] == "Running")
+
+    wait_for("the pod that uploads", uploads, _SECONDS)
     first = pod_of(kubectl, "lasting")["metadata"]["uid"]
-    assert first
     kubectl.run("delete", "pod", "lasting-outputs", "--force", "--grace-period=0")
 
     def another() -> bool:
