@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from support.cli import torchrun
 from support.clusters import Cluster
+from support.counting import status as status_of
 from support.kubectl import Kubectl, Object
 from support.waiting import wait_for
 
@@ -85,10 +86,10 @@ def ended(kubectl: Kubectl, job: str, began: float, *, state: str = "Complete") 
     """Wait until the job has that state, and return what it left behind."""
 
     def probe() -> Object | None:
-        found = _status(kubectl, job)
+        found = status_of(kubectl, job)
         return found if found.get("state") in ("Complete", "Failed") else None
 
-    status = wait_for(f"{job}: {state}", probe, _SECONDS, seen=lambda: _status(kubectl, job))
+    status = wait_for(f"{job}: {state}", probe, _SECONDS, seen=lambda: status_of(kubectl, job))
     seconds = time.monotonic() - began
     assert status["state"] == state, status
     pods = kubectl.list("pods", f"torchrun.dev/job-name={job},torchrun.dev/role=node")
@@ -134,9 +135,3 @@ def results(cluster: Cluster, kubectl: Kubectl, jobs: Sequence[str]) -> dict[str
     wait_for("the results to be read", succeeded, _SECONDS)
     found: dict[str, Any] = json.loads(kubectl.run("logs", "reader"))
     return found
-
-
-def _status(kubectl: Kubectl, job: str) -> Object:
-    found = kubectl.get("torchrunjob", job)
-    assert found is not None, f"the job {job} is gone"
-    return found.get("status") or {}

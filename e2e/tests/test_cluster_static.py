@@ -12,15 +12,13 @@ import pytest
 import yaml
 
 from support.clusters import LOCAL_TRAINER_IMAGE, ROOT, Cluster
+from support.counting import SECONDS, wait_status
 from support.kubectl import Kubectl, Object
 from support.podlogs import PodLogs
 from support.waiting import NotInTimeError
-from support.watching import wait_object
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300, func_only=True)]
 
-_KIND = "torchrunjob"
-_SECONDS = 120.0
 _RECOVERY_SECONDS = 12.0
 """From the kill of a node to training, without the time that torch takes to load, which depends on what else the
 computer does.
@@ -51,7 +49,7 @@ class Log:
         """Stop following."""
         self._logs.stop()
 
-    def wait(self, what: str, wanted: Callable[[Line], bool], seconds: float = _SECONDS) -> Line:
+    def wait(self, what: str, wanted: Callable[[Line], bool], seconds: float = SECONDS) -> Line:
         """Return the first line that matches. Raises NotInTimeError."""
         found: list[Line] = []
 
@@ -125,24 +123,6 @@ def plain(cluster: Cluster, name: str) -> Object:
     container["command"][1:] = ["/workspace/train.py"]
     container["args"] = container["args"][:3]
     return job
-
-
-def status(kubectl: Kubectl, name: str) -> dict[str, Any]:
-    """Return the current status of the job."""
-    found = kubectl.get(_KIND, name)
-    assert found is not None, f"the job {name} is gone"
-    return found.get("status") or {}
-
-
-def wait_status(kubectl: Kubectl, name: str, what: str, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-    """Wait until the status of the job matches, and return it."""
-
-    def matches(job: Object) -> bool:
-        found = job.get("status") or {}
-        return bool(found) and wanted(found)
-
-    found: dict[str, Any] = wait_object(kubectl, _KIND, name, what, matches, _SECONDS)["status"]
-    return found
 
 
 def of_rank(rank: int, since: float = 0.0) -> Callable[[Line], bool]:
