@@ -26,7 +26,6 @@ from torchrun_operator.api.names import (
     RESERVED_RDZV_CONF,
     TERMINATION_LOG,
     TRAINER_CONTAINER,
-    WORKER_PYTHON,
 )
 from torchrun_operator.api.v1alpha1 import FROZEN
 
@@ -107,17 +106,9 @@ _NODES = (
     ),
     Rule(
         "spec.elasticity",
-        "!has(self.preload) || size(self.preload) == 0 || (has(self.warmStart) && self.warmStart)",
+        "!has(self.preload) || size(self.preload) == 0 || !has(self.warmStart) || self.warmStart",
         remedies.PRELOAD,
         field=".preload",
-    ),
-    Rule(
-        "spec",
-        f"!has(self.elasticity) || !has(self.elasticity.warmStart) || !self.elasticity.warmStart "
-        f"|| {_CONTAINERS}.all(c, c.name != '{TRAINER_CONTAINER}' || !has(c.env) "
-        f"|| c.env.all(e, e.name != '{WORKER_PYTHON}'))",
-        remedies.WORKER_PYTHON_TAKEN,
-        field=".elasticity.warmStart",
     ),
     Rule(
         "spec.nprocPerNode",

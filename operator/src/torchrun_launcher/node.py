@@ -7,7 +7,8 @@ import shutil
 import signal
 import sys
 
-from torchrun_launcher.first import OLDEST_PYTHON, become
+from torchrun_launcher import OLDEST_PYTHON
+from torchrun_launcher.first import become
 from torchrun_launcher.log import log
 from torchrun_launcher.prestart import prepare
 from torchrun_launcher.process import FORWARDED, die_of, end_as

@@ -45,7 +45,7 @@ def test_defaults() -> None:
         rendezvous=Rendezvous(
             backend=RendezvousBackend.C10D, host=RendezvousHost.DEDICATED, port=29400, last_call_seconds=15, conf={}
         ),
-        elasticity=Elasticity(spares=0, warm_start=False, preload=()),
+        elasticity=Elasticity(spares=0, warm_start=True, preload=()),
         nccl=Nccl(env={}, config_map_ref=None),
         files=(),
         snapshots=None,

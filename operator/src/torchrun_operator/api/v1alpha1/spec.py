@@ -9,9 +9,9 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BeforeValidator, Field
 
 from torchrun_operator.api.base import Model
-from torchrun_operator.api.names import MAX_SPARES, MODULE_PATTERN, PORT_STORE, TRAINER_CONTAINER
+from torchrun_operator.api.launching import launched
+from torchrun_operator.api.names import MAX_SPARES, MODULE_PATTERN, PORT_STORE, TRAINER_CONTAINER, WORKER_PYTHON
 from torchrun_operator.api.nnodes import NodeRange, parse_nnodes, parse_nproc_per_node
-from torchrun_operator.api.torchrun import program_of
 from torchrun_operator.api.v1alpha1.lead import CompletionPolicy, Lead
 from torchrun_operator.api.v1alpha1.transfer import Inputs, Outputs, Transfer
 
@@ -183,13 +183,14 @@ class Elasticity(Model):
         bool,
         Field(
             description="Whether each node keeps a process that has torch loaded and forks its workers from it. "
-            "Workers then start seconds sooner. A change applies to pods created after it."
+            "Workers then start seconds sooner. It has no effect in static jobs. A change applies to pods created "
+            "after it."
         ),
-    ] = False
+    ] = True
     preload: Annotated[
         tuple[Annotated[str, Field(max_length=128, pattern=MODULE_PATTERN)], ...],
         Field(
-            description="Python modules to load in addition to torch if warmStart is true. Loading them must not "
+            description="Python modules to load in addition to torch, unless warmStart is false. Loading them must not "
             "start threads or processes, and must not use a GPU. Example: [numpy, torchvision].",
             max_length=32,
         ),
@@ -365,15 +366,19 @@ class TorchrunJobSpec(Model):
         """The trainer container of the node with that index: that of the template, unless the lead's differs."""
         return self.lead.trainer(self.trainer) if index == 0 and self.lead is not None else self.trainer
 
+    def starts_warm(self, index: int) -> bool:
+        """Whether workers of that node start warm, unless the user names a Python for them."""
+        own = any(variable.get("name") == WORKER_PYTHON for variable in self.trainer_of(index).get("env") or [])
+        return self.elasticity.warm_start and not self.static and not own
+
     def starts_by_launcher(self, index: int) -> bool:
-        """Whether the first process of that node is the launcher: with warm starts, if the command is torchrun."""
-        named = bool(self.trainer_of(index).get("command")) and program_of(self.command_of(index)) is not None
-        return self.elasticity.warm_start and named
+        """Whether the launcher starts torchrun on that node, so that it can fork it."""
+        return self.starts_warm(index) and launched(self.trainer_of(index)) is not None
 
     @property
     def outlives_host(self) -> bool:
         """Whether the agents of all nodes go on without the rendezvous host, and bring its successor the state."""
-        return not self.static and self.starts_by_launcher(0) and self.starts_by_launcher(1)
+        return self.starts_by_launcher(0) and self.starts_by_launcher(1)
 
     def command_of(self, index: int) -> tuple[str, ...]:
         """Return the command and the arguments of the trainer container of the node with that index."""
