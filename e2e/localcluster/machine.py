@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -87,6 +89,8 @@ class Machine:
         """Kill everything in the machine and drop its network, as a power cut does. Its /var stays."""
         first = self.first_process()
         if first:
+            for service in (self.directory / "services").glob("*.json"):
+                self.signal(service.stem, signal.SIGCONT)  # a stopped nsenter would keep the end of its program
             # All other processes of the machine, including those of pods, end with the first.
             processes.end([first])
         inode = netns.inode(self.netns)
@@ -121,6 +125,9 @@ class Machine:
         record = processes.load(self.directory / "services" / f"{name}.json")
         if record is None:
             raise ClusterError(f"{self.name} has no service {name}")
-        for process in processes.everyone():
-            if record.identity.pid in (process.parent, process.identity.pid):
-                os.kill(process.identity.pid, number)
+        first = record.identity
+        family = [p.identity for p in processes.everyone() if p.identity == first or p.parent == first.pid]
+        # nsenter, which stays outside, stops whenever its program is stopped: the program must continue first.
+        for process in sorted(family, key=lambda process: process == first):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, number)

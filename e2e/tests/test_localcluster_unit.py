@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -26,6 +27,7 @@ from localcluster import (
 from localcluster import node as nodes
 from localcluster.api import is_ready
 from localcluster.locks import exclusive, workspace
+from localcluster.machine import Machine
 from localcluster.paths import Layout, cluster_id, node_index
 from localcluster.processes import Identity, Process
 from localcluster.shell import ClusterError, stream, together, wait_until
@@ -142,6 +144,19 @@ def test_a_service_is_kept_restarted_or_started(tmp_path: Path) -> None:
     finally:
         processes.stop(record)
     assert processes.load(record) is None
+
+
+def test_a_program_continues_before_the_process_that_stops_with_it(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside = Identity(100, 1)
+    processes.save(layout.machine("node1") / "services/kubelet.json", processes.Record(outside, ["nsenter"], ""))
+    others = [Process(Identity(pid, 1), parent, zombie=False) for pid, parent in ((100, 1), (101, 100), (102, 1))]
+    monkeypatch.setattr(processes, "everyone", lambda: others)
+    sent: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "kill", lambda pid, number: sent.append((pid, number)))
+    Machine(layout, "node1").signal("kubelet", signal.SIGCONT)
+    assert sent == [(101, signal.SIGCONT), (100, signal.SIGCONT)]
 
 
 def test_recorded_processes(layout: Layout) -> None:
