@@ -22,7 +22,7 @@ from torch.distributed import Store  # type: ignore[attr-defined]
 from torch.distributed.elastic.rendezvous import c10d_rendezvous_backend
 
 from torchrun_launcher.log import log
-from torchrun_launcher.places import NOBODY, NOTHING, state_of, with_places
+from torchrun_launcher.places import ABSENT, NOTHING, state_of, with_places
 
 TYPE_CHECKING = False  # the module typing is slow to import
 if TYPE_CHECKING:
@@ -262,7 +262,7 @@ def is_newer(one: bytes, other: bytes) -> bool:
     if theirs is None or mine is None:
         return mine is not None
     ages = (mine.round, mine.complete), (theirs.round, theirs.complete)
-    others = {(node, rank) for node, rank in theirs.participants.items() if node.addr != NOBODY}
+    others = {(node, rank) for node, rank in theirs.participants.items() if node.addr != ABSENT}
     if ages[0] == ages[1] and mine.complete and not others <= set(mine.participants.items()):
         raise ContradictionError(f"round {mine.round} has other members")
     return ages[0] > ages[1]

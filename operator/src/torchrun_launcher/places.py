@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 NOTHING = b"Y2FuaW1hZGFt"
 """Torch's own mark for "no state yet"."""
-NOBODY = "~torchrun-operator"
+ABSENT = "~torchrun-operator"
 """The address of nodes that do not exist. The rendezvous host uses it too (torchrun_rendezvous.view)."""
 
 
@@ -45,4 +45,4 @@ def _left(old: dict[Any, int], new: dict[Any, int]) -> Iterator[tuple[Any, int]]
     """Yield the nodes that take the places of those that have left, with their ranks."""
     for node, rank in old.items():
         if node not in new:
-            yield type(node)(NOBODY, 0, 1 + rank), rank
+            yield type(node)(ABSENT, 0, 1 + rank), rank
