@@ -67,8 +67,7 @@ class Node(Server):
         self.leave()
         os.environ.clear()
         os.environ.update(self.environment)
-        if self.environment.get("PET_RDZV_BACKEND") == "c10d":
-            _outlive_the_store(tells)
+        _adapt(self.environment, tells)
         program, *arguments = self.command
         path = program if arguments[:1] == ["-m"] else shutil.which(program) or program
         _be_called(os.path.basename(path))
@@ -135,10 +134,19 @@ def run(command: list[str]) -> None:
     work(serve(node).arguments)
 
 
-def _outlive_the_store(tells: int) -> None:
-    from torchrun_launcher import lasting  # noqa: PLC0415 the server does not need it
-
+def _adapt(environment: dict[str, str], tells: int) -> None:
+    """Adapt torchrun in a new agent, which goes on without what this torch does not know."""
     try:
+        from torchrun_launcher import shims  # noqa: PLC0415 the server does not need it
+
+        shims.install()
+    except Exception as error:
+        log(f"workers start by the first line of the launcher: {error!r}")
+    if environment.get("PET_RDZV_BACKEND") != "c10d":
+        return
+    try:
+        from torchrun_launcher import lasting  # noqa: PLC0415 the server does not need it
+
         lasting.install(lambda: (os.write(tells, b"1"), None)[1])
     except Exception as error:
         log(f"the agent ends if it loses the store of the rendezvous: {error!r}")

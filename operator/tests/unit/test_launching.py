@@ -66,3 +66,12 @@ def test_shell_texts(shell: list[str], text: str, changed: str | None) -> None:
 )  # fmt: skip
 def test_commands(trainer: dict[str, Any], fields: dict[str, Any] | None) -> None:
     assert launched(trainer) == fields
+
+
+@pytest.mark.parametrize(
+    "program", [("/opt/venv/bin/torchrun",), ("/opt/venv/bin/python3", "-m", "torch.distributed.run")]
+)
+def test_the_launcher_may_have_to_look_for_a_python(program: tuple[str, ...]) -> None:
+    assert launched({"command": [*program, "a.py"]}, search=True) == {
+        "command": [LAUNCHER, "--first", *program, "a.py"]
+    }

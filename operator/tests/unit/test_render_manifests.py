@@ -275,7 +275,7 @@ def first(python: str, *command: str) -> dict[str, Any]:
 
 
 def early(program: str) -> dict[str, Any]:
-    return {"postStart": {"exec": {"command": ["python3", "/torchrun-operator/python", "--start", program]}}}
+    return {"postStart": {"exec": {"command": ["/torchrun-operator/python", "--start", program]}}}
 
 
 @pytest.mark.parametrize(
@@ -320,6 +320,14 @@ def test_a_node_with_warm_starts_loads_torch_first_where_the_command_is_torchrun
     job = make_job(elasticity={"spares": 1}, template={"spec": {"containers": [given]}}, lead=lead)
     found = trainer(node_pod(job, 0))
     assert {key: value for key, value in found.items() if key not in ("env", "volumeMounts")} == {**given, **changed}
+
+
+def test_the_launcher_looks_for_a_python_where_the_rendezvous_pod_has_one_of_its_own() -> None:
+    template = {"spec": {"containers": [{"name": "rendezvous", "command": ["/opt/venv/bin/python3"]}]}}
+    given = {"name": "trainer", "image": "train:1", "command": ["/opt/venv/bin/torchrun", "train.py"]}
+    job = make_job(rendezvous={"template": template}, template={"spec": {"containers": [given]}})
+    command = ["/torchrun-operator/python", "--first", "/opt/venv/bin/torchrun", "train.py"]
+    assert trainer(node_pod(job, 0))["command"] == command
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Where the launcher comes before torchrun in a command, so that it is the process that starts torchrun. Pure."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, Final
 
@@ -26,17 +26,19 @@ _STARTED: Final = re.compile(
 """torchrun at the beginning of a command in a shell text."""
 
 
-def launched(trainer: dict[str, Any]) -> dict[str, list[str]] | None:
+def launched(trainer: Mapping[str, Any], *, search: bool = False) -> dict[str, list[str]] | None:
     """Return the fields of the trainer container in which the launcher starts torchrun; None if it cannot.
 
-    It can where the command is torchrun, and where it is a shell with one text that starts torchrun once.
+    It can where the command is torchrun, and where it is a shell with one text that starts torchrun once. With
+    ``search``, the image may have no ``python3`` in its PATH: the launcher looks for one, with ``/bin/sh``.
     """
     command, args = trainer.get("command") or [], trainer.get("args") or []
     words = [str(word) for word in (*command, *args)]
     if not command:
         return None  # the image may name a program that comes first
     if program_of(words) is not None:
-        return {"command": [python_of(words), LAUNCHER, _FIRST, *command]}
+        python = [] if search else [python_of(words)]
+        return {"command": [*python, LAUNCHER, _FIRST, *command]}
     place = _place_of_text(words)
     text = None if place is None else _with_launcher(words[place])
     if place is None or text is None:

@@ -8,7 +8,7 @@ from typing import Any, Final
 from torchrun_operator.api import remedies
 from torchrun_operator.api.launching import LAUNCHER, launched
 from torchrun_operator.api.names import PROGRAMS_DIRECTORY, WORKER_PYTHON, rendezvous_name
-from torchrun_operator.api.torchrun import program_of, python_of
+from torchrun_operator.api.torchrun import program_of
 from torchrun_operator.api.v1alpha1 import TorchrunJob, TorchrunJobSpec
 from torchrun_operator.api.validation import Problem
 from torchrun_operator.render.part import Part, Piece
@@ -41,16 +41,21 @@ def _start(spec: TorchrunJobSpec, index: int) -> dict[str, Any]:
     with spares alone: their workers start later. A hook of the user stays.
     """
     trainer = spec.trainer_of(index)
-    by_launcher = launched(trainer)
+    by_launcher = launched(trainer, search=_names_python(spec))
     if by_launcher is not None:
         return dict(by_launcher)
-    args = trainer.get("args") or []
-    program = program_of(args)
+    program = program_of(trainer.get("args") or [])
     lifecycle = copy.deepcopy(trainer.get("lifecycle") or {})
     if program is None or trainer.get("command") or "postStart" in lifecycle or not spec.elasticity.spares:
         return {}
-    hook = {"exec": {"command": [python_of(args), LAUNCHER, "--start", program]}}
+    hook = {"exec": {"command": [LAUNCHER, "--start", program]}}
     return {"lifecycle": {**lifecycle, "postStart": hook}}
+
+
+def _names_python(spec: TorchrunJobSpec) -> bool:
+    """Whether the user says with which Python the rendezvous pod starts: there may be no `python3` in PATH."""
+    given = (spec.rendezvous.template or {}).get("spec") or {}
+    return any(container.get("command") for container in given.get("containers") or ())
 
 
 def _problems(spec: TorchrunJobSpec) -> Iterator[Problem]:
