@@ -124,6 +124,12 @@ _DEADLINES = (
         f"self == 0 || self >= {MIN_PROGRESS_DEADLINE}",
         remedies.PROGRESS_DEADLINE,
     ),
+    Rule(
+        "spec.failurePolicy.rules[]",
+        "self.action != 'Ignore' || has(self.exitCodes) || (has(self.signals) && size(self.signals) > 0) "
+        "|| (has(self.reasons) && size(self.reasons) > 0) || (has(self.messages) && size(self.messages) > 0)",
+        remedies.IGNORE_ALL,
+    ),
 )
 
 _WIRING = (

@@ -60,6 +60,17 @@ def test_everything_is_read_and_written_alike() -> None:
         "replicas": 4,
         "nprocPerNode": "gpu",
         "maxRestarts": 0,
+        "failurePolicy": {
+            "rules": [
+                {
+                    "action": "Ignore",
+                    "exitCodes": {"operator": "NotIn", "values": [0, 1]},
+                    "signals": ["SIGBUS"],
+                    "reasons": ["OOMKilled"],
+                    "messages": ["NCCL error"],
+                }
+            ]
+        },
         "rendezvous": {
             "backend": "c10d",
             "host": "Dedicated",

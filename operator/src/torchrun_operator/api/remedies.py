@@ -32,6 +32,10 @@ PROGRESS_DEADLINE: Final = (
     f"must be at least {MIN_PROGRESS_DEADLINE}, because scripts report progress every second or two; 0 disables hang "
     "detection"
 )
+IGNORE_ALL: Final = (
+    "add a condition: exitCodes, signals, reasons or messages; otherwise no failure would ever count, and the job "
+    "could start again without end"
+)
 SPARES: Final = f"MAX of spec.nnodes plus the spares must be at most {MAX_NODES}; lower one of them"
 PRELOAD: Final = "remove this field, or spec.elasticity.warmStart: false: it has no effect without warm starts"
 CONTROL_PORT: Final = f"{PORT_HTTP} is the control port of the rendezvous host; choose another, such as 29400"

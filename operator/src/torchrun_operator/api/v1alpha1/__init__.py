@@ -1,5 +1,12 @@
 """The models of torchrun.dev/v1alpha1; the CRD and its reference are generated from them."""
 
+from torchrun_operator.api.v1alpha1.failure_policy import (
+    ExitCodes,
+    FailureAction,
+    FailurePolicy,
+    FailureRule,
+    Operator,
+)
 from torchrun_operator.api.v1alpha1.job import ObjectMeta, TorchrunJob, job_of, spec_of, status_of
 from torchrun_operator.api.v1alpha1.lead import CompletionPolicy, Lead
 from torchrun_operator.api.v1alpha1.spec import (
@@ -41,7 +48,11 @@ __all__ = [
     "CompletionPolicy",
     "ConfigMapReference",
     "Elasticity",
+    "ExitCodes",
     "Failure",
+    "FailureAction",
+    "FailurePolicy",
+    "FailureRule",
     "File",
     "Goodput",
     "Input",
@@ -52,6 +63,7 @@ __all__ = [
     "Nccl",
     "NodeStatus",
     "ObjectMeta",
+    "Operator",
     "Output",
     "OutputState",
     "OutputStatus",

@@ -12,6 +12,7 @@ from torchrun_operator.api.base import Model
 from torchrun_operator.api.launching import launched
 from torchrun_operator.api.names import MAX_SPARES, MODULE_PATTERN, PORT_STORE, TRAINER_CONTAINER, WORKER_PYTHON
 from torchrun_operator.api.nnodes import NodeRange, parse_nnodes, parse_nproc_per_node
+from torchrun_operator.api.v1alpha1.failure_policy import FailurePolicy
 from torchrun_operator.api.v1alpha1.lead import CompletionPolicy, Lead
 from torchrun_operator.api.v1alpha1.transfer import Inputs, Outputs, Transfer
 
@@ -237,6 +238,13 @@ class TorchrunJobSpec(Model):
             le=1000,
         ),
     ] = 3
+    failure_policy: Annotated[
+        FailurePolicy,
+        Field(
+            description="What failures of the code lead to: a rule can fail the job at once, or let a failure not use "
+            "up spec.maxRestarts. You can change this field at any time."
+        ),
+    ] = FailurePolicy()
     progress_deadline_seconds: Annotated[
         int | None,
         Field(
