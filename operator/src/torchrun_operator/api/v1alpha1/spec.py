@@ -266,6 +266,17 @@ class TorchrunJobSpec(Model):
             le=2**31 - 1,
         ),
     ] = None
+    ttl_seconds_after_finished: Annotated[
+        int | None,
+        Field(
+            description="Seconds after which a job that is complete or has failed is deleted, with its pods, their "
+            "logs and the volume of a volumeClaimTemplate. They begin with the end of the job, or of its upload; a "
+            "job whose upload failed stays. 0: at once. Unset: the job stays. You can change this field at any time. "
+            "Example: 86400.",
+            ge=0,
+            le=2**31 - 1,
+        ),
+    ] = None
     rendezvous: Annotated[Rendezvous, Field(description="How the nodes find each other and form rounds.")] = (
         Rendezvous()
     )

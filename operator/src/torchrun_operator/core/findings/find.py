@@ -10,6 +10,7 @@ from torchrun_operator.core.findings.backoff import NO_BACK_OFF, BackOffs, back_
 from torchrun_operator.core.findings.completion import Completion, completion
 from torchrun_operator.core.findings.counts import Counts, count
 from torchrun_operator.core.findings.deadline import deadline
+from torchrun_operator.core.findings.expiry import expiry
 from torchrun_operator.core.findings.hangs import Hangs, hangs
 from torchrun_operator.core.findings.leftovers import Leftovers, leftovers
 from torchrun_operator.core.findings.losses import Losses, losses
@@ -57,6 +58,8 @@ class Findings:
     """Why the job fails now."""
     leftovers: Leftovers
     uploads: Uploads
+    expiry: datetime | None
+    """When the job is deleted because it ended long ago."""
 
     @property
     def over(self) -> bool:
@@ -81,6 +84,7 @@ def find(facts: Facts) -> Findings:
     ends_at = deadline(facts) if active else None
     failing = _failing(facts, end, counts, ends_at, judged.action)
     left = leftovers(facts, goal)
+    upload = uploads(facts)
     backed_off = back_off(facts, goal, lost) if active and failing is None else NO_BACK_OFF
     return Findings(
         stage=stage,
@@ -104,7 +108,8 @@ def find(facts: Facts) -> Findings:
         deadline=ends_at,
         failing=failing,
         leftovers=left,
-        uploads=uploads(facts),
+        uploads=upload,
+        expiry=expiry(facts, upload),
     )
 
 
