@@ -352,6 +352,13 @@ _FROZEN = tuple(
     )
     for name in map(to_camel, FROZEN)
 )
+_FINAL = Rule(
+    "spec",
+    "has(self.managedBy) == has(oldSelf.managedBy) && (!has(self.managedBy) || self.managedBy == oldSelf.managedBy)",
+    "cannot be changed: another controller may already act on the job; create a new job",
+    field=".managedBy",
+    reason="FieldValueForbidden",
+)
 
 RULES: tuple[Rule, ...] = (
     _NAME,
@@ -365,4 +372,5 @@ RULES: tuple[Rule, ...] = (
     *_RENDEZVOUS,
     *STATIC_RULES,
     *_FROZEN,
+    _FINAL,
 )

@@ -14,6 +14,8 @@ CATEGORIES: Final = ("all", "training")
 FIELD_MANAGER: Final = "torchrun-operator"
 MANAGED_BY: Final = "torchrun-operator"
 
+MANAGER: Final = f"{GROUP}/operator"
+"""The value of spec.managedBy with which this operator acts, as without the field."""
 LABEL_JOB_NAME: Final = f"{GROUP}/job-name"
 LABEL_ROLE: Final = f"{GROUP}/role"
 LABEL_NODE_INDEX: Final = f"{GROUP}/node-index"

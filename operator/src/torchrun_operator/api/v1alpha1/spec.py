@@ -10,7 +10,14 @@ from pydantic import BeforeValidator, Field
 
 from torchrun_operator.api.base import Model
 from torchrun_operator.api.launching import launched
-from torchrun_operator.api.names import MAX_SPARES, MODULE_PATTERN, PORT_STORE, TRAINER_CONTAINER, WORKER_PYTHON
+from torchrun_operator.api.names import (
+    MANAGER,
+    MAX_SPARES,
+    MODULE_PATTERN,
+    PORT_STORE,
+    TRAINER_CONTAINER,
+    WORKER_PYTHON,
+)
 from torchrun_operator.api.nnodes import NodeRange, parse_nnodes, parse_nproc_per_node
 from torchrun_operator.api.v1alpha1.failure_policy import FailurePolicy
 from torchrun_operator.api.v1alpha1.lead import CompletionPolicy, Lead
@@ -320,6 +327,16 @@ class TorchrunJobSpec(Model):
             "has no policies."
         ),
     ] = True
+    managed_by: Annotated[
+        str | None,
+        Field(
+            description=f"The controller of the job. With another value than {MANAGER}, this operator does nothing "
+            "with the job, and does not write its status: another controller does. It cannot be changed. Example: "
+            "kueue.x-k8s.io/multikueue.",
+            max_length=63,
+            pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$",
+        ),
+    ] = None
     suspend: Annotated[
         bool,
         Field(
