@@ -9,15 +9,13 @@ from torchrun_operator.api.v1alpha1.failure_policy import (
 )
 from torchrun_operator.api.v1alpha1.job import ObjectMeta, TorchrunJob, job_of, spec_of, status_of
 from torchrun_operator.api.v1alpha1.lead import CompletionPolicy, Lead
+from torchrun_operator.api.v1alpha1.rendezvous import Rendezvous, RendezvousBackend, RendezvousHost
 from torchrun_operator.api.v1alpha1.spec import (
     FROZEN,
     ConfigMapReference,
     Elasticity,
     File,
     Nccl,
-    Rendezvous,
-    RendezvousBackend,
-    RendezvousHost,
     Snapshots,
     TorchrunJobSpec,
 )

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from enum import StrEnum
 from functools import cached_property
 from typing import Annotated, Any, Final, Literal
 
@@ -14,88 +13,19 @@ from torchrun_operator.api.names import (
     MANAGER,
     MAX_SPARES,
     MODULE_PATTERN,
-    PORT_STORE,
     TRAINER_CONTAINER,
     WORKER_PYTHON,
 )
 from torchrun_operator.api.nnodes import NodeRange, parse_nnodes, parse_nproc_per_node
 from torchrun_operator.api.v1alpha1.failure_policy import FailurePolicy
 from torchrun_operator.api.v1alpha1.lead import CompletionPolicy, Lead
+from torchrun_operator.api.v1alpha1.rendezvous import Rendezvous, RendezvousBackend
 from torchrun_operator.api.v1alpha1.transfer import Inputs, Outputs, Transfer
-
-
-class RendezvousBackend(StrEnum):
-    """How the nodes find each other."""
-
-    C10D = "c10d"
-    STATIC = "static"
-
-
-class RendezvousHost(StrEnum):
-    """Where the rendezvous store lives."""
-
-    DEDICATED = "Dedicated"
 
 
 def _check_nnodes(nnodes: object) -> object:
     parse_nnodes(nnodes)
     return nnodes
-
-
-class Rendezvous(Model):
-    """How the nodes find each other and form rounds."""
-
-    backend: Annotated[
-        RendezvousBackend,
-        Field(
-            description="The rendezvous backend of torchrun. c10d: the job is elastic. static: a fixed number of nodes "
-            "starts together, and the index of a pod is its node rank. If one node is lost, all start again. There is "
-            "no rendezvous pod: host, lastCallSeconds and template have no effect."
-        ),
-    ] = RendezvousBackend.C10D
-    host: Annotated[
-        RendezvousHost,
-        Field(
-            description="Where the rendezvous store runs. Only Dedicated is supported: a small pod of its own, "
-            "so that the job survives the loss of any node, rank 0 included."
-        ),
-    ] = RendezvousHost.DEDICATED
-    port: Annotated[
-        int,
-        Field(
-            description="TCP port of the rendezvous store; MASTER_PORT of a static job. 29401 is taken by the control "
-            "port.",
-            ge=1024,
-            le=65535,
-        ),
-    ] = PORT_STORE
-    last_call_seconds: Annotated[
-        int,
-        Field(
-            description="Maximum time in seconds that a round waits for nodes that are starting, once MIN nodes have "
-            "joined. The round starts at once when every expected node has joined. Example: 15.",
-            ge=0,
-            le=3600,
-        ),
-    ] = 15
-    conf: Annotated[
-        dict[str, Annotated[str, Field(max_length=256)]],
-        Field(
-            description='Additional keys for torchrun --rdzv-conf. Values are strings. Example: {read_timeout: "120"}.',
-            max_length=32,
-        ),
-    ] = {}  # noqa: RUF012
-    template: Annotated[
-        dict[str, Any] | None,
-        Field(
-            description="The pod of the rendezvous host: a part of a PodTemplateSpec. What you set here replaces what "
-            "the operator takes from spec.template, or chooses. metadata: labels, annotations; spec: placement "
-            "(nodeSelector, affinity, tolerations, topologySpreadConstraints, schedulerName), priorityClassName, "
-            "runtimeClassName, serviceAccountName, imagePullSecrets, securityContext, and a container named rendezvous "
-            "(image, imagePullPolicy, resources, env, securityContext; command: the Python to run with). Example: "
-            "{spec: {nodeSelector: {pool: cpu}, containers: [{name: rendezvous, resources: {requests: {cpu: 100m}}}]}}."
-        ),
-    ] = None
 
 
 class ConfigMapReference(Model):
