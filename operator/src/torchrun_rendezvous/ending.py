@@ -14,10 +14,11 @@ DISTURBED_SECONDS = 5.0
 
 
 def started(view: View) -> Running:
-    """Return the round that begins with a complete state."""
+    """Return the round that begins with a complete state. A node in the place of a member that left is not in it."""
     members = dict(view.participants)
     beats = {node: view.heartbeats.get(node, -math.inf) for node in members}
-    return Running(round=view.round, members=members, still=frozenset(members), beats=beats)
+    still = frozenset(node for node in members if node.address != KICK.address)
+    return Running(round=view.round, members=members, still=still, beats=beats)
 
 
 def observe(decision: Decision, now: float) -> Decision:

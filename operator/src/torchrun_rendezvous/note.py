@@ -122,7 +122,9 @@ def _running(ran: Ran, view: View) -> Running | None:
     if view.complete or view.round != ran.round + 1:
         return None
     kicked = ran.kicked or KICK in view.waiting
-    return replace(running, still=frozenset(members) - view.listed(), kicked=kicked, requested=ran.requested)
+    # The last host dropped members that it evicted from the heartbeats too: this one would wait for them for ever.
+    still = frozenset(node for node in members if node in view.heartbeats) - view.listed()
+    return replace(running, still=still, kicked=kicked, requested=ran.requested)
 
 
 def written(note: Note) -> str:

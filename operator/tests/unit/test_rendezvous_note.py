@@ -15,7 +15,8 @@ from torchrun_rendezvous.documents import ProtocolError
 from torchrun_rendezvous.memory import Memory, Running
 from torchrun_rendezvous.note import MAX_BYTES, Note, noted, read_note, resumed, written
 from torchrun_rendezvous.protocol import Target
-from torchrun_rendezvous.view import KICK, Node, View
+from torchrun_rendezvous.rounds import decide
+from torchrun_rendezvous.view import KICK, Node, View, absent
 
 COUNTED = Memory(
     running=replace(running(A, B, C), world=6),
@@ -48,6 +49,11 @@ def test_the_note_of_a_large_job_is_small() -> None:
         (replace(SETTLED, participants={B: 0}), replace(KNOWN, still=frozenset({A, C}))),
         # The last host had asked them to restart.
         (replace(SETTLED, waiting=frozenset({KICK})), replace(KNOWN, kicked=True)),
+        # The last host had evicted one.
+        (
+            replace(SETTLED, heartbeats=beats(A, B), waiting=frozenset({KICK})),
+            replace(KNOWN, still=frozenset({A, B}), kicked=True),
+        ),
         # Not all have seen the round, and what they tell each other in the store is lost.
         (FORMED, replace(KNOWN, kicked=True, requested=True)),
         (
@@ -60,6 +66,17 @@ def test_the_note_of_a_large_job_is_small() -> None:
             replace(FORMED, round=9),
             replace(KNOWN, round=9, beats=FORMED.heartbeats, kicked=True, requested=True, world=None),
         ),
+        (
+            replace(FORMED, round=9, participants={A: 0, B: 1, absent(2): 2}),
+            Running(
+                9,
+                {A: 0, B: 1, absent(2): 2},
+                frozenset({A, B}),
+                {A: FORMED.heartbeats[A], B: FORMED.heartbeats[B], absent(2): -math.inf},
+                kicked=True,
+                requested=True,
+            ),
+        ),
         # No round trains.
         (View(round=6, participants={A: 0}, heartbeats=beats(A)), None),
     ],
@@ -67,6 +84,17 @@ def test_the_note_of_a_large_job_is_small() -> None:
 def test_what_the_next_host_remembers(view: View, expected: Running | None) -> None:
     own = Memory(clock=3.0)
     assert resumed(NOTE, view, own) == replace(COUNTED, running=expected, clock=3.0)
+
+
+def test_a_host_does_not_wait_for_a_member_that_the_last_one_has_evicted() -> None:
+    new = Node("10.0.0.9", 8, 0)
+    there = replace(SETTLED, participants=dict.fromkeys((A, B, new), 0), heartbeats=beats(A, B, new))
+    memory = resumed(NOTE, there, Memory())
+    target = Target(1, 3, 2, 15.0, (C.address,))
+    for tick in range(3):
+        decision = decide(there, target, NOW + tick / 10, memory)
+        there, memory = decision.view, decision.memory
+    assert (there.complete, sorted(there.participants)) == (True, sorted((A, B, new)))
 
 
 @pytest.mark.parametrize(
