@@ -122,7 +122,7 @@ def _running(ran: Ran, view: View) -> Running | None:
     if view.complete or view.round != ran.round + 1:
         return None
     kicked = ran.kicked or KICK in view.waiting
-    # The last host dropped members that it evicted from the heartbeats too: this one would wait for them for ever.
+    # The last host dropped members that it evicted from the heartbeats too: this one would wait for them forever.
     still = frozenset(node for node in members if node in view.heartbeats) - view.listed()
     return replace(running, still=still, kicked=kicked, requested=ran.requested)
 
