@@ -29,6 +29,7 @@ from chaos.membership.records import (
 from chaos.membership.report import Evidence, judged, told
 from chaos.membership.scene import has_settled, sample_of
 from chaos.membership.stretches import (
+    REPAIRED,
     Change,
     changes_of,
     one_master_at_a_time,
@@ -127,6 +128,12 @@ def test_the_workers_of_a_round_agree(
     starts: list[Start], recorded: list[Step], wrong: list[tuple[float, str]]
 ) -> None:
     assert rules(rounds_agree(starts, recorded)) == wrong
+
+
+def test_rounds_that_lost_rank_0_share_an_address_and_take_no_step() -> None:
+    starts = [start(0, 1, REPAIRED, world=2), start(9, 3, REPAIRED, world=4), start(9, 1, REPAIRED, world=4)]
+    assert rounds_agree(starts, []) == []
+    assert rules(rounds_agree(starts, steps(10, 0, 1, REPAIRED))) == [(10, "round")]
 
 
 @pytest.mark.parametrize(

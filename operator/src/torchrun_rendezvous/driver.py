@@ -158,8 +158,8 @@ class Driver(threading.Thread):
         except ProtocolError as error:
             log({"event": "note-refused", "error": str(error)})
             return
-        self._memory = resumed(note, view, memory)
         same = self._board.take_over(note.instance, note.version + VERSIONS)
+        self._memory = resumed(note, view, memory, same=same)
         running = self._memory.running
         log({"event": "taken-over", "round": running.round if running else view.round, "sameInstance": same})
 

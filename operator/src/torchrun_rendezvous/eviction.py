@@ -60,7 +60,7 @@ def evict(decision: Decision, target: Target, now: float, senses: Senses) -> Dec
 
 def _unwanted(view: View, target: Target, now: float, memory: Memory) -> _Unwanted:
     named = frozenset(target.leavers)
-    known = {node for node in (*view.heartbeats, *view.listed()) if node != KICK}
+    known = {node for node in (*view.heartbeats, *view.listed()) if node.address != KICK.address}
     leavers = {node for node in known if node.address in named}
     newest: dict[str, Node] = {}
     for node in sorted(known - leavers, key=lambda node: (view.heartbeats.get(node, -math.inf), node)):

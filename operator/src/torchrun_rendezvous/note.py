@@ -93,12 +93,16 @@ def noted(memory: Memory, instance: str, version: int) -> Note:
     )
 
 
-def resumed(note: Note, view: View, memory: Memory) -> Memory:
+def resumed(note: Note, view: View, memory: Memory, *, same: bool = True) -> Memory:
     """Return what a host with this memory remembers after it has taken over this state.
+
+    Without ``same``, the operator knows this host as another instance, and counts its rounds from zero.
 
     A round whose members may not all have seen it yet ends: what they told each other in the store is lost.
     """
     last = note.last_unrequested
+    if not same:
+        note, last = replace(note, requested=0, unrequested=0), None
     memory = replace(
         memory,
         rounds=note.rounds,

@@ -24,6 +24,8 @@ from rendezvous_cases import (
     target,
 )
 from torchrun_rendezvous.memory import Memory
+from torchrun_rendezvous.protocol import Target
+from torchrun_rendezvous.rounds import decide
 from torchrun_rendezvous.view import KICK, View, absent
 
 CASES = {
@@ -183,3 +185,10 @@ def test_decision(case: Case) -> None:
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_a_second_look_changes_nothing_more(case: Case) -> None:
     assert_settles(case)
+
+
+def test_nodes_in_the_places_of_members_that_left_are_not_evicted() -> None:
+    view = replace(FORMED, participants={A: 0, absent(1): 1, absent(2): 2}, waiting=frozenset({KICK}))
+    memory = Memory(running=replace(running(A, B, C, still=frozenset({A})), kicked=True))
+    decision = decide(view, Target(1, 3, 1, 15.0, ()), NOW, memory)
+    assert [line for line in decision.lines if line["event"] == "evicted"] == []

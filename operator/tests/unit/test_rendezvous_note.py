@@ -86,6 +86,11 @@ def test_what_the_next_host_remembers(view: View, expected: Running | None) -> N
     assert resumed(NOTE, view, own) == replace(COUNTED, running=expected, clock=3.0)
 
 
+def test_a_host_with_another_name_counts_from_zero() -> None:
+    expected = replace(COUNTED, running=KNOWN, requested=0, unrequested=0, last_unrequested=None)
+    assert resumed(NOTE, SETTLED, Memory(), same=False) == expected
+
+
 def test_a_host_does_not_wait_for_a_member_that_the_last_one_has_evicted() -> None:
     new = Node("10.0.0.9", 8, 0)
     there = replace(SETTLED, participants=dict.fromkeys((A, B, new), 0), heartbeats=beats(A, B, new))
