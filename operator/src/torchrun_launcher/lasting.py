@@ -11,7 +11,6 @@ one round, the complete state is newer. A state that contradicts the known one e
 
 from __future__ import annotations
 
-import atexit
 import os
 import socket
 import threading
@@ -65,11 +64,8 @@ class ContradictionError(RuntimeError):
     """The store has another complete state of the same round: this agent belongs to a round that is no more."""
 
 
-def install(tell: Callable[[], None]) -> None:
-    """Let torchrun's agent in this process outlive its store. Says so in the log if this torch is unknown.
-
-    ``tell`` is called at the end of an agent that has lost its store all the same.
-    """
+def install() -> None:
+    """Let torchrun's agent in this process outlive its store. Says so in the log if this torch is unknown."""
     backend: Any = c10d_rendezvous_backend
     opened = getattr(backend, "TCPStore", None)
     if opened is None:
@@ -79,9 +75,7 @@ def install(tell: Callable[[], None]) -> None:
     def connect(host: str, port: int, **options: object) -> Store:
         if options.get("is_master"):
             return opened(host, port, **options)  # type: ignore[no-any-return]
-        store = LastingStore(opened, host, port, options)
-        atexit.register(lambda: tell() if store.is_lost() else None)
-        return store
+        return LastingStore(opened, host, port, options)
 
     backend.TCPStore = connect
 
@@ -151,16 +145,6 @@ class LastingStore(Store):
 
     def has_extended_api(self) -> bool:
         return self._plain().has_extended_api()
-
-    def is_lost(self) -> bool:
-        """Whether there is no connection now."""
-        if self._outage.lasts():
-            return True
-        try:
-            self._present.num_keys()
-        except LOST:
-            return True
-        return False
 
     def _plain(self) -> Connection:
         """Return the present connection with the time limit that callers have set for this store."""

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 AGENT_MODULES = PRELOADED[:2]  # torchrun needs no more; the server loads the rest while the agents find each other
 FIRST_PROCESS = 1
-ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 PR_SET_NAME = 15
 
 
@@ -35,9 +34,6 @@ class Node(Server):
         self.command = command
         self.environment = environment
         self.agent = 0
-        self.told_to_end = False
-        self.lost_store = False
-        self.hears = -1
         self.handlers = {number: signal.signal(number, self.forward) for number in FORWARDED}
 
     def run(self) -> Request:
@@ -52,41 +48,27 @@ class Node(Server):
         """Send a signal to the agent, which passes it on to its workers. Without an agent, end at once."""
         if not self.agent:
             die_of(number)
-        self.told_to_end = self.told_to_end or number in ENDING
         os.kill(self.agent, number)  # it exists: an agent that has ended is kept until reap() asks for it
 
     def start_agent(self) -> Request | None:
         """Fork the agent. Returns what it must run in the agent, None in the server."""
-        self.hears, tells = os.pipe()
-        os.set_blocking(self.hears, False)
         agent = os.fork()
         if agent:
             self.agent = agent
-            os.close(tells)
             return None
         self.leave()
         os.environ.clear()
         os.environ.update(self.environment)
-        _adapt(self.environment, tells)
+        _adapt(self.environment)
         program, *arguments = self.command
         path = program if arguments[:1] == ["-m"] else shutil.which(program) or program
         _be_called(os.path.basename(path))
         command = ["-u", *arguments] if arguments[:1] == ["-m"] else ["-u", path, *arguments]
         return Request(command, self.environment, os.getcwd(), [])
 
-    def turn(self, seconds: float) -> Request | None:
-        """Handle events as the server does, and start an agent again that has lost its store."""
-        request = super().turn(seconds)
-        if request is None and self.lost_store:
-            self.lost_store = False
-            return self.start_agent()
-        return request
-
     def leave(self) -> None:
         """In a new agent or worker: close all that belongs to the server, and react to signals as Python does."""
         super().leave()
-        if self.hears >= 0:
-            os.close(self.hears)
         for number, handler in self.handlers.items():
             signal.signal(number, handler)
 
@@ -95,30 +77,14 @@ class Node(Server):
         return {*super().children(), self.agent}
 
     def ended(self, child: int, status: int) -> None:
-        """End with the agent, and with everything that runs in the container; or start the agent again."""
+        """End with the agent, and with everything that runs in the container."""
         if child != self.agent:
             super().ended(child, status)
-            return
-        self.lost_store = self.told_of_loss() and bool(status) and not self.told_to_end
-        if self.lost_store:
-            log("torchrun starts again in this container, because it has lost the rendezvous")
-            self.kill_workers()
-            self.agent = 0
             return
         if os.getpid() == FIRST_PROCESS:
             end_as(status)  # and Linux kills the other processes
         self.kill_workers()
         end_as(status)
-
-    def told_of_loss(self) -> bool:
-        """Whether the agent has lost its store. A new one must connect before it can lose it, so this has an end."""
-        try:
-            return bool(os.read(self.hears, 1))
-        except BlockingIOError:  # a process that the agent has started holds the other end
-            return False
-        finally:
-            os.close(self.hears)
-            self.hears = -1
 
 
 def run(command: list[str]) -> None:
@@ -134,7 +100,7 @@ def run(command: list[str]) -> None:
     work(serve(node).arguments)
 
 
-def _adapt(environment: dict[str, str], tells: int) -> None:
+def _adapt(environment: dict[str, str]) -> None:
     """Adapt torchrun in a new agent, which goes on without what this torch does not know."""
     try:
         from torchrun_launcher import shims  # noqa: PLC0415 the server does not need it
@@ -147,7 +113,7 @@ def _adapt(environment: dict[str, str], tells: int) -> None:
     try:
         from torchrun_launcher import lasting  # noqa: PLC0415 the server does not need it
 
-        lasting.install(lambda: (os.write(tells, b"1"), None)[1])
+        lasting.install()
     except Exception as error:
         log(f"the agent ends if it loses the store of the rendezvous: {error!r}")
 

@@ -112,64 +112,6 @@ def test_a_killed_agent_ends_the_container_and_its_workers(node: Node) -> None:
     wait_for(lambda: gone(worker), "the worker has ended")
 
 
-STORE = """
-import os
-class TCPStore:
-    def __init__(self, host, port, timeout): self.timeout = timeout
-    def num_keys(self):
-        if os.path.exists("lost"): raise RuntimeError("the connection is closed")
-        return 1
-"""
-# A torchrun that opens a store and starts a worker, in which it fails.
-LOSES = """
-import subprocess, sys, os
-from datetime import timedelta
-from torch.distributed.elastic.rendezvous import c10d_rendezvous_backend as backend
-backend.TCPStore("127.0.0.1", 1, timeout=timedelta(seconds=1))
-lives = open("lives", "a+")
-lives.write("x")
-lives.seek(0)
-life = len(lives.read())
-print(life, os.getppid(), flush=True)
-worker = subprocess.Popen([os.environ["PYTHON_EXEC"], "-u", sys.argv[1]], stdout=subprocess.PIPE, text=True)
-print(worker.stdout.readline(), end="", flush=True)
-if life == 1:
-    open("lost", "w")
-else:
-    os.remove("lost")
-sys.exit(2 + life)
-"""
-
-
-@pytest.fixture
-def losing(node: Node) -> Node:
-    """A node whose torchrun loses its store."""
-    (node.directory / "site/torch/distributed.py").unlink()
-    node.modules(torch__distributed__elastic__rendezvous__c10d_rendezvous_backend=STORE)
-    store = "class Store:\n    def set_timeout(self, timeout): self.timeout = timeout\n"
-    (node.directory / "site/torch/distributed/__init__.py").write_text(store)
-    (node.directory / "bin/torchrun").write_text(f"#!{sys.executable}\n{LOSES}")
-    node.environment["PET_RDZV_BACKEND"] = "c10d"
-    return node
-
-
-def test_an_agent_that_has_lost_its_store_starts_again_in_the_container(losing: Node) -> None:
-    script = losing.script("import os, time; print(os.getpid(), flush=True); time.sleep(60)")
-    code, lines, err = run(losing, "torchrun", script)
-    (first, server), worker, (second, again), other = lines[0].split(), lines[1], lines[2].split(), lines[3]
-    assert (code, first, second, server) == (4, "1", "2", again)
-    assert worker != other
-    assert "torchrun-operator: torchrun starts again in this container, because it has lost the rendezvous\n" in err
-    for pid in (worker, other):
-        wait_for(lambda pid=pid: gone(int(pid)), "the workers have ended")  # type: ignore[misc]
-
-
-def test_an_agent_that_ends_by_itself_does_not_start_again(losing: Node) -> None:
-    (losing.directory / "lives").write_text("x")  # as in its second life
-    (losing.directory / "lost").write_text("")
-    assert run(losing, "torchrun", losing.script("print(1)"))[0] == 4
-
-
 def test_signals_reach_the_agent(node: Node) -> None:
     (node.directory / "bin/torchrun").write_text(f"#!{sys.executable}\n{WAITS}")
     with start(node, "torchrun") as first:
