@@ -181,24 +181,21 @@ class Ours:
         return frozenset()
 
 
-_ONCE = ("terminate", "drain", "scale-up", "scale-down", "stop-machine", "partition", "kill-worker-operator-away")
-"""Faults that are measured with the defaults alone."""
-
-
 @dataclass
-class Spare(Ours):
-    """Jobs of this operator with a spare."""
+class Warm(Ours):
+    """Jobs of this operator with warm starts and a spare."""
 
-    name: str = "torchrunjob-spare"
-    title: str = "TorchrunJob, one spare"
+    name: str = "torchrunjob-warm"
+    title: str = "TorchrunJob, warm"
 
     def __post_init__(self) -> None:
-        self.cannot = dict.fromkeys(("start", *_ONCE, "kill-store"), "")
+        faults = ("terminate", "drain", "scale-up", "scale-down", "stop-machine", "partition")
+        self.cannot = dict.fromkeys((*faults, "kill-store", "kill-worker-operator-away"), "")
         self.shrinks = {}
 
     def elasticity(self) -> dict[str, Any]:
         """Return spec.elasticity."""
-        return {"spares": 1}
+        return {"spares": 1, "warmStart": True}
 
     def restarts(self, job: str) -> dict[str, int] | None:
         """Return status.restarts once the spare is ready."""
@@ -209,22 +206,6 @@ class Spare(Ours):
         """Return the spares in the status of the job."""
         nodes = ((self.kubectl.get("torchrunjob", job) or {}).get("status") or {}).get("nodes") or []
         return frozenset(node["pod"] for node in nodes if node.get("spare"))
-
-
-@dataclass
-class Cold(Ours):
-    """Jobs of this operator without warm starts."""
-
-    name: str = "torchrunjob-cold"
-    title: str = "TorchrunJob, cold"
-
-    def __post_init__(self) -> None:
-        self.cannot = dict.fromkeys(("kill-rank-0", *_ONCE), "")
-        self.shrinks = {}
-
-    def elasticity(self) -> dict[str, Any]:
-        """Return spec.elasticity."""
-        return {"warmStart": False}
 
 
 @dataclass
@@ -358,5 +339,4 @@ class Plain:
 
 def all_systems(kubectl: Kubectl, pods: Pods) -> list[System]:
     """Return all compared systems, this operator first."""
-    ours = (Ours(kubectl, pods), Spare(kubectl, pods), Cold(kubectl, pods))
-    return [*ours, PyTorchJob(kubectl, pods), Plain(kubectl, pods)]
+    return [Ours(kubectl, pods), Warm(kubectl, pods), PyTorchJob(kubectl, pods), Plain(kubectl, pods)]
