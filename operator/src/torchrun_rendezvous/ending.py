@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from torchrun_rendezvous.memory import Decision, Running
-from torchrun_rendezvous.view import KICK, Node, View, absent, addresses
+from torchrun_rendezvous.view import KICK, Node, View, absent, addresses, exists
 
 DISTURBED_SECONDS = 5.0
 """A member that leaves this soon after an unwanted node waited has seen that node."""
@@ -17,7 +17,7 @@ def started(view: View) -> Running:
     """Return the round that begins with a complete state. A node in the place of a member that left is not in it."""
     members = dict(view.participants)
     beats = {node: view.heartbeats.get(node, -math.inf) for node in members}
-    still = frozenset(node for node in members if node.address != KICK.address)
+    still = frozenset(filter(exists, members))
     return Running(round=view.round, members=members, still=still, beats=beats)
 
 

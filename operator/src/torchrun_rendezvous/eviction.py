@@ -10,7 +10,7 @@ from torchrun_rendezvous.ending import left
 from torchrun_rendezvous.liveness import disconnected, silent
 from torchrun_rendezvous.memory import Decision, Memory, Senses
 from torchrun_rendezvous.protocol import Target
-from torchrun_rendezvous.view import KICK, Node, View, addresses
+from torchrun_rendezvous.view import Node, View, addresses, exists
 
 REASONS = ("not wanted", "replaced", "disconnected", "silent")
 SIGHT_SECONDS = 1.5
@@ -60,7 +60,7 @@ def evict(decision: Decision, target: Target, now: float, senses: Senses) -> Dec
 
 def _unwanted(view: View, target: Target, now: float, memory: Memory) -> _Unwanted:
     named = frozenset(target.leavers)
-    known = {node for node in (*view.heartbeats, *view.listed()) if node.address != KICK.address}
+    known = {*filter(exists, (*view.heartbeats, *view.listed()))}
     leavers = {node for node in known if node.address in named}
     newest: dict[str, Node] = {}
     for node in sorted(known - leavers, key=lambda node: (view.heartbeats.get(node, -math.inf), node)):

@@ -25,6 +25,11 @@ def absent(rank: int) -> Node:
     return KICK._replace(local_id=1 + rank)
 
 
+def exists(node: Node) -> bool:
+    """Whether an agent may be behind the node: it is neither KICK nor in the place of a member that has left."""
+    return node.address != KICK.address
+
+
 @dataclass(frozen=True)
 class View:
     """What torchrun's state says. Heartbeats are seconds since the epoch."""

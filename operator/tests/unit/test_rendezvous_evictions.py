@@ -24,7 +24,6 @@ from rendezvous_cases import (
     target,
 )
 from torchrun_rendezvous.memory import Memory
-from torchrun_rendezvous.protocol import Target
 from torchrun_rendezvous.rounds import decide
 from torchrun_rendezvous.view import KICK, View, absent
 
@@ -190,5 +189,5 @@ def test_a_second_look_changes_nothing_more(case: Case) -> None:
 def test_nodes_in_the_places_of_members_that_left_are_not_evicted() -> None:
     view = replace(FORMED, participants={A: 0, absent(1): 1, absent(2): 2}, waiting=frozenset({KICK}))
     memory = Memory(running=replace(running(A, B, C, still=frozenset({A})), kicked=True))
-    decision = decide(view, Target(1, 3, 1, 15.0, ()), NOW, memory)
+    decision = decide(view, target(3, 1), NOW, memory)
     assert [line for line in decision.lines if line["event"] == "evicted"] == []

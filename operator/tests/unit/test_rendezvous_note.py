@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from rendezvous_cases import ABC, FORMED, NOW, SETTLED, A, B, C, beats, running
+from rendezvous_cases import ABC, FORMED, NOW, SETTLED, A, B, C, beats, running, target
 from torchrun_rendezvous import board, clock
 from torchrun_rendezvous.board import Board, NotReadyError
 from torchrun_rendezvous.documents import ProtocolError
@@ -95,9 +95,8 @@ def test_a_host_does_not_wait_for_a_member_that_the_last_one_has_evicted() -> No
     new = Node("10.0.0.9", 8, 0)
     there = replace(SETTLED, participants=dict.fromkeys((A, B, new), 0), heartbeats=beats(A, B, new))
     memory = resumed(NOTE, there, Memory())
-    target = Target(1, 3, 2, 15.0, (C.address,))
     for tick in range(3):
-        decision = decide(there, target, NOW + tick / 10, memory)
+        decision = decide(there, target(3, 2, C), NOW + tick / 10, memory)
         there, memory = decision.view, decision.memory
     assert (there.complete, sorted(there.participants)) == (True, sorted((A, B, new)))
 
