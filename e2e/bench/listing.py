@@ -120,8 +120,7 @@ async def follow(url: str) -> dict[str, float]:
     """Return the peak memory of this process in MB before and after it has listed the pods, and the seconds."""
     configuration = client.Configuration()
     configuration.host = url
-    configuration.client_session_kwargs = {"trust_env": False}
-    cluster = KubernetesCluster(client.ApiClient(configuration), lambda *_: None, lambda _key: None)
+    cluster = KubernetesCluster(configuration, lambda *_: None, lambda _key: None)
     (watch,) = (watch for watch in cluster.watches if watch.kind == "pods")
     before, started = _peak(), asyncio.get_running_loop().time()
     task = asyncio.create_task(watch.run())

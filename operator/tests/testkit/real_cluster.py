@@ -13,7 +13,7 @@ from torchrun_operator.cluster.kubernetes import KubernetesCluster
 async def adapter(server: Any) -> AsyncIterator[KubernetesCluster]:
     configuration = client.Configuration()
     await config.load_kube_config(config_file=str(server.as_operator().kubeconfig), client_configuration=configuration)
-    cluster = KubernetesCluster(client.ApiClient(configuration), lambda *_: None, lambda _key: None)
+    cluster = KubernetesCluster(configuration, lambda *_: None, lambda _key: None)
     try:
         yield cluster
     finally:

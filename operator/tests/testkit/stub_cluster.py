@@ -32,7 +32,6 @@ async def adapter(
     configuration = client.Configuration()
     configuration.host = url
     configuration.api_key = {"BearerToken": "Bearer secret"}
-    configuration.client_session_kwargs = {"trust_env": False}
 
     def observe(verb: str, resource: str, status: int, seconds: float) -> None:
         assert seconds >= 0
@@ -41,7 +40,7 @@ async def adapter(
     def login(**_: Any) -> kopf.ConnectionInfo:
         return kopf.ConnectionInfo(server=url, token="secret")
 
-    cluster = KubernetesCluster(client.ApiClient(configuration), observe, wake, namespaces, login)
+    cluster = KubernetesCluster(configuration, observe, wake, namespaces, login)
     try:
         yield cluster, latencies
     finally:

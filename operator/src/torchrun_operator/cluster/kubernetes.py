@@ -5,6 +5,8 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 from urllib.parse import quote
 
+from kubernetes.aio import client
+
 from torchrun_operator.api.names import FIELD_MANAGER, GROUP, PLURAL, STOPPED_AFTER_SECONDS, VERSION
 from torchrun_operator.cluster.port import (
     ClusterError,
@@ -21,7 +23,7 @@ from torchrun_operator.cluster.transport import (
     LatencyObserver,
     Transport,
     answer_of,
-    client_of_environment,
+    configuration_of_environment,
 )
 from torchrun_operator.cluster.watch.base import Watch
 from torchrun_operator.cluster.watch.cache import JobCache
@@ -59,7 +61,7 @@ async def connect(
     observe: LatencyObserver, wake: Callable[[Key], None], namespaces: Sequence[str] = ()
 ) -> "KubernetesCluster":
     """Connect with the service account of the operator's pod, or with the kubeconfig of the environment."""
-    return KubernetesCluster(await client_of_environment(), observe, wake, namespaces)
+    return KubernetesCluster(await configuration_of_environment(), observe, wake, namespaces)
 
 
 class KubernetesCluster:
@@ -67,14 +69,14 @@ class KubernetesCluster:
 
     def __init__(
         self,
-        api: Any,  # noqa: ANN401 - the client is untyped
+        configuration: client.Configuration,
         observe: LatencyObserver,
         wake: Callable[[Key], None],
         namespaces: Sequence[str] = (),
         login: Login = login,
     ) -> None:
         """Calls `observe` after each request. While a watch runs, calls `wake` for each job that a change affects."""
-        self._transport = Transport(api, observe)
+        self._transport = Transport(configuration, observe)
         self._namespaces = tuple(namespaces) or ("",)
         self.cache = JobCache()
         self._pods = {name: PodWatch(name, self._transport, wake) for name in self._namespaces}

@@ -12,7 +12,9 @@ from urllib.parse import urlencode
 
 import aiohttp
 from kubernetes.aio import client, config
+from kubernetes.aio.client.rest import RESTClientObject
 
+from torchrun_operator.cluster.connections import Connections
 from torchrun_operator.cluster.port import ClusterError, ConflictError, Manifest, RefusedError, TooLargeError
 from torchrun_operator.cluster.watch.base import SILENCE_SECONDS
 from torchrun_operator.lanes import Lanes
@@ -40,31 +42,33 @@ LatencyObserver = Callable[[str, str, int, float], None]
 """Called after each request with its verb, resource, status (0: no answer) and seconds."""
 
 
-async def client_of_environment() -> client.ApiClient:
-    """Return a client with the service account of this pod, or with the kubeconfig of the environment."""
+async def configuration_of_environment() -> client.Configuration:
+    """Return the configuration of this pod's service account, or that of the environment's kubeconfig."""
     configuration = client.Configuration()
     try:
         config.load_incluster_config(client_configuration=configuration)
     except config.ConfigException:
         await config.load_kube_config(client_configuration=configuration)
-    configuration.connection_pool_maxsize = 0  # no limit: each watch holds a connection, and Transport limits requests
-    # A pod reaches its API server without a proxy. With trust_env, each request would read ~/.netrc.
-    configuration.client_session_kwargs = {"trust_env": False}
-    return client.ApiClient(configuration)
+    return configuration
 
 
 class Transport:
     """Sends requests. All methods raise ClusterError or a subclass for every failure."""
 
-    def __init__(self, api: Any, observe: LatencyObserver) -> None:  # noqa: ANN401 - the client is untyped
+    def __init__(self, configuration: client.Configuration, observe: LatencyObserver) -> None:
         """Calls `observe` for each request except watches."""
-        self._api = api
+        # A pod reaches its API server without a proxy. With trust_env, each request would read ~/.netrc.
+        configuration.client_session_kwargs = {"trust_env": False}
+        self._connections = Connections()
+        self._api = client.ApiClient(configuration)
+        self._api.rest_client = _Rest(configuration, self._connections)
         self._observe = observe
         self._lanes = Lanes(_REQUESTS)
 
     async def aclose(self) -> None:
         """Close the connections."""
         await self._api.close()
+        await self._connections.aclose()
 
     async def list(self, path: str, query: Mapping[str, str]) -> dict[str, Any]:
         """Return a list; see cluster.watch.collection.Api."""
@@ -141,6 +145,18 @@ class Transport:
         finally:
             self._observe(verb, resource, status, time.monotonic() - started)
         return status, data
+
+
+class _Rest(RESTClientObject):  # type: ignore[misc] - the client is untyped
+    """The package's own HTTP session, with another connector."""
+
+    def __init__(self, configuration: client.Configuration, connections: Connections) -> None:
+        super().__init__(configuration)
+        self._connections = connections
+
+    def _create_connector(self) -> aiohttp.TCPConnector:
+        # No limit: each watch holds a connection, and Transport limits requests.
+        return aiohttp.TCPConnector(limit=0, ssl=self.ssl_context, socket_factory=self._connections.create)
 
 
 @asynccontextmanager

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import logging
 import threading
-import weakref
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +17,7 @@ import kopf
 from yarl import URL
 
 from torchrun_operator.api.names import GROUP, PLURAL, VERSION
+from torchrun_operator.cluster.connections import Connections
 from torchrun_operator.cluster.port import ClusterError, Key, Manifest
 from torchrun_operator.cluster.watch.base import RENEW_SECONDS, SILENCE_SECONDS, Watch, WatchHungError
 from torchrun_operator.cluster.watch.cache import JobCache
@@ -112,8 +112,7 @@ class _KopfThread:
         self._stopped = False
         self.ended: asyncio.Future[None] = self._home.create_future()
         self._session: aiohttp.ClientSession | None = None
-        self._streams: weakref.WeakSet[asyncio.BaseTransport] = weakref.WeakSet()
-        """Connections that have carried an answer without an end, such as a watch."""
+        self._connections = Connections()
         # A daemon thread, so that the process can end if the thread hangs.
         self._thread = threading.Thread(target=self._main, name=watch.name, daemon=True)
 
@@ -173,10 +172,7 @@ class _KopfThread:
             ticking.cancel()
             if self._session is not None:
                 await self._session.close()
-            # The loop ends before the API server has confirmed the end of TLS.
-            for transport in self._streams:
-                if isinstance(transport, asyncio.WriteTransport):
-                    transport.abort()
+            await self._connections.aclose()
 
     async def _tick(self) -> None:
         while True:
@@ -218,7 +214,9 @@ class _KopfThread:
         trace.on_request_end.append(self._request_ended)
         trace.on_request_exception.append(self._request_failed)
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ssl=info.as_ssl_context()),
+            connector=aiohttp.TCPConnector(
+                limit=0, ssl=info.as_ssl_context(), socket_factory=self._connections.create
+            ),
             headers=info.as_http_headers(),
             proxy=info.proxy_url,
             trace_configs=[trace],
@@ -228,8 +226,6 @@ class _KopfThread:
         self, _session: aiohttp.ClientSession, _: SimpleNamespace, end: aiohttp.TraceRequestEndParams
     ) -> None:
         self._tell(self._watch.answered, end.url, end.response.status, end.response.reason or "Error")
-        if (connection := end.response.connection) is not None and connection.transport is not None:
-            self._streams.add(connection.transport)
 
     async def _request_failed(
         self, _session: aiohttp.ClientSession, _: SimpleNamespace, failed: aiohttp.TraceRequestExceptionParams
