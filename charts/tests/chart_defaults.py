@@ -27,7 +27,7 @@ LABELS = SELECTOR | {
 }
 COMPONENT = {"torchrun.dev/component": "operator"}
 RULES = [
-    {"apiGroups": ["torchrun.dev"], "resources": ["torchrunjobs"], "verbs": ["get", "list", "watch"]},
+    {"apiGroups": ["torchrun.dev"], "resources": ["torchrunjobs"], "verbs": ["get", "list", "watch", "delete"]},
     {"apiGroups": ["torchrun.dev"], "resources": ["torchrunjobs/status"], "verbs": ["patch"]},
     {"apiGroups": ["torchrun.dev"], "resources": ["torchrunjobs/finalizers"], "verbs": ["update"]},
     {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch", "create", "patch", "delete"]},

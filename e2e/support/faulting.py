@@ -47,6 +47,18 @@ def resident_mib(processes: Iterable[int]) -> int:
     return kilobytes // 1024
 
 
+def proportional_mib(processes: Iterable[int]) -> float:
+    """Return the proportional set size of processes, in MiB: memory that processes share counts once among them."""
+    kilobytes = 0
+    for process in processes:
+        try:
+            lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+        except OSError:
+            continue  # It has ended.
+        kilobytes += next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)
+    return kilobytes / 1024
+
+
 def send(processes: Iterable[int], number: int = signal.SIGKILL) -> None:
     """Send a signal to processes at once, without grace and without the API server."""
     for process in processes:

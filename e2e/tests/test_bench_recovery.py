@@ -16,7 +16,7 @@ from bench.recovery.picture import picture
 from bench.recovery.report import with_figures
 from bench.recovery.results import document, table, told
 from bench.recovery.runner import Runner
-from bench.recovery.systems import JOB_LABEL, MAX, Ours, Plain, Pods, PyTorchJob, Warm, all_systems
+from bench.recovery.systems import JOB_LABEL, MAX, Cold, Ours, Plain, Pods, PyTorchJob, Spare, all_systems
 from support.waiting import NotInTimeError
 
 FAULT = 100.0
@@ -141,6 +141,23 @@ def test_figures_of_a_repetition(lines: list[Line], world: int, until: float, ex
     assert measure(lines, FAULT, world, until, WINDOW) == expected
 
 
+def _trains_on(*times: float) -> list[Line]:
+    return life(90.0, 3, 50, [96.0, 97.0, 98.0, 99.0, 100.0, *times])
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (_trains_on(*range(101, 110)), Measures(1.0, 1.0, 0, 0, 1.0, 1.0, 0.99)),
+        (_trains_on(101.0, 102.0, 103.0, 107.0, 108.0, 109.0), Measures(1.0, 1.0, 0, 0, 4.0, 4.0, 0.96)),
+        ([*BEFORE, *life(103.0, 3, 50, [106.0])], _RECOVERED),
+    ],
+    ids=["no pause", "a pause", "workers start again"],
+)
+def test_workers_that_train_on(lines: list[Line], expected: Measures) -> None:
+    assert measure(lines, FAULT, 3, 110.0, WINDOW, kept=True) == expected
+
+
 def test_a_curve_keeps_what_makes_a_difference() -> None:
     lines = [*BEFORE, *life(103.0, 3, 50, [106.0, 106.5, 107.0])]
     lines += [Step(107.5 + step / 2, 54 + step, 3, 103.0, 50, "job-0") for step in range(20)]
@@ -199,18 +216,18 @@ def test_what_cannot_be_done_is_in_the_table_with_its_reason() -> None:
 @pytest.mark.parametrize(
     ("record", "verdicts"),
     [
-        (_record("torchrunjob", "kill-worker", 8.0), [(8.0, True)]),
-        (_record("torchrunjob", "kill-worker", 8.1), [(8.1, False)]),
+        (_record("torchrunjob", "kill-worker", 5.0), [(5.0, True)]),
+        (_record("torchrunjob", "kill-worker", 5.1), [(5.1, False)]),
         (_record("torchrunjob", "kill-worker", None), [(math.inf, False)]),
-        (_record("torchrunjob-warm", "kill-rank-0", 4.0), [(4.0, True)]),
-        (_record("torchrunjob-warm", "kill-rank-0", 4.1), [(4.1, False)]),
+        (_record("torchrunjob-spare", "kill-rank-0", 2.0), [(2.0, True)]),
+        (_record("torchrunjob-spare", "kill-rank-0", 2.1), [(2.1, False)]),
         (_record("torchrunjob", "drain", 7.0, steps_lost=0), [(0, True), (1, True)]),
         (_record("torchrunjob", "drain", 7.0, steps_lost=1, rounds=2), [(1, False), (2, False)]),
         (_record("torchrunjob", "stop-machine", 29.0, not_ready_seconds=20.0), [(9.0, False)]),
         (_record("torchrunjob", "stop-machine", 9.0, not_ready_seconds=20.0), [(0.0, True)]),
         (_record("torchrunjob", "stop-machine", 9.0), [(0.0, True)]),
-        (_record("torchrunjob", "kill-store", 9.0, restarts={"code": 1}), [(9.0, True), (1, False)]),
-        (_record("torchrunjob", "kill-store", 9.0), [(9.0, True), (math.inf, False)]),
+        (_record("torchrunjob", "kill-store", 5.0, restarts={"code": 1}), [(5.0, False), (5.0, True), (1, False)]),
+        (_record("torchrunjob", "kill-store", 4.0), [(4.0, True), (4.0, True), (math.inf, False)]),
         ({"system": "torchrunjob", "fault": "partition", "repetition": 1, "error": "x"}, [(math.inf, False)]),
         (_record("pytorchjob", "kill-worker", None), []),
     ],
@@ -240,8 +257,8 @@ def test_seconds_are_judged_by_the_median(
 @pytest.mark.parametrize(
     ("ours", "peers", "expected"),
     [
-        (6.0, 30.0, (5.0, True)),
-        (6.0, 29.0, (29 / 6, False)),
+        (6.0, 6.0, (1.0, True)),
+        (6.0, 3.0, (0.5, False)),
         (6.0, None, (math.inf, True)),
         (None, 30.0, (0.0, False)),
         (None, None, (0.0, False)),
@@ -299,16 +316,16 @@ class Recorder:
 
 def test_all_systems_get_the_same_pods() -> None:
     made = {}
-    for kind in (Ours, Warm, PyTorchJob, Plain):
+    for kind in (Ours, Spare, Cold, PyTorchJob, Plain):
         kubectl: Any = Recorder()
         kind(kubectl, Pods("image:1", "node5")).create("job", MAX)
         made[kind] = kubectl.applied
     ours = made[Ours][0]["spec"]["template"]
-    warm = made[Warm][0]["spec"]["template"]
+    others = [made[kind][0]["spec"]["template"] for kind in (Spare, Cold)]
     peer = made[PyTorchJob][0]["spec"]["pytorchReplicaSpecs"]["Worker"]["template"]
     hand = [pod for pod in made[Plain] if pod["kind"] == "Pod"]
     assert [pod["metadata"]["name"] for pod in hand] == ["job-0", "job-1", "job-2"]
-    for template in (ours, warm, peer, *hand):
+    for template in (ours, *others, peer, *hand):
         assert template["metadata"]["labels"] == {JOB_LABEL: "job"}
         assert template["spec"]["affinity"] == ours["spec"]["affinity"]
         (container,) = template["spec"]["containers"]
@@ -349,4 +366,4 @@ def test_a_repetition_that_cannot_be_done_is_reported(monkeypatch: pytest.Monkey
     reported: list[dict[str, Any]] = []
     kubectl: Any = None
     Runner(kubectl, Plain(kubectl, Pods("image:1", "node5")), 180.0, reported.append).repetition(FAULTS[0], 1)
-    assert reported == [{"system": "pods", "fault": "kill-worker", "repetition": 1, "error": "it does not train"}]
+    assert reported == [{"system": "pods", "fault": "start", "repetition": 1, "error": "it does not train"}]

@@ -26,7 +26,6 @@ from torchrun_operator.api.names import (
     RESERVED_RDZV_CONF,
     TERMINATION_LOG,
     TRAINER_CONTAINER,
-    WORKER_PYTHON,
 )
 from torchrun_operator.api.v1alpha1 import FROZEN
 
@@ -107,17 +106,9 @@ _NODES = (
     ),
     Rule(
         "spec.elasticity",
-        "!has(self.preload) || size(self.preload) == 0 || (has(self.warmStart) && self.warmStart)",
+        "!has(self.preload) || size(self.preload) == 0 || !has(self.warmStart) || self.warmStart",
         remedies.PRELOAD,
         field=".preload",
-    ),
-    Rule(
-        "spec",
-        f"!has(self.elasticity) || !has(self.elasticity.warmStart) || !self.elasticity.warmStart "
-        f"|| {_CONTAINERS}.all(c, c.name != '{TRAINER_CONTAINER}' || !has(c.env) "
-        f"|| c.env.all(e, e.name != '{WORKER_PYTHON}'))",
-        remedies.WORKER_PYTHON_TAKEN,
-        field=".elasticity.warmStart",
     ),
     Rule(
         "spec.nprocPerNode",
@@ -132,6 +123,12 @@ _DEADLINES = (
         "spec.progressDeadlineSeconds",
         f"self == 0 || self >= {MIN_PROGRESS_DEADLINE}",
         remedies.PROGRESS_DEADLINE,
+    ),
+    Rule(
+        "spec.failurePolicy.rules[]",
+        "self.action != 'Ignore' || has(self.exitCodes) || (has(self.signals) && size(self.signals) > 0) "
+        "|| (has(self.reasons) && size(self.reasons) > 0) || (has(self.messages) && size(self.messages) > 0)",
+        remedies.IGNORE_ALL,
     ),
 )
 
@@ -355,6 +352,13 @@ _FROZEN = tuple(
     )
     for name in map(to_camel, FROZEN)
 )
+_FINAL = Rule(
+    "spec",
+    "has(self.managedBy) == has(oldSelf.managedBy) && (!has(self.managedBy) || self.managedBy == oldSelf.managedBy)",
+    "cannot be changed: another controller may already act on the job; create a new job",
+    field=".managedBy",
+    reason="FieldValueForbidden",
+)
 
 RULES: tuple[Rule, ...] = (
     _NAME,
@@ -368,4 +372,5 @@ RULES: tuple[Rule, ...] = (
     *_RENDEZVOUS,
     *STATIC_RULES,
     *_FROZEN,
+    _FINAL,
 )

@@ -33,12 +33,6 @@ STATIC_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "spec",
-        f"!{_STATIC} || !has(self.elasticity) || !has(self.elasticity.warmStart) || !self.elasticity.warmStart",
-        remedies.STATIC_WARM_START,
-        field=".elasticity.warmStart",
-    ),
-    Rule(
-        "spec",
         f"!{_STATIC} || !has(self.progressDeadlineSeconds) || self.progressDeadlineSeconds == 0",
         remedies.STATIC_PROGRESS,
         field=".progressDeadlineSeconds",

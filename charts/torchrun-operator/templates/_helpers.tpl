@@ -41,7 +41,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- define "torchrun-operator.rules" -}}
 - apiGroups: [torchrun.dev]
   resources: [torchrunjobs]
-  verbs: [get, list, watch]
+  verbs: [get, list, watch, delete]
 - apiGroups: [torchrun.dev]
   resources: [torchrunjobs/status]
   verbs: [patch]

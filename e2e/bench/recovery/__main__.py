@@ -23,7 +23,7 @@ _NAMESPACE = "bench-recovery"
 _MACHINES = 5
 """Three for the pods of a job, one for a spare or a replacement, and one for the operator, which has no faults.
 """
-_SYSTEMS = ("torchrunjob", "torchrunjob-warm", "pytorchjob", "pods")
+_SYSTEMS = ("torchrunjob", "torchrunjob-spare", "torchrunjob-cold", "pytorchjob", "pods")
 
 
 def arguments() -> argparse.Namespace:

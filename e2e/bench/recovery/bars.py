@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-_OURS, _WARM, _PEER = "torchrunjob", "torchrunjob-warm", "pytorchjob"
+_OURS, _SPARE, _PEER, _BY_HAND = "torchrunjob", "torchrunjob-spare", "pytorchjob", "pods"
 
 Record = Mapping[str, Any]
 Figure = Callable[[Record], float | None]
@@ -31,6 +31,10 @@ def _next_step(record: Record) -> float | None:
 
 def _full_size(record: Record) -> float | None:
     return record.get("full_size_seconds")
+
+
+def _pause(record: Record) -> float | None:
+    return record.get("pause_seconds")
 
 
 def _steps_lost(record: Record) -> float | None:
@@ -69,17 +73,18 @@ class Bar:
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times faster than PyTorchJob a job must be at full size, median to median."""
+    """How many times faster than another system a job must be at full size, median to median."""
 
     fault: str
     least: float
     what: str = "times faster at full size than PyTorchJob"
+    peer: str = _PEER
     system: str = _OURS
 
     def seen(self, content: Mapping[str, Any]) -> float | None:
-        """Return the ratio of the medians; None if one was not measured, infinity if PyTorchJob never recovered."""
+        """Return the ratio of the medians; None if one was not measured, infinity if the other never recovered."""
         ours = _figures(content, self.system, self.fault, _full_size)
-        peers = _figures(content, _PEER, self.fault, _full_size)
+        peers = _figures(content, self.peer, self.fault, _full_size)
         if not (ours and peers):
             return None
         own, other = statistics.median(ours), statistics.median(peers)
@@ -104,15 +109,16 @@ def _figures(content: Mapping[str, Any], system: str, fault: str, figure: Figure
 _PLANNED = ("terminate", "drain", "scale-down", "scale-up")
 _KILLS = ("kill-worker", "kill-rank-0", "delete")
 BARS: tuple[Bar | Ratio, ...] = (
-    *(Bar(fault, "seconds to a step at full size", 8.0, _full_size) for fault in _KILLS),
-    *(Bar(fault, "seconds to a step at full size, warm", 4.0, _full_size, system=_WARM) for fault in _KILLS),
-    Ratio("kill-worker", 5.0),
-    Ratio("kill-rank-0", 3.0),
+    Ratio("start", 1.25, "times faster at the first step than pods by hand", _BY_HAND),
+    *(Bar(fault, "seconds to a step at full size", 5.0, _full_size) for fault in _KILLS),
+    *(Bar(fault, "seconds to a step at full size, one spare", 2.0, _full_size, system=_SPARE) for fault in _KILLS),
+    *(Ratio(fault, 1.0) for fault in (*_KILLS, *_PLANNED, "stop-machine", "partition")),
     *(Bar(fault, "steps lost", 0, _steps_lost, every_time=True) for fault in _PLANNED),
     *(Bar(fault, "rounds", 1, _rounds, every_time=True) for fault in _PLANNED),
     Bar("stop-machine", "seconds from NotReady to a step", 8.0, _after_not_ready),
     Bar("partition", "seconds to a step", 12.0, _next_step),
-    Bar("kill-store", "seconds to a step at full size", 20.0, _full_size),
+    Bar("kill-store", "seconds without a step", 4.0, _pause),
+    Bar("kill-store", "seconds without a step", 6.0, _pause, every_time=True),
     Bar("kill-store", "failures of the code counted", 0, _code_restarts, every_time=True),
     Bar("kill-worker-operator-away", "seconds to a step", 15.0, _next_step),
 )

@@ -48,6 +48,10 @@ class Fault:
     """Number of nodes that train before the fault."""
     after: int = MAX
     """Number of nodes that should train after it."""
+    fresh: bool = False
+    """Whether the job is created by it, instead of training before it."""
+    survivable: bool = False
+    """Whether workers may train on. It then ends once the store of the rendezvous has been back for a while."""
 
 
 def _killing(scene: Scene, victim: Victim, container: str) -> Act:
@@ -57,6 +61,10 @@ def _killing(scene: Scene, victim: Victim, container: str) -> Act:
     if not processes:
         raise LookupError(f"the container {container} of {victim.pod} has no process")
     return lambda: send(processes)
+
+
+def _start(scene: Scene) -> Act:
+    return scene.job.start
 
 
 def _kill_worker(scene: Scene) -> Act:
@@ -152,6 +160,7 @@ def _run(scene: Scene, *arguments: str) -> None:
 
 
 FAULTS = (
+    Fault("start", f"no fault: a job of {MAX} nodes is created", _start, fresh=True),
     Fault("kill-worker", "all processes of a node pod killed (SIGKILL), not of rank 0", _kill_worker),
     Fault("kill-rank-0", "all processes of the pod of rank 0 killed", _kill_rank_zero),
     Fault("delete", "a node pod deleted without grace", _delete),
@@ -161,7 +170,7 @@ FAULTS = (
     Fault("scale-up", f"scaled from {MIN} to {MAX} nodes", _scale(MAX), before=MIN),
     Fault("stop-machine", "a Kubernetes node loses power", _stop_machine),
     Fault("partition", "a Kubernetes node loses its network, without a reset", _partition),
-    Fault("kill-store", "torchrun's store killed", _kill_store),
+    Fault("kill-store", "torchrun's store killed", _kill_store, survivable=True),
     Fault(
         "kill-worker-operator-away",
         "a node pod killed while the operator is scaled to 0",

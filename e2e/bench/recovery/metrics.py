@@ -18,7 +18,10 @@ class Measures:
     """The cost of a fault, in seconds. None if training did not get that far within the limit."""
 
     next_step_seconds: float | None
-    """From the fault to the first step of workers that started after it, for any number of workers."""
+    """From the fault to the first step of workers that started after it, for any number of workers.
+
+    If no workers started after it, to the next step.
+    """
     full_size_seconds: float | None
     """From the fault to the first such step with all wanted workers."""
     steps_lost: int | None
@@ -39,11 +42,27 @@ def first_new_step(lines: Iterable[Line], fault: float, world: int | None = None
     return next((step for step in new if world is None or step.world == world), None)
 
 
-def measure(lines: Sequence[Line], fault: float, world: int, until: float, window: float) -> Measures:
-    """Measure a repetition that was watched until a moment. It has recovered once `world` workers train."""
+def restarted(lines: Iterable[Line], fault: float) -> bool:
+    """Whether workers started after the fault."""
+    return any(boot.time > fault for boot in boots_of(lines))
+
+
+def measure(
+    lines: Sequence[Line], fault: float, world: int, until: float, window: float, *, kept: bool = False
+) -> Measures:
+    """Measure a repetition that was watched until a moment. It has recovered once `world` workers train.
+
+    With ``kept``, the workers of before may train on; then the pauses until that moment count.
+    """
     steps = steps_of(lines)
-    following, full = first_new_step(lines, fault), first_new_step(lines, fault, world)
-    end = full.time if full else until
+    kept = kept and not restarted(lines, fault)
+    if kept:
+        later = [step for step in steps if step.time > fault]
+        following = next(iter(later), None)
+        full = next((step for step in later if step.world == world), None)
+    else:
+        following, full = first_new_step(lines, fault), first_new_step(lines, fault, world)
+    end = full.time if full and not kept else until
     # The job may have earlier repetitions: only the workers at the time of the fault count.
     met = max((step.began for step in steps if step.time <= fault), default=fault)
     seen = [step for step in steps if step.began >= met and step.time <= end]

@@ -13,7 +13,7 @@ _BEFORE_SECONDS = 5.0
 _LEAST_SECONDS = 30.0
 _AFTER_SECONDS = 5.0
 _TICKS = 5
-_COLORS = ("#0969da", "#1a7f37", "#d1580b", "#6e7781")
+_COLORS = ("#0969da", "#1a7f37", "#8250df", "#d1580b", "#6e7781")
 _STYLE = (
     "text{font:12px sans-serif;fill:#1f2328} .title{font-weight:bold} .axis{stroke:#1f2328}"
     " .grid{stroke:#d0d7de} .fault{stroke:#cf222e;stroke-dasharray:4 3}"

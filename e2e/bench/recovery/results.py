@@ -64,9 +64,10 @@ def told(record: Mapping[str, Any]) -> str:
     not_ready = record.get("not_ready_seconds")
     told_at = "" if not_ready is None else f"  not ready after {not_ready:.1f} s"
     restarts = ", ".join(f"{cause} {count}" for cause, count in record["restarts"].items() if count)
+    memory = f"  {record['node_mib']} MiB, first process {record['first_process_mib']}" if "node_mib" in record else ""
     return (
         f"{head}  next step {seconds[0]}, full size {seconds[1]}, longest pause {seconds[2]}, "
-        f"steps lost {record['steps_lost']}, rounds {record['rounds']}{told_at}  {restarts}"
+        f"steps lost {record['steps_lost']}, rounds {record['rounds']}{told_at}{memory}  {restarts}"
     )
 
 

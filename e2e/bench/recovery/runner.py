@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from bench.recovery.faults import Fault, Scene
-from bench.recovery.metrics import curve, first_new_step, measure
+from bench.recovery.lines import Line, steps_of
+from bench.recovery.metrics import curve, first_new_step, measure, restarted
 from bench.recovery.systems import System
 from bench.recovery.watched import Watched
 from localcluster.shell import ClusterError
@@ -24,7 +25,27 @@ _AFTERWARDS_SECONDS = 2.0
 _IN_VAIN = 2
 """After that many failures to recover in a row, a system is not measured again for that fault."""
 
+_KEPT_SECONDS = 8.0
+"""How long workers must train on beside a new store: agents that end without a store do so within 2 s."""
+
 Record = dict[str, Any]
+
+
+def _over(job: Watched, fault: Fault, served: str, began: float, world: int | None) -> Callable[[Iterable[Line]], bool]:
+    """Return what tells from the lines of the job that it has recovered from the fault."""
+    back: list[float] = []
+
+    def kept(lines: Iterable[Line]) -> bool:
+        if not back and job.serving() not in ("", served):
+            back.append(time.time())
+        steps = steps_of(lines)
+        alive = bool(steps) and time.time() - steps[-1].time < 1.0
+        return alive and bool(back) and time.time() - back[0] > _KEPT_SECONDS and not restarted(lines, began)
+
+    def over(lines: Iterable[Line]) -> bool:
+        return first_new_step(lines, began, world) is not None or (fault.survivable and kept(lines))
+
+    return over
 
 
 @dataclass
@@ -61,42 +82,54 @@ class Runner:
         self.report(record)
 
     def _measured(self, fault: Fault) -> Record:
-        job = self._trained(fault.before)
-        before = self._restarts(job)
+        job = self._created(fault.before) if fault.fresh else self._trained(fault.before)
+        before = {} if fault.fresh else self._restarts(job)
         shrinks = fault.name in self.system.shrinks
         with ExitStack() as undo:
             scene = Scene(self.kubectl, job, undo)
+            served = job.serving() if fault.survivable else ""
             act = fault.prepare(scene)
             began = time.time()
             act()
             aim = None if shrinks else fault.after
-            if job.wait(lambda lines: first_new_step(lines, began, aim) is not None, began + self.limit):
+            over = _over(job, fault, served, began, aim)
+            if job.wait(over, began + self.limit):
                 time.sleep(_AFTERWARDS_SECONDS)
             until, not_ready = time.time(), scene.not_ready()
             lines = job.lines()
+        memory = job.memory() if fault.fresh else {}
         after = self._restarts(job)
         return {
             "time": round(began, 3),
             "load": round(os.getloadavg()[0], 2),
             "watched_seconds": round(until - began, 1),
-            **asdict(measure(lines, began, fault.after, until, self.limit)),
+            **asdict(measure(lines, began, fault.after, until, self.limit, kept=fault.survivable)),
             "not_ready_seconds": None if not_ready is None else round(not_ready - began, 2),
             "restarts": {cause: after[cause] - before[cause] for cause in after if cause in before},
             "curve": curve(lines, began, until),
+            **memory,
         }
+
+    def _created(self, nodes: int) -> Watched:
+        """Return a job that is to be started."""
+        self.close()
+        self._job = Watched(self.kubectl, self.system, f"{self.system.name}-{next(iter(self._numbers))}", nodes)
+        return self._job
 
     def _trained(self, nodes: int) -> Watched:
         """Return a job of that size that has trained for a while, if possible the last one. Raises NotInTimeError."""
         if self._job is not None and not self._usable(self._job):
             self.close()
         if self._job is None:
-            name = f"{self.system.name}-{next(iter(self._numbers))}"
-            self._job = Watched(self.kubectl, self.system, name, nodes)
-        elif self._job.nodes != nodes:
-            self._job.scale(nodes)
-        if not self._job.trains(nodes, _SETTLE_SECONDS, time.time() + _START_SECONDS):
-            raise NotInTimeError(f"{self._job.name} does not train with {nodes} nodes within {_START_SECONDS:.0f} s")
-        return self._job
+            job = self._created(nodes)
+            job.start()
+        else:
+            job = self._job
+            if job.nodes != nodes:
+                job.scale(nodes)
+        if not job.trains(nodes, _SETTLE_SECONDS, time.time() + _START_SECONDS):
+            raise NotInTimeError(f"{job.name} does not train with {nodes} nodes within {_START_SECONDS:.0f} s")
+        return job
 
     def _usable(self, job: Watched) -> bool:
         if job.is_worn():

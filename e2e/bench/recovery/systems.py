@@ -181,21 +181,24 @@ class Ours:
         return frozenset()
 
 
-@dataclass
-class Warm(Ours):
-    """Jobs of this operator with warm starts and a spare."""
+_ONCE = ("terminate", "drain", "scale-up", "scale-down", "stop-machine", "partition", "kill-worker-operator-away")
+"""Faults that are measured with the defaults alone."""
 
-    name: str = "torchrunjob-warm"
-    title: str = "TorchrunJob, warm"
+
+@dataclass
+class Spare(Ours):
+    """Jobs of this operator with a spare."""
+
+    name: str = "torchrunjob-spare"
+    title: str = "TorchrunJob, one spare"
 
     def __post_init__(self) -> None:
-        faults = ("terminate", "drain", "scale-up", "scale-down", "stop-machine", "partition")
-        self.cannot = dict.fromkeys((*faults, "kill-store", "kill-worker-operator-away"), "")
+        self.cannot = dict.fromkeys(("start", *_ONCE, "kill-store"), "")
         self.shrinks = {}
 
     def elasticity(self) -> dict[str, Any]:
         """Return spec.elasticity."""
-        return {"spares": 1, "warmStart": True}
+        return {"spares": 1}
 
     def restarts(self, job: str) -> dict[str, int] | None:
         """Return status.restarts once the spare is ready."""
@@ -206,6 +209,22 @@ class Warm(Ours):
         """Return the spares in the status of the job."""
         nodes = ((self.kubectl.get("torchrunjob", job) or {}).get("status") or {}).get("nodes") or []
         return frozenset(node["pod"] for node in nodes if node.get("spare"))
+
+
+@dataclass
+class Cold(Ours):
+    """Jobs of this operator without warm starts."""
+
+    name: str = "torchrunjob-cold"
+    title: str = "TorchrunJob, cold"
+
+    def __post_init__(self) -> None:
+        self.cannot = dict.fromkeys(("kill-rank-0", *_ONCE), "")
+        self.shrinks = {}
+
+    def elasticity(self) -> dict[str, Any]:
+        """Return spec.elasticity."""
+        return {"warmStart": False}
 
 
 @dataclass
@@ -339,4 +358,5 @@ class Plain:
 
 def all_systems(kubectl: Kubectl, pods: Pods) -> list[System]:
     """Return all compared systems, this operator first."""
-    return [Ours(kubectl, pods), Warm(kubectl, pods), PyTorchJob(kubectl, pods), Plain(kubectl, pods)]
+    ours = (Ours(kubectl, pods), Spare(kubectl, pods), Cold(kubectl, pods))
+    return [*ours, PyTorchJob(kubectl, pods), Plain(kubectl, pods)]

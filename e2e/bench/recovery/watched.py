@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from bench.recovery.lines import Line, Step, parse, steps_of, trained_for
 from bench.recovery.systems import JOB_LABEL, System
+from support.faulting import container_processes, number_inside, proportional_mib
 from support.kubectl import Kubectl, Object
 from support.podlogs import PodLogs
 
@@ -33,12 +34,15 @@ class Watched:
         self._system = system
         self._lock = threading.Lock()
         self._lines: set[Line] = set()
-        system.create(name, nodes)
         self._logs = PodLogs(kubectl, self._selector, system.container, self._wrote)
 
     @property
     def _selector(self) -> str:
         return f"{JOB_LABEL}={self.name}"
+
+    def start(self) -> None:
+        """Create the job."""
+        self._system.create(self.name, self.nodes)
 
     def close(self) -> None:
         """Delete the job and all its pods at once."""
@@ -89,6 +93,13 @@ class Watched:
         statuses = [status for pod in pods for status in pod["status"].get("containerStatuses") or []]
         return any(status["restartCount"] for status in statuses)
 
+    def memory(self) -> dict[str, float]:
+        """Return the memory of a node in MiB: the proportional set sizes of all its processes, and of the first."""
+        pod = self._kubectl.get("pod", self.worker().pod)
+        processes = container_processes(pod, self.container) if pod else []
+        sizes = {number_inside(process): proportional_mib([process]) for process in processes}
+        return {"node_mib": round(sum(sizes.values())), "first_process_mib": round(sizes.get(1, 0.0))}
+
     def rank_zero(self) -> Victim:
         """Return the pod of rank 0, which logs the steps."""
         last = self.last_step()
@@ -101,6 +112,13 @@ class Watched:
         if pod is None:
             raise LookupError(f"the pod {name} of torchrun's store does not exist")
         return _victim(pod), container
+
+    def serving(self) -> str:
+        """Return the identity of the container of torchrun's store; empty while it is not ready."""
+        name, container = self._system.store_home(self.name)
+        pod = self._kubectl.get("pod", name) or {"status": {}}
+        statuses = pod["status"].get("containerStatuses") or []
+        return next((s["containerID"] for s in statuses if s["name"] == container and s["ready"]), "")
 
     def worker(self) -> Victim:
         """Return a pod that trains, without rank 0 and the store, and not on their Kubernetes nodes."""

@@ -20,6 +20,7 @@ The shim runs before every worker, so its modules import little, and import slow
 
 import os
 
+OLDEST_PYTHON = (3, 10)
 ARCHIVE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 """Path of the archive that contains this package: the program to start for another role."""
 

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import NoReturn
 
-OLDEST_PYTHON = (3, 10)
 PROGRAM_NOT_FOUND = 127  # as in a shell
 
 

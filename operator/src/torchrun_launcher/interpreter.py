@@ -31,10 +31,27 @@ def interpreter_for(program: str) -> str:
     if os.path.basename(found).startswith("python"):
         return found
     with open(found, "rb") as file:
-        words = file.readline(4096).split()
-    if not words or not words[0].startswith(b"#!/") or b"python" not in os.path.basename(words[0]):
+        lines = os.fsdecode(file.read(4096)).splitlines()
+    python = _named_in(lines)
+    if not os.path.basename(python).startswith("python"):
         raise ColdStartError(f"{found} does not begin with #! and the path of a Python")
-    return os.fsdecode(words[0][2:])
+    path = _which(python)
+    if path is None:
+        raise ColdStartError(f"{found} names {python}, which is not there")
+    return path
+
+
+def _named_in(lines: list[str]) -> str:
+    """Return the interpreter that a script names in its first lines; empty if there is none."""
+    if not lines or not lines[0].startswith("#!"):
+        return ""
+    words = lines[0][2:].split() or [""]
+    name = os.path.basename(words[0])
+    if name == "sh" and len(lines) > 1 and lines[1].startswith("'''exec'"):
+        words = lines[1].split()[1:]  # pip writes this where the path is too long for a first line
+    elif name == "env":
+        words = [word for word in words[1:] if not word.startswith("-")]
+    return words[0].strip("\"'") if words else ""
 
 
 def _which(program: str) -> str | None:

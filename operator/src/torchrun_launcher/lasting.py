@@ -11,9 +11,7 @@ one round, the complete state is newer. A state that contradicts the known one e
 
 from __future__ import annotations
 
-import base64
 import os
-import pickle
 import socket
 import threading
 import time
@@ -24,6 +22,7 @@ from torch.distributed import Store  # type: ignore[attr-defined]
 from torch.distributed.elastic.rendezvous import c10d_rendezvous_backend
 
 from torchrun_launcher.log import log
+from torchrun_launcher.places import ABSENT, NOTHING, state_of, with_places
 
 TYPE_CHECKING = False  # the module typing is slow to import
 if TYPE_CHECKING:
@@ -57,8 +56,6 @@ CONNECT_SECONDS = 5.0
 LISTEN_SECONDS = 0.1
 SILENT_MILLISECONDS = 4000
 """After this, the kernel ends a connection whose other end acknowledges nothing: its Kubernetes node is gone."""
-NOTHING = b"Y2FuaW1hZGFt"
-"""Torch's own mark for "no state yet"."""
 LOST = (RuntimeError, ValueError, TimeoutError, OSError)
 """What torch's stores raise, which its backend takes for a lost connection."""
 
@@ -116,7 +113,8 @@ class LastingStore(Store):
             self._key = key  # torch's backend begins with this
         if key != self._key:
             return self._plain().compare_set(key, expected, desired)
-        return self._state(lambda store: store.compare_set(key, expected, desired), waits=True)
+        wanted = with_places(_bytes(expected), _bytes(desired))
+        return self._state(lambda store: store.compare_set(key, expected, wanted.decode()), waits=True)
 
     def set(self, key: str, value: bytes | str) -> None:
         self._plain().set(key, value)
@@ -260,18 +258,18 @@ def restore(store: Connection, key: str, known: bytes) -> None:
 
 def is_newer(one: bytes, other: bytes) -> bool:
     """Whether the first state is newer. Raises ContradictionError if both are complete states of one round."""
-    mine, theirs = _state_of(one), _state_of(other)
+    mine, theirs = state_of(one), state_of(other)
     if theirs is None or mine is None:
         return mine is not None
     ages = (mine.round, mine.complete), (theirs.round, theirs.complete)
-    if ages[0] == ages[1] and mine.complete and not set(theirs.participants.items()) <= set(mine.participants.items()):
+    others = {(node, rank) for node, rank in theirs.participants.items() if node.addr != ABSENT}
+    if ages[0] == ages[1] and mine.complete and not others <= set(mine.participants.items()):
         raise ContradictionError(f"round {mine.round} has other members")
     return ages[0] > ages[1]
 
 
-def _state_of(value: bytes) -> Any:  # noqa: ANN401 torch's class
-    """Return torch's state in a value of the store, which torch's agent reads in the same way; None: no state yet."""
-    return None if value == NOTHING else pickle.loads(base64.b64decode(value))  # noqa: S301
+def _bytes(value: bytes | str) -> bytes:
+    return value.encode() if isinstance(value, str) else value
 
 
 def listens(host: str, port: int) -> bool:

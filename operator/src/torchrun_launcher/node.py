@@ -7,7 +7,8 @@ import shutil
 import signal
 import sys
 
-from torchrun_launcher.first import OLDEST_PYTHON, become
+from torchrun_launcher import OLDEST_PYTHON
+from torchrun_launcher.first import become
 from torchrun_launcher.log import log
 from torchrun_launcher.prestart import prepare
 from torchrun_launcher.process import FORWARDED, die_of, end_as
@@ -58,8 +59,7 @@ class Node(Server):
         self.leave()
         os.environ.clear()
         os.environ.update(self.environment)
-        if self.environment.get("PET_RDZV_BACKEND") == "c10d":
-            _outlive_the_store()
+        _adapt(self.environment)
         program, *arguments = self.command
         path = program if arguments[:1] == ["-m"] else shutil.which(program) or program
         _be_called(os.path.basename(path))
@@ -100,10 +100,19 @@ def run(command: list[str]) -> None:
     work(serve(node).arguments)
 
 
-def _outlive_the_store() -> None:
-    from torchrun_launcher import lasting  # noqa: PLC0415 the server does not need it
-
+def _adapt(environment: dict[str, str]) -> None:
+    """Adapt torchrun in a new agent, which goes on without what this torch does not know."""
     try:
+        from torchrun_launcher import shims  # noqa: PLC0415 the server does not need it
+
+        shims.install()
+    except Exception as error:
+        log(f"workers start by the first line of the launcher: {error!r}")
+    if environment.get("PET_RDZV_BACKEND") != "c10d":
+        return
+    try:
+        from torchrun_launcher import lasting  # noqa: PLC0415 the server does not need it
+
         lasting.install()
     except Exception as error:
         log(f"the agent ends if it loses the store of the rendezvous: {error!r}")

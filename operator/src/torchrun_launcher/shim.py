@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 
-from torchrun_launcher import ColdStartError
+from torchrun_launcher import ARCHIVE, OLDEST_PYTHON, ColdStartError
 from torchrun_launcher.interpreter import interpreter_of
 from torchrun_launcher.log import log
 from torchrun_launcher.process import FORWARDED, die_of, end_as
@@ -36,6 +36,8 @@ class Shim:
         try:
             interpreter = interpreter_of(os.getppid())
             check(arguments)
+            if sys.version_info < OLDEST_PYTHON:
+                self.become_newer(interpreter, arguments)
             for number in FORWARDED:
                 signal.signal(number, self.forward)
             connection = self.request(interpreter, arguments)
@@ -91,6 +93,12 @@ class Shim:
             log("the server of warm starts has ended, and its workers with it")
             die_of(signal.SIGKILL)
         end_as(int(value))
+
+    def become_newer(self, interpreter: str, arguments: list[str]) -> None:
+        """Go on with the interpreter of the agent: `python3` in PATH need not be the one that has torch."""
+        if os.path.realpath(interpreter) == os.path.realpath(sys.executable):
+            raise ColdStartError(f"Python is older than {'.'.join(map(str, OLDEST_PYTHON))}")
+        os.execv(interpreter, [interpreter, ARCHIVE, *arguments])  # noqa: S606
 
     def become(self, interpreter: str, arguments: list[str]) -> NoReturn:
         """Turn into the plain interpreter. Signals that came before have the effect that they would have had."""

@@ -9,6 +9,8 @@ from importlib.resources.abc import Traversable
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 """The earliest time that a zip archive can hold. Real times would change the bytes."""
 _SHEBANG = b"#!/usr/bin/env python3\n"
+SEARCH = "search.sh"
+"""A program with a file of this name begins with its text in place of the line #!: a shell script that finds Python."""
 # What `python3 -m` calls. runpy.run_module would take the module __main__ away again before the interpreter exits.
 _MAIN = "import runpy\n\nrunpy._run_module_as_main({package!r}, alter_argv=False)\n"
 
@@ -18,17 +20,20 @@ def zipapp(package: str) -> bytes:
 
     It contains Python sources only. Raises ModuleNotFoundError if there is no such package.
     """
-    sources = dict(sorted(_sources(resources.files(package), package)))
-    return executable({"__main__.py": _MAIN.format(package=package).encode(), **sources})
+    directory = resources.files(package)
+    sources = dict(sorted(_sources(directory, package)))
+    search = directory / SEARCH
+    beginning = search.read_bytes() if search.is_file() else _SHEBANG
+    return executable({"__main__.py": _MAIN.format(package=package).encode(), **sources}, beginning)
 
 
-def executable(files: Mapping[str, bytes]) -> bytes:
+def executable(files: Mapping[str, bytes], beginning: bytes = _SHEBANG) -> bytes:
     """Return a zip archive of these files, by path, that runs its ``__main__.py``.
 
-    It starts with a shebang line, so that it can be executed as it is.
+    It begins with a line #! or a script that starts a Python with it, so that it can be executed as it is.
     """
     buffer = io.BytesIO()
-    buffer.write(_SHEBANG)
+    buffer.write(beginning)
     with zipfile.ZipFile(buffer, "a", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         for path, content in files.items():
             _add(archive, path, content)

@@ -41,7 +41,7 @@ NAME = (
     "pods and services use this name: write at most 54 lowercase letters, digits and '-', starting with a letter and "
     "ending with a letter or digit"
 )
-PRELOAD = "set spec.elasticity.warmStart to true, or remove this field: it has no effect without warm starts"
+PRELOAD = "remove this field, or spec.elasticity.warmStart: false: it has no effect without warm starts"
 
 
 CASES: list[tuple[dict[str, Any], list[str]]] = [
@@ -81,7 +81,8 @@ CASES: list[tuple[dict[str, Any], list[str]]] = [
      ["spec.files[1]: another item has the path '/a'; change or remove one"]),
     (
         {"spec.nnodes": "4:2", "spec.frob": 1, "spec.suspend": "no", f"{CONTAINER}.image": None,
-         "spec.elasticity": {"preload": ["numpy"]}, "metadata": {"name": "Digits"}, "spec.replicas": 2000},
+         "spec.elasticity": {"preload": ["numpy"], "warmStart": False}, "metadata": {"name": "Digits"},
+         "spec.replicas": 2000},
         [
             "spec.frob: unknown field",
             "spec.suspend: must be true or false, not a text",
@@ -93,7 +94,7 @@ CASES: list[tuple[dict[str, Any], list[str]]] = [
     ),
     (
         {"spec.frob": 1, "spec.suspend": "no", f"{CONTAINER}.image": None,
-         "spec.elasticity": {"preload": ["numpy"]}, "metadata": {"name": "Digits"}},
+         "spec.elasticity": {"preload": ["numpy"], "warmStart": False}, "metadata": {"name": "Digits"}},
         [
             "spec.frob: unknown field",
             "spec.suspend: must be true or false, not a text",

@@ -13,6 +13,7 @@ import pytest
 
 import torchrun_launcher
 from launching import ABOUT, TORCH, UNFIT, WAITS, Node, gone, launching, servers, wait_for
+from torchrun_launcher import ARCHIVE, shim
 
 
 @pytest.fixture
@@ -221,6 +222,20 @@ def test_the_archive_may_be_replaced_while_the_server_lives(node: Node) -> None:
     shebang, _, archive = node.program.read_bytes().partition(b"\n")
     node.program.write_bytes(shebang + b"\n" + b"#" * 999 + archive)  # the files have moved
     assert node.run(script) == first
+
+
+def test_a_python_that_is_too_old_becomes_that_of_the_agent(monkeypatch: pytest.MonkeyPatch) -> None:
+    became: list[tuple[str, list[str]]] = []
+    monkeypatch.setattr(os, "execv", lambda path, arguments: became.append((path, arguments)))
+    shim.Shim().become_newer("/opt/venv/bin/python3", ["-u", "train.py"])
+    assert became == [("/opt/venv/bin/python3", ["/opt/venv/bin/python3", ARCHIVE, "-u", "train.py"])]
+
+
+def test_an_agent_whose_python_is_too_old_starts_workers_cold(node: Node) -> None:
+    node.modules(sitecustomize="import sys; sys.version_info = (3, 9, 0)")
+    code, out, err = node.run(node.script("print('trained')"))
+    assert (code, out) == (0, "trained\n")
+    assert err == "torchrun-operator: this worker starts cold: Python is older than 3.10\n"
 
 
 def test_it_is_python_3_10() -> None:

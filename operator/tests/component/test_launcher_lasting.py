@@ -7,19 +7,28 @@ import threading
 
 import pytest
 
-from torchrun_launcher.lasting import NOTHING, ContradictionError, listens, restore
+from torchrun_launcher.lasting import ContradictionError, listens, restore
+from torchrun_launcher.places import NOTHING, with_places
+from torchrun_rendezvous.view import Node, absent
 
 pytestmark = pytest.mark.torch
 
 
-def state(number: int, *members: str, complete: bool = False) -> bytes:
-    """Return a state as torch's agents write it."""
+def state(number: int, *members: str, complete: bool = False, gone: tuple[int, ...] = ()) -> bytes:
+    """Return a state as torch's agents write it. The members of these ranks have left, and their places are kept."""
     from torch.distributed.elastic.rendezvous.dynamic_rendezvous import _NodeDesc, _RendezvousState
 
     made = _RendezvousState()
     made.round, made.complete = number, complete
-    made.participants = {_NodeDesc(address, 1, 0): rank for rank, address in enumerate(members)}
+    made.participants = {_NodeDesc(address, 1, 0): rank for rank, address in enumerate(members) if rank not in gone}
+    made.participants.update({_NodeDesc(*absent(rank)): rank for rank in gone})
     return base64.b64encode(pickle.dumps(made))
+
+
+def members(value: bytes) -> dict[Node, int]:
+    return {
+        Node(n.addr, n.pid, n.local_id): rank for n, rank in pickle.loads(base64.b64decode(value)).participants.items()
+    }
 
 
 class Store:
@@ -36,6 +45,29 @@ class Store:
 
 TRAINS = state(3)
 """The state while round 2 trains."""
+KEPT = state(3, "a", "b", complete=True, gone=(1,))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "written"),
+    [
+        (state(3, "a", "b", "c", complete=True), state(3, "a", "b", complete=True), {0: "a", 1: "b", 2: ""}),
+        (state(3, "a", "b", complete=True), state(3, complete=True), {0: "", 1: ""}),
+        (KEPT, state(3, "a", complete=True), {0: "a", 1: ""}),
+        # Nobody has left.
+        (state(3, "a", "b"), state(3, "a", "b", complete=True), {0: "a", 1: "b"}),
+        (state(3, "a", "b", complete=True), state(3, "a", "b", complete=True), {0: "a", 1: "b"}),
+        (state(3, "a", "b"), state(3, "a"), {0: "a"}),
+        (state(3, "a", "b", complete=True), state(4), {}),
+        (state(3, "a", "b", complete=True), state(4, "a", complete=True), {0: "a"}),
+        (NOTHING, state(0, "a"), {0: "a"}),
+        (b"", state(0, "a", complete=True), {0: "a"}),
+    ],
+)
+def test_the_place_of_a_member_that_leaves_is_kept(before: bytes, after: bytes, written: dict[int, str]) -> None:
+    expected = {Node(name, 1, 0) if name else absent(rank): rank for rank, name in written.items()}
+    assert members(with_places(before, after)) == expected
+    assert with_places(before, NOTHING) == NOTHING
 
 
 @pytest.mark.parametrize(
@@ -50,6 +82,7 @@ TRAINS = state(3)
         (state(3, "a"), state(3, "a", "b", complete=True), state(3, "a", "b", complete=True)),
         (state(3, "a"), state(3, "a", "b"), state(3, "a")),  # a node that is missing there joins again
         (state(3, "a", complete=True), state(3, "a", "b", complete=True), state(3, "a", complete=True)),  # b has left
+        (KEPT, state(3, "a", "b", complete=True), KEPT),
     ],
 )
 def test_the_newer_state_is_kept(there: bytes | None, known: bytes, kept: bytes | None) -> None:

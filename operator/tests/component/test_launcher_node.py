@@ -161,6 +161,23 @@ def test_what_cannot_be_forked_starts_as_without_a_launcher(node: Node, program:
     assert own == plain_err.splitlines()
 
 
+@pytest.mark.parametrize(
+    "beginning",
+    [
+        f"#!/usr/bin/env {Path(sys.executable).name}\n",
+        f"#!/usr/bin/env -S {sys.executable} -E\n",
+        f"#!/bin/sh\n'''exec' {sys.executable} \"$0\" \"$@\"\n' '''\n",
+    ],
+)
+def test_the_python_of_a_program_is_found(node: Node, beginning: str) -> None:
+    program = node.directory / "bin/torchrun"
+    program.write_text(beginning + program.read_text().partition("\n")[2])
+    script = node.script(ABOUT)
+    code, lines, err = run(node, "torchrun", script)
+    assert (code, "cold" in err) == (0, False)
+    assert json.loads(lines[1])["warm"] is True
+
+
 def test_a_missing_program_is_named(node: Node) -> None:
     (node.directory / "bin/torchrun").unlink()
     node.environment["PATH"] = str(node.directory / "bin")

@@ -121,6 +121,15 @@ async def test_a_deleted_or_terminating_job_is_not_changed() -> None:
     assert world.links.connected == {}
 
 
+async def test_a_job_of_another_controller_is_left_alone() -> None:
+    world = World(managedBy="kueue.x-k8s.io/multikueue")
+    assert await world.reconcile() == Outcome()
+    assert world.cluster.log == ["get digits"]
+    ours = World(managedBy="torchrun.dev/operator")
+    await ours.reconcile()
+    assert "create digits-0" in ours.cluster.log
+
+
 async def test_a_new_job_of_the_same_name_inherits_nothing() -> None:
     """The operator may have missed the deletion of the old one."""
     world = await started()

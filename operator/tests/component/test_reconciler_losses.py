@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from builders import job_manifest
+from builders import COLD, job_manifest
 from world import World, counts, reasons, started
 
 NODES = ["digits-0", "digits-1", "digits-2"]
@@ -22,7 +22,7 @@ async def test_a_lost_node_is_replaced() -> None:
 
 
 async def test_the_rendezvous_is_lost() -> None:
-    world = await started()
+    world = await started(**COLD)
     world.delete("digits-rdzv")
     await world.settle()
     assert sorted(world.pods) == [*NODES, "digits-rdzv"]
@@ -162,7 +162,7 @@ async def test_a_pod_that_stays_terminating_on_a_lost_kubernetes_node_is_replace
 
 
 async def test_the_kubernetes_node_of_the_rendezvous_is_lost() -> None:
-    world = await started()
+    world = await started(**COLD)
     machine = world.cut_off("digits-rdzv")
     world.give_up(machine)
     await world.settle()

@@ -5,6 +5,7 @@ from datetime import timedelta
 
 import pytest
 
+from builders import COLD
 from torchrun_operator.cluster.port import ClusterError
 from world import KEY, World, reasons, started
 
@@ -64,7 +65,7 @@ async def test_a_job_whose_name_is_taken_starts_no_pod_after_a_restart_of_the_op
 
 
 async def test_pods_of_a_lost_host_are_deleted_before_the_events_are_recorded() -> None:
-    world = await started(nnodes="2:300", replicas=300)
+    world = await started(nnodes="2:300", replicas=300, **COLD)
     machine = world.cut_off("digits-rdzv")
     for _ in range(5):  # the operator tries in vain to reach it
         world.live()

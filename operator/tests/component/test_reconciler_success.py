@@ -1,5 +1,6 @@
 """A job whose workers succeed completes, even if some never started or were lost."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -150,3 +151,14 @@ async def test_nodes_that_succeed_without_a_round_complete_no_job(
     assert (world.status["state"], failed["reason"], failed["message"]) == ("Failed", "NeverTrained", message)
     assert world.condition("Complete") == {}
     assert sorted(world.pods) == [f"digits-{index}" for index in range(machines)]  # these stay for their logs
+
+
+async def test_a_job_is_deleted_some_time_after_its_end() -> None:
+    world = await started(ttlSecondsAfterFinished=600)
+    world.succeed()
+    await world.settle()
+    assert (world.status["state"], sorted(world.pods)) == ("Complete", NODES)
+    world.now += timedelta(seconds=601)
+    await world.reconcile()
+    assert [kind for kind, *_ in world.cluster.objects if kind != "Node"] == []
+    await world.reconcile()

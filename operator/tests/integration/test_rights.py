@@ -207,6 +207,7 @@ async def test_the_operator_uses_each_of_its_rights_and_needs_no_other(
         ended = {"terminated": {"exitCode": 3, "startedAt": NOW, "finishedAt": NOW}}
         report(server, f"{ends}-0", "Running", ended, proxy={"running": {"startedAt": NOW}})
         assert await until(lambda: ("", "pods", "patch") in used())
+        server.request("PATCH", f"{JOBS}/{ends}", {"spec": {"ttlSecondsAfterFinished": 0}})
         for name in (job, other, waits):
             server.request("PATCH", f"{JOBS}/{name}", {"spec": {"suspend": True}})
         # Not a request, but a condition of other requests: see the next test.
@@ -283,6 +284,9 @@ def writes(job: dict[str, Any]) -> dict[str, Write]:
         ),
         "change in kube-system": Write("PATCH", f"{system}/mine", {"data": {"a": "b"}}, KUBE_SYSTEM),
         "delete in kube-system": Write("DELETE", f"{CORE}/kube-system/pods/mine", None, KUBE_SYSTEM),
+        "delete a job": Write("DELETE", f"{JOBS}/{job['metadata']['name']}", None, NOT_OWNED),
+        "delete a job that has ended": Write("DELETE", f"{JOBS}/kept", None, NOT_OWNED),
+        "delete a job that has ended and asks for it": Write("DELETE", f"{JOBS}/over", None),
         "write the status of a job": Write("PATCH", f"{JOBS}/{job['metadata']['name']}/status", {"status": {}}),
         "an event about a job": Write("POST", f"{CORE}/default/events", event),
         "an event about a pod": Write("POST", f"{CORE}/default/events", pod_event, NOT_OWNED),
@@ -308,6 +312,11 @@ def possible(torchrunjobs: Any) -> Iterator[dict[str, Write]]:
     for kind, manifest in ("roles", role), ("rolebindings", binding):
         create(torchrunjobs, f"/apis/{rbac}/v1/namespaces/default/{kind}", manifest)
     job = new_job(torchrunjobs, next(NAMES))
+    for ended, more in ("kept", {}), ("over", {"ttlSecondsAfterFinished": 60}):
+        new_job(torchrunjobs, ended, **more)
+        about = {"type": "Complete", "status": "True", "reason": "Finished", "lastTransitionTime": NOW}
+        code, answer = torchrunjobs.request("PATCH", f"{JOBS}/{ended}/status", {"status": {"conditions": [about]}})
+        assert code == 200, answer
     for namespace in ("default", "kube-system"):
         for name, owners in ("mine", owner(job)), ("theirs", []):
             path = f"{CORE}/{namespace}"

@@ -50,6 +50,10 @@ def job_manifest(name: str = "digits", **spec: Any) -> Manifest:
     }
 
 
+COLD: dict[str, Any] = {"elasticity": {"warmStart": False}}
+"""The part of a spec with which agents do not outlive the rendezvous host."""
+
+
 def make_job(status: TorchrunJobStatus | None = None, *, generation: int = 1, **spec: Any) -> TorchrunJob:
     """Return the job `digits`, which wants 3 of 2:4 nodes by default."""
     job = job_of(job_manifest(**spec))

@@ -49,6 +49,14 @@ class MemoryCluster:
         await self._around(f"get {name}")
         return copy.deepcopy(self.objects.get(("TorchrunJob", namespace, name)))
 
+    async def delete_job(self, namespace: str, name: str, uid: str) -> None:
+        """See Cluster.delete_job."""
+        await self._around(f"delete job {name}")
+        job = self.objects.get(("TorchrunJob", namespace, name))
+        if job is not None and job["metadata"]["uid"] == uid:
+            self.remove(job)
+        await self._around(f"delete job {name}", done=True)
+
     async def list_jobs(self, namespace: str) -> Sequence[tuple[str, str]]:
         """See Cluster.list_jobs."""
         await self._around("list jobs")

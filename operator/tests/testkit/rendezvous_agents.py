@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from builders import make_job
+from builders import COLD, make_job
 from rendezvous_host import Host, wait_for
 from torchrun_operator.render.node_pod import node_pod
 
@@ -169,7 +169,8 @@ class Job:
 
     def _environment(self, index: int) -> dict[str, str]:
         """Return the environment of a node's pod, including the variables from Kubernetes."""
-        variables = node_pod(make_job(nprocPerNode="gpu" if self.workers else 1), index)["spec"]["containers"][0]["env"]
+        job = make_job(nprocPerNode="gpu" if self.workers else 1, **COLD)
+        variables = node_pod(job, index)["spec"]["containers"][0]["env"]
         wiring = {variable["name"]: variable.get("value", "") for variable in variables}
         own = {
             "POD_IP": address(index),
@@ -183,7 +184,8 @@ class Job:
             "OMP_NUM_THREADS": "1",
             "GLOO_SOCKET_IFNAME": "lo",
         }
-        return {**os.environ, **wiring, **own}
+        warm = {} if self.launcher is None else {"PYTHON_EXEC": str(self.launcher)}
+        return {**os.environ, **wiring, **own, **warm}
 
     def lines(self) -> list[Line]:
         """Return the steps so far."""

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from builders import (
+    COLD,
     CREATED,
     DIGEST,
     HOST,
@@ -183,7 +184,7 @@ CHANGES = {
         Restarts(resize=1),
     ),
     "the rendezvous pod is gone": Case(
-        training_job(),
+        training_job(**COLD),
         seen(*THREE, rendezvous_pod=None),
         decision(create_rendezvous=True),
         "Resizing",
@@ -206,7 +207,7 @@ CHANGES = {
         Restarts(infrastructure=3),
     ),
     "the Kubernetes node of the rendezvous pod is silent": Case(
-        training_job(),
+        training_job(**COLD),
         seen(*THREE[:2], make_node(2, Phase.STARTING), rendezvous_pod=replace(HOST, phase=Phase.LOST, trouble=SILENCE)),
         decision(
             deletions=(
@@ -221,7 +222,7 @@ CHANGES = {
         Restarts(infrastructure=2),
     ),
     "the rendezvous pod has failed": Case(
-        training_job(),
+        training_job(**COLD),
         seen(*THREE, rendezvous_pod=replace(HOST, phase=Phase.FAILED)),
         decision(deletions=(Deletion("digits-rdzv", "pod-rdzv", "it has ended", 0),)),
         "Resizing",
@@ -242,7 +243,7 @@ CHANGES = {
         ("Valid", "AllScheduled", "Training"),
     ),
     "a kubelet would restart a host that fails again later and later": Case(
-        training_job(),
+        training_job(**COLD),
         seen(*THREE, rendezvous_pod=CRASHED),
         decision(
             deletions=(
@@ -253,7 +254,7 @@ CHANGES = {
         ("Valid", "AllScheduled", "RestartingAllNodes"),
     ),
     "it is replaced at most once a minute": Case(
-        training_job(),
+        training_job(**COLD),
         seen(*THREE, rendezvous_pod=replace(CRASHED, started_at=at(-59))),
         decision(),
         "Resizing",

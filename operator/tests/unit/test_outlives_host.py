@@ -5,12 +5,11 @@ from typing import Any
 
 import pytest
 
-from builders import HOST, NOW, THREE, decide, make_job, seen, stored, training_job
+from builders import COLD, HOST, NOW, THREE, decide, make_job, seen, stored, training_job
 from torchrun_operator.core.facts.model import Phase
 from torchrun_operator.core.policies.plan import Deletion
 
 SILENCE = "Kubernetes node m0 is not ready for 5 s"
-WARM: dict[str, Any] = {"elasticity": {"warmStart": True}}
 
 
 def runs(*command: str, **trainer: Any) -> dict[str, Any]:
@@ -22,14 +21,16 @@ def runs(*command: str, **trainer: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("spec", "outlives"),
     [
-        ({**runs("torchrun", "train.py"), **WARM}, True),
-        ({**runs("/opt/venv/bin/python", "-m", "torch.distributed.run", "train.py"), **WARM}, True),
-        ({**runs("torchrun", args=["train.py"]), **WARM}, True),
-        (runs("torchrun", "train.py"), False),
-        ({**runs("bash", "-c", "exec torchrun train.py"), **WARM}, False),
-        ({**runs(args=["torchrun", "train.py"]), **WARM}, False),
-        ({**runs("torchrun", "train.py"), **WARM, "lead": {"command": ["bash", "lead.sh"]}}, False),
-        ({**runs("torchrun", "train.py"), **WARM, "rendezvous": {"backend": "static"}, "nnodes": 3}, False),
+        (runs("torchrun", "train.py"), True),
+        (runs("/opt/venv/bin/python", "-m", "torch.distributed.run", "train.py"), True),
+        (runs("torchrun", args=["train.py"]), True),
+        (runs("bash", "-c", "exec torchrun train.py"), True),
+        (runs("bash", "train.sh"), False),
+        (runs(args=["torchrun", "train.py"]), False),
+        ({**runs("torchrun", "train.py"), **COLD}, False),
+        (runs("torchrun", "train.py", env=[{"name": "PYTHON_EXEC", "value": "/opt/python"}]), False),
+        ({**runs("torchrun", "train.py"), "lead": {"command": ["bash", "lead.sh"]}}, False),
+        ({**runs("torchrun", "train.py"), "rendezvous": {"backend": "static"}, "nnodes": 3}, False),
     ],
 )
 def test_which_agents_outlive_their_host(spec: dict[str, Any], outlives: bool) -> None:
@@ -37,7 +38,7 @@ def test_which_agents_outlive_their_host(spec: dict[str, Any], outlives: bool) -
 
 
 def test_the_loss_of_the_host_deletes_no_node() -> None:
-    job = training_job(**WARM)
+    job = training_job()
     lost = replace(HOST, phase=Phase.LOST, trouble=SILENCE)
     found = decide(job, seen(*THREE, rendezvous_pod=lost), NOW)
     assert found.plan.deletions == (Deletion("digits-rdzv", "pod-rdzv", SILENCE, 0),)
@@ -56,13 +57,13 @@ def test_the_loss_of_the_host_deletes_no_node() -> None:
     ],
 )
 def test_the_status_says_that_the_nodes_train(host: Any, message: str) -> None:
-    job = training_job(**WARM)
+    job = training_job()
     after = stored(job, decide(job, seen(*THREE, rendezvous_pod=host), NOW))
     (running,) = [each for each in after.status.conditions if each.type == "Running"]
     assert (running.status, running.message, after.status.membership.nodes) == ("True", message, 3)
 
 
 def test_other_jobs_wait_for_their_host() -> None:
-    job = training_job()
+    job = training_job(**COLD)
     after = stored(job, decide(job, seen(*THREE, rendezvous_pod=None), NOW))
     assert after.status.membership.nodes == 0

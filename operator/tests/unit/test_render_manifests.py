@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from builders import DIGEST, job_manifest, make_job
+from builders import COLD, DIGEST, job_manifest, make_job
 from golden import check_golden
 from torchrun_operator.api.lead import LeadPod
 from torchrun_operator.api.v1alpha1 import TorchrunJob, job_of
@@ -73,7 +73,8 @@ REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
 PROGRAMS = Programs(rendezvous=b"the rendezvous host", launcher=b"the launcher", transfer=b"the transfer program")
 MINIMAL, WHOLE = make_job(), job_of(job_manifest(**copy.deepcopy(FULL)))
-WARM = make_job(elasticity={"spares": 1, "warmStart": True, "preload": ["numpy", "torchvision"]})
+WARM = make_job(elasticity={"spares": 1, "preload": ["numpy", "torchvision"]})
+UNLOADED = make_job(**COLD)
 CLAIMED = make_job(snapshots={"mountPath": "/ckpt", "claimName": "shared"})
 STATIC = make_job(
     nnodes=3,
@@ -127,6 +128,7 @@ def owned(job: TorchrunJob) -> list[dict[str, Any]]:
         ("objects-full", owned(WHOLE)),
         ("objects-with-claim", owned(CLAIMED)),
         ("node-warm", node_pod(WARM, 0)),
+        ("node-cold", node_pod(UNLOADED, 0)),
         ("objects-warm", owned(WARM)),
         ("node-static-lead", node_pod(STATIC, 0)),
         ("node-static", node_pod(STATIC, 2, "digits-2-r2", LeadPod("pod-0", "10.0.0.7"))),
@@ -264,7 +266,7 @@ def test_what_keeps_nodes_apart_does_not_keep_them_off_the_kubernetes_node_of_th
     assert {key for key in labels if key in _LABELS} == kept
 
 
-_LEAD = {"command": ["bash", "-c", "prepare && torchrun train.py"]}
+_LEAD = {"command": ["bash", "lead.sh"]}
 _SLEEP = {"exec": {"command": ["sleep", "1"]}}
 
 
@@ -273,7 +275,7 @@ def first(python: str, *command: str) -> dict[str, Any]:
 
 
 def early(program: str) -> dict[str, Any]:
-    return {"postStart": {"exec": {"command": ["python3", "/torchrun-operator/python", "--start", program]}}}
+    return {"postStart": {"exec": {"command": ["/torchrun-operator/python", "--start", program]}}}
 
 
 @pytest.mark.parametrize(
@@ -300,7 +302,12 @@ def early(program: str) -> dict[str, Any]:
         ),
         ({"args": ["torchrun"], "lifecycle": {"postStart": _SLEEP}}, None, {}),
         ({"command": ["python3", "train.py"]}, None, {}),
-        ({"command": ["bash", "-c", "pip install x && torchrun train.py"]}, None, {}),
+        (
+            {"command": ["bash", "-c", "pip install x && torchrun train.py"]},
+            None,
+            {"command": ["bash", "-c", "pip install x && /torchrun-operator/python --first torchrun train.py"]},
+        ),
+        ({"command": ["bash", "train.sh"]}, None, {}),
         ({}, None, {}),
         ({"command": ["torchrun", "train.py"]}, _LEAD, {**_LEAD, "args": []}),
         (_LEAD, {"command": ["torchrun"], "args": ["a.py"]}, {**first("python3", "torchrun"), "args": ["a.py"]}),
@@ -310,9 +317,17 @@ def test_a_node_with_warm_starts_loads_torch_first_where_the_command_is_torchrun
     container: dict[str, Any], lead: dict[str, Any] | None, changed: dict[str, Any]
 ) -> None:
     given = {"name": "trainer", "image": "train:1", **container}
-    job = make_job(elasticity={"warmStart": True}, template={"spec": {"containers": [given]}}, lead=lead)
+    job = make_job(elasticity={"spares": 1}, template={"spec": {"containers": [given]}}, lead=lead)
     found = trainer(node_pod(job, 0))
     assert {key: value for key, value in found.items() if key not in ("env", "volumeMounts")} == {**given, **changed}
+
+
+def test_the_launcher_looks_for_a_python_where_the_rendezvous_pod_has_one_of_its_own() -> None:
+    template = {"spec": {"containers": [{"name": "rendezvous", "command": ["/opt/venv/bin/python3"]}]}}
+    given = {"name": "trainer", "image": "train:1", "command": ["/opt/venv/bin/torchrun", "train.py"]}
+    job = make_job(rendezvous={"template": template}, template={"spec": {"containers": [given]}})
+    command = ["/torchrun-operator/python", "--first", "/opt/venv/bin/torchrun", "train.py"]
+    assert trainer(node_pod(job, 0))["command"] == command
 
 
 @pytest.mark.parametrize(

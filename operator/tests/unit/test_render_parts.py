@@ -120,7 +120,7 @@ def test_problems_are_listed_from_the_size_to_the_template() -> None:
     job = make_job(
         replicas=9,
         progressDeadlineSeconds=1,
-        elasticity={"spares": 100, "preload": ["numpy"]},
+        elasticity={"spares": 100, "warmStart": False, "preload": ["numpy"]},
         rendezvous={"port": 29401, "conf": {"is_host": "1"}},
         nccl={"env": {"PATH": "x"}},
         files=[{"path": "train.py", "content": ""}],

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from builders import Manifest, make_job
+from builders import COLD, Manifest, make_job
 from torchrun_operator.render.namespace import NamespaceRules
 from torchrun_operator.render.node_pod import node_pod
 from torchrun_operator.render.outputs_pod import outputs_pod
@@ -73,7 +73,7 @@ def test_inputs_are_fetched_before_all_else() -> None:
         {"url": "s3://datasets/digits", "path": "/digits", "secretRef": {"name": "s3"}},
         {"url": "pvc://shared/faces", "path": "/data/faces"},
     ]
-    pod = node_pod(make_job(template=TEMPLATE, inputs=inputs), 1)
+    pod = node_pod(make_job(template=TEMPLATE, inputs=inputs, **COLD), 1)
     common = {
         "image": "train:1",
         "imagePullPolicy": "Always",

@@ -75,6 +75,7 @@ class Reason(StrEnum):
     FINISHED = "Finished"
     # Failed
     MAX_RESTARTS_EXCEEDED = "MaxRestartsExceeded"
+    FAILURE_POLICY = "FailurePolicy"
     NEVER_TRAINED = "NeverTrained"
     DEADLINE_EXCEEDED = "DeadlineExceeded"
     PROGRESS_DEADLINE_EXCEEDED = "ProgressDeadlineExceeded"

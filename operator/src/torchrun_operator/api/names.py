@@ -14,6 +14,8 @@ CATEGORIES: Final = ("all", "training")
 FIELD_MANAGER: Final = "torchrun-operator"
 MANAGED_BY: Final = "torchrun-operator"
 
+MANAGER: Final = f"{GROUP}/operator"
+"""The value of spec.managedBy with which this operator acts, as without the field."""
 LABEL_JOB_NAME: Final = f"{GROUP}/job-name"
 LABEL_ROLE: Final = f"{GROUP}/role"
 LABEL_NODE_INDEX: Final = f"{GROUP}/node-index"
@@ -138,7 +140,9 @@ RESERVED_RDZV_CONF: Final = (
 )
 """Rendezvous settings that the operator depends on. A job cannot change them."""
 
-RESERVED_DIRECTORIES: Final = ("dev", "proc", "sys", "torchrun-operator")
+PROGRAMS_DIRECTORY: Final = "/torchrun-operator"
+"""Where pods find the programs of the operator."""
+RESERVED_DIRECTORIES: Final = ("dev", "proc", "sys", PROGRAMS_DIRECTORY.removeprefix("/"))
 """Directories below / that can hold neither inline files nor snapshots."""
 MAX_FILES_BYTES: Final = 900 * 1024
 """Inline files share one ConfigMap, whose limit is 1 MiB."""

@@ -19,7 +19,6 @@ from torchrun_operator.api.names import (
     STATIC_ENV,
     TERMINATION_LOG,
     TRAINER_CONTAINER,
-    WORKER_PYTHON,
 )
 
 _RESERVED: Final = f"/{', /'.join(RESERVED_DIRECTORIES)}"
@@ -33,12 +32,12 @@ PROGRESS_DEADLINE: Final = (
     f"must be at least {MIN_PROGRESS_DEADLINE}, because scripts report progress every second or two; 0 disables hang "
     "detection"
 )
-SPARES: Final = f"MAX of spec.nnodes plus the spares must be at most {MAX_NODES}; lower one of them"
-PRELOAD: Final = "set spec.elasticity.warmStart to true, or remove this field: it has no effect without warm starts"
-WORKER_PYTHON_TAKEN: Final = (
-    f"remove {WORKER_PYTHON} from the env of the trainer container, or set spec.elasticity.warmStart to false: warm "
-    "starts use this variable"
+IGNORE_ALL: Final = (
+    "add a condition: exitCodes, signals, reasons or messages; otherwise no failure would ever count, and the job "
+    "could start again without end"
 )
+SPARES: Final = f"MAX of spec.nnodes plus the spares must be at most {MAX_NODES}; lower one of them"
+PRELOAD: Final = "remove this field, or spec.elasticity.warmStart: false: it has no effect without warm starts"
 CONTROL_PORT: Final = f"{PORT_HTTP} is the control port of the rendezvous host; choose another, such as 29400"
 RDZV_CONF: Final = 'write keys as in torchrun --rdzv-conf, such as read_timeout: "120", and values without "," and "="'
 FILE_PATH: Final = 'write an absolute path without ".", "..", ":" and "//", such as /workspace/train.py'
@@ -122,10 +121,6 @@ STATIC_PROCESSES: Final = (
 )
 STATIC_SPARES: Final = (
     "the static backend has no spares, because all nodes start again when one is lost: remove this field, or set "
-    "spec.rendezvous.backend to c10d"
-)
-STATIC_WARM_START: Final = (
-    "the static backend has no warm starts, because all pods are replaced when one is lost: remove this field, or set "
     "spec.rendezvous.backend to c10d"
 )
 STATIC_PROGRESS: Final = (

@@ -17,7 +17,7 @@ from torchrun_operator.api.names import (
     MAX_NODES,
     MIN_PROGRESS_DEADLINE,
 )
-from torchrun_operator.api.v1alpha1 import TorchrunJob, TorchrunJobSpec
+from torchrun_operator.api.v1alpha1 import FailureAction, TorchrunJob, TorchrunJobSpec
 
 
 class Problem(NamedTuple):
@@ -48,7 +48,8 @@ def readable(error: ValidationError, prefix: str = "") -> str:
 
 def resource_problems(job: TorchrunJob) -> list[Problem]:
     """Return what is wrong with the name and the size of the job. `render.validation` has the other rules."""
-    return [*_name(job.name), *_replicas(job.spec), *_deadlines(job.spec), *_spares(job.spec)]
+    spec = job.spec
+    return [*_name(job.name), *_replicas(spec), *_failure_policy(spec), *_deadlines(spec), *_spares(spec)]
 
 
 def _path(prefix: str, location: tuple[int | str, ...]) -> str:
@@ -88,6 +89,12 @@ def _replicas(spec: TorchrunJobSpec) -> Iterator[Problem]:
 def _deadlines(spec: TorchrunJobSpec) -> Iterator[Problem]:
     if 0 < (spec.progress_deadline_seconds or 0) < MIN_PROGRESS_DEADLINE:
         yield Problem("spec.progressDeadlineSeconds", remedies.PROGRESS_DEADLINE)
+
+
+def _failure_policy(spec: TorchrunJobSpec) -> Iterator[Problem]:
+    for number, rule in enumerate(spec.failure_policy.rules):
+        if rule.action is FailureAction.IGNORE and not rule.conditional:
+            yield Problem(f"spec.failurePolicy.rules[{number}]", remedies.IGNORE_ALL)
 
 
 def _spares(spec: TorchrunJobSpec) -> Iterator[Problem]:

@@ -182,6 +182,16 @@ class KubernetesCluster:
         path = f"{_PATHS['Pod'].format(namespace=quote(namespace))}/{quote(name)}"
         await self._unless_gone("DELETE", path, body)
 
+    async def delete_job(self, namespace: str, name: str, uid: str) -> None:
+        """See Cluster.delete_job."""
+        body = {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"uid": uid}}
+        try:
+            await self._transport.request("DELETE", "torchrunjobs", f"{_jobs(namespace)}/{quote(name)}", body=body)
+        except ClusterError as error:
+            if error.status not in _GONE:
+                raise
+        self.cache.forget((namespace, name))
+
     async def stop_pod(self, namespace: str, name: str, uid: str) -> None:
         """See Cluster.stop_pod. A deadline in the past is the one way to end a pod and keep its logs."""
         path = f"{_PATHS['Pod'].format(namespace=quote(namespace))}/{quote(name)}"

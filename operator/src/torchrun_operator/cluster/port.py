@@ -60,6 +60,10 @@ class Cluster(Protocol):
         """Return (namespace, name) of every TorchrunJob there."""
         ...
 
+    async def delete_job(self, namespace: str, name: str, uid: str) -> None:
+        """Delete the TorchrunJob with this uid, if it exists. The garbage collector deletes what it owns."""
+        ...
+
     async def list_pods(self, namespace: str, job: str) -> Sequence[Manifest]:
         """Return the pods with the job's label, of any owner. May lag. Raises NotSyncedError rather than wait."""
         ...

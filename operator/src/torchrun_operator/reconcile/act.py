@@ -63,6 +63,10 @@ class Actor:
         if decision.plan.target is not None:
             self._links.tell(key, decision.plan.target)
         await self._delete(key, decision.plan.deletions)
+        if decision.plan.delete_job:
+            logger.info("the job is deleted: spec.ttlSecondsAfterFinished is %s", job.spec.ttl_seconds_after_finished)
+            await self._cluster.delete_job(*key, job.metadata.uid)
+            return None
         await self._attempt(
             {("Pod", stop.uid): self._cluster.stop_pod(key[0], stop.name, stop.uid) for stop in decision.plan.stops}
         )

@@ -7,7 +7,6 @@ from functools import cached_property
 from typing import Final
 
 PROGRAMS_VOLUME: Final = "torchrun-operator"
-PROGRAMS_DIRECTORY: Final = "/torchrun-operator"
 RENDEZVOUS_PROGRAM: Final = "rendezvous.pyz"
 LAUNCHER_PROGRAM: Final = "launcher.pyz"
 TRANSFER_PROGRAM: Final = "transfer.pyz"

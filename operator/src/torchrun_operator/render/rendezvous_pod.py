@@ -9,6 +9,7 @@ from torchrun_operator.api.names import (
     ANNOTATION_TOKEN_DIGEST,
     LABEL_ROLE,
     PORT_HTTP,
+    PROGRAMS_DIRECTORY,
     READINESS_GATE,
     RENDEZVOUS_CONTAINER,
     ROLE_RENDEZVOUS,
@@ -31,7 +32,7 @@ from torchrun_operator.render.metadata import owned_metadata
 from torchrun_operator.render.namespace import NO_RULES, NamespaceRules
 from torchrun_operator.render.part import Manifest, total
 from torchrun_operator.render.placement import placement
-from torchrun_operator.render.programs import PROGRAMS_DIRECTORY, RENDEZVOUS_PROGRAM
+from torchrun_operator.render.programs import RENDEZVOUS_PROGRAM
 
 _MEBI: Final = Decimal(1024**2)
 _NEEDS: Final = {

@@ -5,12 +5,12 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
-from torchrun_operator.api.names import rendezvous_name, snapshots_name
+from torchrun_operator.api.names import PROGRAMS_DIRECTORY, rendezvous_name, snapshots_name
 from torchrun_operator.api.torchrun import python_of
 from torchrun_operator.api.v1alpha1 import SecretReference, TorchrunJob, TorchrunJobSpec
 from torchrun_operator.render.beside import chosen, container_security
 from torchrun_operator.render.paths import is_inside
-from torchrun_operator.render.programs import PROGRAMS_DIRECTORY, TRANSFER_PROGRAM
+from torchrun_operator.render.programs import TRANSFER_PROGRAM
 
 Manifest = dict[str, Any]
 

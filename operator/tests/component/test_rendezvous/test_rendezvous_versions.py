@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from lasting_agents import check_that_workers_go_on, lasting_job
 from rendezvous_agents import ALL_REDUCE, Job, address
 from rendezvous_host import Host, Operator, running_host, wait_for
 
@@ -78,3 +79,9 @@ def test_a_job_lives_through_all_changes(python: str, tmp_path: Path) -> None:
                 assert successor.metrics()["reopened_total"] == 0
         finally:
             job.close()
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_agents_of_the_launcher_outlive_the_host(python: str, tmp_path: Path) -> None:
+    with lasting_job(tmp_path, python) as job:
+        check_that_workers_go_on(job)

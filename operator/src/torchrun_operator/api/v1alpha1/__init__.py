@@ -1,16 +1,21 @@
 """The models of torchrun.dev/v1alpha1; the CRD and its reference are generated from them."""
 
+from torchrun_operator.api.v1alpha1.failure_policy import (
+    ExitCodes,
+    FailureAction,
+    FailurePolicy,
+    FailureRule,
+    Operator,
+)
 from torchrun_operator.api.v1alpha1.job import ObjectMeta, TorchrunJob, job_of, spec_of, status_of
 from torchrun_operator.api.v1alpha1.lead import CompletionPolicy, Lead
+from torchrun_operator.api.v1alpha1.rendezvous import Rendezvous, RendezvousBackend, RendezvousHost
 from torchrun_operator.api.v1alpha1.spec import (
     FROZEN,
     ConfigMapReference,
     Elasticity,
     File,
     Nccl,
-    Rendezvous,
-    RendezvousBackend,
-    RendezvousHost,
     Snapshots,
     TorchrunJobSpec,
 )
@@ -41,7 +46,11 @@ __all__ = [
     "CompletionPolicy",
     "ConfigMapReference",
     "Elasticity",
+    "ExitCodes",
     "Failure",
+    "FailureAction",
+    "FailurePolicy",
+    "FailureRule",
     "File",
     "Goodput",
     "Input",
@@ -52,6 +61,7 @@ __all__ = [
     "Nccl",
     "NodeStatus",
     "ObjectMeta",
+    "Operator",
     "Output",
     "OutputState",
     "OutputStatus",

@@ -2,92 +2,30 @@
 
 import hashlib
 import json
-from enum import StrEnum
 from functools import cached_property
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator, Field
 
 from torchrun_operator.api.base import Model
-from torchrun_operator.api.names import MAX_SPARES, MODULE_PATTERN, PORT_STORE, TRAINER_CONTAINER
+from torchrun_operator.api.launching import launched
+from torchrun_operator.api.names import (
+    MANAGER,
+    MAX_SPARES,
+    MODULE_PATTERN,
+    TRAINER_CONTAINER,
+    WORKER_PYTHON,
+)
 from torchrun_operator.api.nnodes import NodeRange, parse_nnodes, parse_nproc_per_node
-from torchrun_operator.api.torchrun import program_of
+from torchrun_operator.api.v1alpha1.failure_policy import FailurePolicy
 from torchrun_operator.api.v1alpha1.lead import CompletionPolicy, Lead
+from torchrun_operator.api.v1alpha1.rendezvous import Rendezvous, RendezvousBackend
 from torchrun_operator.api.v1alpha1.transfer import Inputs, Outputs, Transfer
-
-
-class RendezvousBackend(StrEnum):
-    """How the nodes find each other."""
-
-    C10D = "c10d"
-    STATIC = "static"
-
-
-class RendezvousHost(StrEnum):
-    """Where the rendezvous store lives."""
-
-    DEDICATED = "Dedicated"
 
 
 def _check_nnodes(nnodes: object) -> object:
     parse_nnodes(nnodes)
     return nnodes
-
-
-class Rendezvous(Model):
-    """How the nodes find each other and form rounds."""
-
-    backend: Annotated[
-        RendezvousBackend,
-        Field(
-            description="The rendezvous backend of torchrun. c10d: the job is elastic. static: a fixed number of nodes "
-            "starts together, and the index of a pod is its node rank. If one node is lost, all start again. There is "
-            "no rendezvous pod: host, lastCallSeconds and template have no effect."
-        ),
-    ] = RendezvousBackend.C10D
-    host: Annotated[
-        RendezvousHost,
-        Field(
-            description="Where the rendezvous store runs. Only Dedicated is supported: a small pod of its own, "
-            "so that the job survives the loss of any node, rank 0 included."
-        ),
-    ] = RendezvousHost.DEDICATED
-    port: Annotated[
-        int,
-        Field(
-            description="TCP port of the rendezvous store; MASTER_PORT of a static job. 29401 is taken by the control "
-            "port.",
-            ge=1024,
-            le=65535,
-        ),
-    ] = PORT_STORE
-    last_call_seconds: Annotated[
-        int,
-        Field(
-            description="Maximum time in seconds that a round waits for nodes that are starting, once MIN nodes have "
-            "joined. The round starts at once when every expected node has joined. Example: 15.",
-            ge=0,
-            le=3600,
-        ),
-    ] = 15
-    conf: Annotated[
-        dict[str, Annotated[str, Field(max_length=256)]],
-        Field(
-            description='Additional keys for torchrun --rdzv-conf. Values are strings. Example: {read_timeout: "120"}.',
-            max_length=32,
-        ),
-    ] = {}  # noqa: RUF012
-    template: Annotated[
-        dict[str, Any] | None,
-        Field(
-            description="The pod of the rendezvous host: a part of a PodTemplateSpec. What you set here replaces what "
-            "the operator takes from spec.template, or chooses. metadata: labels, annotations; spec: placement "
-            "(nodeSelector, affinity, tolerations, topologySpreadConstraints, schedulerName), priorityClassName, "
-            "runtimeClassName, serviceAccountName, imagePullSecrets, securityContext, and a container named rendezvous "
-            "(image, imagePullPolicy, resources, env, securityContext; command: the Python to run with). Example: "
-            "{spec: {nodeSelector: {pool: cpu}, containers: [{name: rendezvous, resources: {requests: {cpu: 100m}}}]}}."
-        ),
-    ] = None
 
 
 class ConfigMapReference(Model):
@@ -183,13 +121,14 @@ class Elasticity(Model):
         bool,
         Field(
             description="Whether each node keeps a process that has torch loaded and forks its workers from it. "
-            "Workers then start seconds sooner. A change applies to pods created after it."
+            "Workers then start seconds sooner. It has no effect in static jobs. A change applies to pods created "
+            "after it."
         ),
-    ] = False
+    ] = True
     preload: Annotated[
         tuple[Annotated[str, Field(max_length=128, pattern=MODULE_PATTERN)], ...],
         Field(
-            description="Python modules to load in addition to torch if warmStart is true. Loading them must not "
+            description="Python modules to load in addition to torch, unless warmStart is false. Loading them must not "
             "start threads or processes, and must not use a GPU. Example: [numpy, torchvision].",
             max_length=32,
         ),
@@ -236,6 +175,13 @@ class TorchrunJobSpec(Model):
             le=1000,
         ),
     ] = 3
+    failure_policy: Annotated[
+        FailurePolicy,
+        Field(
+            description="What failures of the code lead to: a rule can fail the job at once, or let a failure not use "
+            "up spec.maxRestarts. You can change this field at any time."
+        ),
+    ] = FailurePolicy()
     progress_deadline_seconds: Annotated[
         int | None,
         Field(
@@ -254,6 +200,17 @@ class TorchrunJobSpec(Model):
             "fails and its pods are stopped. The time begins when the job starts, and again when it is resumed. Unset: "
             "no limit. You can change this field at any time. Example: 86400.",
             ge=1,
+            le=2**31 - 1,
+        ),
+    ] = None
+    ttl_seconds_after_finished: Annotated[
+        int | None,
+        Field(
+            description="Seconds after which a job that is complete or has failed is deleted, with its pods, their "
+            "logs and the volume of a volumeClaimTemplate. They begin with the end of the job, or of its upload; a "
+            "job whose upload failed stays. 0: at once. Unset: the job stays. You can change this field at any time. "
+            "Example: 86400.",
+            ge=0,
             le=2**31 - 1,
         ),
     ] = None
@@ -300,6 +257,16 @@ class TorchrunJobSpec(Model):
             "has no policies."
         ),
     ] = True
+    managed_by: Annotated[
+        str | None,
+        Field(
+            description=f"The controller of the job. With another value than {MANAGER}, this operator does nothing "
+            "with the job, and does not write its status: another controller does. It cannot be changed. Example: "
+            "kueue.x-k8s.io/multikueue.",
+            max_length=63,
+            pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$",
+        ),
+    ] = None
     suspend: Annotated[
         bool,
         Field(
@@ -365,15 +332,19 @@ class TorchrunJobSpec(Model):
         """The trainer container of the node with that index: that of the template, unless the lead's differs."""
         return self.lead.trainer(self.trainer) if index == 0 and self.lead is not None else self.trainer
 
+    def starts_warm(self, index: int) -> bool:
+        """Whether workers of that node start warm, unless the user names a Python for them."""
+        own = any(variable.get("name") == WORKER_PYTHON for variable in self.trainer_of(index).get("env") or [])
+        return self.elasticity.warm_start and not self.static and not own
+
     def starts_by_launcher(self, index: int) -> bool:
-        """Whether the first process of that node is the launcher: with warm starts, if the command is torchrun."""
-        named = bool(self.trainer_of(index).get("command")) and program_of(self.command_of(index)) is not None
-        return self.elasticity.warm_start and named
+        """Whether the launcher starts torchrun on that node, so that it can fork it."""
+        return self.starts_warm(index) and launched(self.trainer_of(index)) is not None
 
     @property
     def outlives_host(self) -> bool:
         """Whether the agents of all nodes go on without the rendezvous host, and bring its successor the state."""
-        return not self.static and self.starts_by_launcher(0) and self.starts_by_launcher(1)
+        return self.starts_by_launcher(0) and self.starts_by_launcher(1)
 
     def command_of(self, index: int) -> tuple[str, ...]:
         """Return the command and the arguments of the trainer container of the node with that index."""

@@ -115,6 +115,11 @@ class Failure(TolerantModel):
         Field(description="Beginning and end of the traceback, or the last lines of the log.", max_length=2048),
         cut(2048),
     ] = None
+    rule: Annotated[
+        int | None,
+        Field(description="Position of the rule in spec.failurePolicy.rules that decided, from 0.", ge=0),
+    ] = None
+    action: Annotated[str | None, Field(description="What that rule said.", max_length=64)] = None
 
 
 class RendezvousStatus(TolerantModel):

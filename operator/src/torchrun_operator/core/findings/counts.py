@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from torchrun_operator.api.v1alpha1 import RendezvousStatus, Restarts
+from torchrun_operator.api.v1alpha1 import FailureAction, RendezvousStatus, Restarts
 from torchrun_operator.core.facts.model import Cause, Facts
 from torchrun_operator.core.findings.completion import Completion
 from torchrun_operator.core.findings.hangs import Hang, Hangs
 from torchrun_operator.core.findings.losses import Losses
 from torchrun_operator.core.findings.membership import Members
+from torchrun_operator.core.findings.verdict import Verdict
 from torchrun_operator.core.findings.workers import WorkerFailures
 
 
@@ -25,8 +26,10 @@ class Counts:
     """New restarts, by cause."""
     hung_round: int | None = None
     """The last round that was found to hang in the present host process."""
+    failed: bool = False
+    """The code has failed, whether that counts as code or not."""
     exhausted: bool = False
-    """The code failed more often than spec.maxRestarts allows."""
+    """The code failed more often than spec.maxRestarts allows, or in a way that fails the job."""
 
     def shown_round(self, number: int) -> int:
         """Return the number that people see of a round of the present host process."""
@@ -40,19 +43,21 @@ def count(
     hangs: Hangs,
     workers: WorkerFailures,
     end: Completion,
+    verdict: Verdict,
     *,
     active: bool,
 ) -> Counts:
     """Count what is new in an active job. The counts of a job that has ended or is suspended stay as they are.
 
-    A lost node explains that the round makes no progress, so that such a hang does not count.
+    ``verdict`` is about the newest failure.
     """
     before = facts.job.status.restarts
     if not active:
         return Counts(restarts=before, bookkeeping=facts.job.status.rendezvous)
-    hang = hangs.new if not lost.nodes else None
+    hang = verdict.hang
     hung = hang.round if hang is not None else hangs.recorded
-    fresh = _fresh(lost, lost.by_code + workers.count + (hang is not None), round_.resized)
+    code = lost.by_code + workers.count + (hang is not None)
+    fresh = _fresh(lost, code, round_.resized, ignored=verdict.action is FailureAction.IGNORE)
     restarts = Restarts(**{cause: getattr(before, cause) + fresh.get(cause, 0) for cause in Cause})
     bookkeeping = _bookkeeping(facts, workers, hung, end)
     return Counts(
@@ -61,17 +66,20 @@ def count(
         hang=hang,
         fresh=fresh,
         hung_round=hung,
-        exhausted=restarts.code > facts.job.spec.max_restarts and not end.complete,
+        failed=bool(code),
+        exhausted=not end.complete
+        and (restarts.code > facts.job.spec.max_restarts or (bool(code) and verdict.action is FailureAction.FAIL_JOB)),
     )
 
 
-def _fresh(lost: Losses, code: int, resize: bool) -> dict[str, int]:
+def _fresh(lost: Losses, code: int, resize: bool, *, ignored: bool) -> dict[str, int]:
     fresh: dict[str, int] = {}
     for loss in lost.nodes:
         if loss.cause is not Cause.CODE:
             fresh[loss.cause] = fresh.get(loss.cause, 0) + 1
     if code:
-        fresh[Cause.CODE] = code
+        cause = Cause.INFRASTRUCTURE if ignored else Cause.CODE
+        fresh[cause] = fresh.get(cause, 0) + code
     if resize:
         fresh[Cause.RESIZE] = 1
     return fresh

@@ -30,6 +30,12 @@ def newest(facts: Facts, losses: Sequence[Loss], workers: WorkerFailures, hang: 
 
 def describe_failure(failure: Failure) -> str:
     """Describe in one line what failed first and why."""
+    return _what_failed(failure) + (
+        f"; rule {failure.rule + 1} of spec.failurePolicy says {failure.action}" if failure.rule is not None else ""
+    )
+
+
+def _what_failed(failure: Failure) -> str:
     if failure.reason == FailureReason.HUNG:
         return failure.message
     who = f"pod {failure.pod}" if failure.pod else "an unknown node"

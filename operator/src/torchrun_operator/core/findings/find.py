@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from torchrun_operator.api.conditions import Reason
-from torchrun_operator.api.v1alpha1 import Failure, Straggler
+from torchrun_operator.api.v1alpha1 import Failure, FailureAction, Straggler
 from torchrun_operator.core.facts.model import Facts, Stage
 from torchrun_operator.core.findings.backoff import NO_BACK_OFF, BackOffs, back_off
 from torchrun_operator.core.findings.completion import Completion, completion
 from torchrun_operator.core.findings.counts import Counts, count
 from torchrun_operator.core.findings.deadline import deadline
-from torchrun_operator.core.findings.failures import newest
+from torchrun_operator.core.findings.expiry import expiry
 from torchrun_operator.core.findings.hangs import Hangs, hangs
 from torchrun_operator.core.findings.leftovers import Leftovers, leftovers
 from torchrun_operator.core.findings.losses import Losses, losses
@@ -22,6 +22,7 @@ from torchrun_operator.core.findings.stragglers import straggler
 from torchrun_operator.core.findings.stuck import Stuck, stuck
 from torchrun_operator.core.findings.together import Together, together
 from torchrun_operator.core.findings.uploads import Uploads, uploads
+from torchrun_operator.core.findings.verdict import Verdict, verdict
 from torchrun_operator.core.findings.waits import Waits, waits
 from torchrun_operator.core.findings.wanted import Wanted, wanted
 from torchrun_operator.core.findings.workers import NO_FAILURES, WorkerFailures, worker_failures
@@ -57,6 +58,8 @@ class Findings:
     """Why the job fails now."""
     leftovers: Leftovers
     uploads: Uploads
+    expiry: datetime | None
+    """When the job is deleted because it ended long ago."""
 
     @property
     def over(self) -> bool:
@@ -76,10 +79,12 @@ def find(facts: Facts) -> Findings:
     lost = losses(facts, goal, round_, stuck_nodes) if counts_losses else Losses()
     hung = hangs(facts, round_)
     workers = worker_failures(facts, lost, round_) if active else NO_FAILURES
-    counts = count(facts, round_, lost, hung, workers, end, active=active)
+    judged = verdict(facts, lost, workers, hung) if active else Verdict()
+    counts = count(facts, round_, lost, hung, workers, end, judged, active=active)
     ends_at = deadline(facts) if active else None
-    failing = _failing(facts, end, counts, ends_at)
+    failing = _failing(facts, end, counts, ends_at, judged.action)
     left = leftovers(facts, goal)
+    upload = uploads(facts)
     backed_off = back_off(facts, goal, lost) if active and failing is None else NO_BACK_OFF
     return Findings(
         stage=stage,
@@ -93,7 +98,7 @@ def find(facts: Facts) -> Findings:
         hangs=hung,
         workers=workers,
         counts=counts,
-        failure=newest(facts, lost.nodes, workers, counts.hang) if counts.fresh else None,
+        failure=judged.failure if counts.fresh else None,
         back_off=backed_off,
         size=size(facts, goal, backed_off, left),
         reach=reach(facts),
@@ -103,11 +108,16 @@ def find(facts: Facts) -> Findings:
         deadline=ends_at,
         failing=failing,
         leftovers=left,
-        uploads=uploads(facts),
+        uploads=upload,
+        expiry=expiry(facts, upload),
     )
 
 
-def _failing(facts: Facts, end: Completion, counts: Counts, ends_at: datetime | None) -> Reason | None:
+def _failing(
+    facts: Facts, end: Completion, counts: Counts, ends_at: datetime | None, action: FailureAction
+) -> Reason | None:
+    if counts.exhausted and action is FailureAction.FAIL_JOB:
+        return Reason.FAILURE_POLICY
     if counts.exhausted:
         return Reason.PROGRESS_DEADLINE_EXCEEDED if counts.hang else Reason.MAX_RESTARTS_EXCEEDED
     if end.no_round:

@@ -188,6 +188,7 @@ def _same(loss: Loss, last: Failure | None) -> bool:
     if loss.start_counted:
         return True
     ended = loss.exit.finished_at if loss.exit is not None else None
-    if last is None or last.cause != Cause.CODE or ended is None or loss.created_at is None:
+    of_code = last is not None and (last.cause == Cause.CODE or last.rule is not None)
+    if last is None or not of_code or ended is None or loss.created_at is None:
         return False
     return loss.created_at <= last.time and abs(ended - last.time) <= SAME_CAUSE

@@ -37,8 +37,11 @@ CHAIN: tuple[Policy, ...] = (
 def plan(facts: Facts, findings: Findings) -> Plan:
     """Return the plan of the first policy that has one, and look again when a further pod may be lost."""
     found = with_upload(_first(facts, findings), facts, findings)
-    later = [found.look_again_seconds, seconds_until([facts.judged_at, findings.uploads.later], facts.now)]
-    return replace_fields(found, look_again_seconds=min((s for s in later if s is not None), default=None))
+    expired = findings.expiry is not None and facts.now >= findings.expiry
+    moments = [facts.judged_at, findings.uploads.later, None if expired else findings.expiry]
+    later = [found.look_again_seconds, seconds_until(moments, facts.now)]
+    again = min((seconds for seconds in later if seconds is not None), default=None)
+    return replace_fields(found, delete_job=expired, look_again_seconds=again)
 
 
 def _first(facts: Facts, findings: Findings) -> Plan:

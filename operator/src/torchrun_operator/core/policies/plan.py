@@ -59,6 +59,8 @@ class Plan:
     """Create the pod that uploads. None: not now."""
     target: Target | None = None
     """The target of the rendezvous host. None: send nothing."""
+    delete_job: bool = False
+    """The job ended long ago."""
     look_again_seconds: float | None = None
 
 

@@ -1,7 +1,8 @@
-"""The condition Failed: too many failures of the code, no time left, or nodes that ended without a round."""
+"""The condition Failed: too many failures of the code, or a grave one, no time left, or no round at all."""
 
 from torchrun_operator.api.conditions import ConditionType, Reason
 from torchrun_operator.api.names import TRAINER_CONTAINER, node_name
+from torchrun_operator.api.v1alpha1 import Failure
 from torchrun_operator.core.facts.model import Cause, Facts, Phase
 from torchrun_operator.core.findings.failures import describe_failure
 from torchrun_operator.core.findings.find import Findings
@@ -20,6 +21,8 @@ def failed(facts: Facts, findings: Findings) -> list[Verdict]:
     elif reason is Reason.DEADLINE_EXCEEDED:
         seconds = facts.job.spec.active_deadline_seconds
         message = f"the job was active for longer than spec.activeDeadlineSeconds, which is {seconds}"
+    elif reason is Reason.FAILURE_POLICY and findings.failure is not None:
+        message = f"{describe_failure(findings.failure)}; see {_logs_of(facts, findings.failure)}"
     else:
         message = _too_often(facts, findings)
     return [Verdict(ConditionType.FAILED, True, reason, message)]
@@ -48,8 +51,12 @@ def _too_often(facts: Facts, findings: Findings) -> str:
         return count
     if failure.reason == FailureReason.HUNG:
         return f"{describe_failure(failure)}; {count}"
-    pod, container = failure.pod or node_name(job.metadata.name, 0), failure.container or TRAINER_CONTAINER
-    return f"{describe_failure(failure)}; {count}; see {_logs(facts, pod, container)}"
+    return f"{describe_failure(failure)}; {count}; see {_logs_of(facts, failure)}"
+
+
+def _logs_of(facts: Facts, failure: Failure) -> str:
+    pod = failure.pod or node_name(facts.job.metadata.name, 0)
+    return _logs(facts, pod, failure.container or TRAINER_CONTAINER)
 
 
 def _logs(facts: Facts, pod: str, container: str) -> str:

@@ -79,7 +79,8 @@ def _last_change(facts: Facts, findings: Findings) -> api.MembershipChange | Non
     if findings.losses.nodes:
         return api.MembershipChange(time=facts.now, cause=findings.losses.nodes[0].cause)
     if findings.workers.count:
-        return api.MembershipChange(time=failed_at(facts) or facts.now, cause=Cause.CODE)
+        cause = findings.failure.cause if findings.failure is not None else Cause.CODE
+        return api.MembershipChange(time=failed_at(facts) or facts.now, cause=cause)
     if findings.counts.hang is not None:
         return api.MembershipChange(time=facts.now, cause=Cause.CODE)
     if findings.members.resized:

@@ -1,7 +1,7 @@
 """status.nodes: one entry per node."""
 
 from torchrun_operator.api import v1alpha1 as api
-from torchrun_operator.core.facts.model import Cause, Facts, NodePod, Phase, Stage
+from torchrun_operator.core.facts.model import Facts, NodePod, Phase, Stage
 from torchrun_operator.core.findings.find import Findings
 
 
@@ -46,7 +46,7 @@ def _node(
 
 def _start_counted(findings: Findings, known: api.NodeStatus | None, rank: int | None) -> bool:
     """Whether a failure of the code is counted, now or before, since the pod exists and without it having trained."""
-    counted = Cause.CODE in findings.counts.fresh or (known is not None and bool(known.start_counted))
+    counted = findings.counts.failed or (known is not None and bool(known.start_counted))
     return counted and rank is None
 
 

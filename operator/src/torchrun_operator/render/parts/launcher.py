@@ -6,26 +6,24 @@ from pathlib import PurePosixPath
 from typing import Any, Final
 
 from torchrun_operator.api import remedies
-from torchrun_operator.api.names import WORKER_PYTHON, rendezvous_name
-from torchrun_operator.api.torchrun import program_of, python_of
+from torchrun_operator.api.launching import LAUNCHER, launched
+from torchrun_operator.api.names import PROGRAMS_DIRECTORY, WORKER_PYTHON, rendezvous_name
+from torchrun_operator.api.torchrun import program_of
 from torchrun_operator.api.v1alpha1 import TorchrunJob, TorchrunJobSpec
 from torchrun_operator.api.validation import Problem
 from torchrun_operator.render.part import Part, Piece
-from torchrun_operator.render.programs import LAUNCHER_PROGRAM, PROGRAMS_DIRECTORY, PROGRAMS_VOLUME
+from torchrun_operator.render.programs import LAUNCHER_PROGRAM, PROGRAMS_VOLUME
 
-_LAUNCHER: Final = f"{PROGRAMS_DIRECTORY}/python"
-"""torchrun starts this program instead of Python."""
 _EXECUTABLE: Final = 0o555
 
 
 def _node(job: TorchrunJob, index: int) -> Piece:
-    elasticity = job.spec.elasticity
-    if not elasticity.warm_start:
+    if not job.spec.starts_warm(index):
         return Piece()
-    env = [{"name": WORKER_PYTHON, "value": _LAUNCHER}]
-    if elasticity.preload:
-        env.append({"name": "TORCHRUN_PRELOAD", "value": ",".join(elasticity.preload)})
-    items = [{"key": LAUNCHER_PROGRAM, "path": PurePosixPath(_LAUNCHER).name, "mode": _EXECUTABLE}]
+    env = [{"name": WORKER_PYTHON, "value": LAUNCHER}]
+    if job.spec.elasticity.preload:
+        env.append({"name": "TORCHRUN_PRELOAD", "value": ",".join(job.spec.elasticity.preload)})
+    items = [{"key": LAUNCHER_PROGRAM, "path": PurePosixPath(LAUNCHER).name, "mode": _EXECUTABLE}]
     source = {"name": rendezvous_name(job.metadata.name), "items": items}
     return Piece(
         env=tuple(env),
@@ -36,29 +34,33 @@ def _node(job: TorchrunJob, index: int) -> Piece:
 
 
 def _start(spec: TorchrunJobSpec, index: int) -> dict[str, Any]:
-    """Return what loads torch before the first workers start, which in a spare is when it takes over.
+    """Return what loads torch before the first workers start.
 
-    Only where the command is torchrun itself: a shell line may install packages first. The launcher then is the first
-    process. Where the image names a program that comes before torchrun, a hook loads torch, unless the user has one.
+    Where the command starts torchrun, the launcher comes first and forks it. Where the image names a program that comes
+    before torchrun, only a hook can load torch ahead, beside torchrun's agent, which does so too. That pays in a job
+    with spares alone: their workers start later. A hook of the user stays.
     """
     trainer = spec.trainer_of(index)
-    command, args = trainer.get("command") or [], trainer.get("args") or []
-    if spec.starts_by_launcher(index):
-        return {"command": [python_of([*command, *args]), _LAUNCHER, "--first", *command]}
-    program = program_of([*command, *args])
-    if program is None:
-        return {}
+    by_launcher = launched(trainer, search=_names_python(spec))
+    if by_launcher is not None:
+        return dict(by_launcher)
+    program = program_of(trainer.get("args") or [])
     lifecycle = copy.deepcopy(trainer.get("lifecycle") or {})
-    hook = {"exec": {"command": [python_of(args), _LAUNCHER, "--start", program]}}
-    return {} if "postStart" in lifecycle else {"lifecycle": {**lifecycle, "postStart": hook}}
+    if program is None or trainer.get("command") or "postStart" in lifecycle or not spec.elasticity.spares:
+        return {}
+    hook = {"exec": {"command": [LAUNCHER, "--start", program]}}
+    return {"lifecycle": {**lifecycle, "postStart": hook}}
+
+
+def _names_python(spec: TorchrunJobSpec) -> bool:
+    """Whether the user says with which Python the rendezvous pod starts: there may be no `python3` in PATH."""
+    given = (spec.rendezvous.template or {}).get("spec") or {}
+    return any(container.get("command") for container in given.get("containers") or ())
 
 
 def _problems(spec: TorchrunJobSpec) -> Iterator[Problem]:
-    elasticity = spec.elasticity
-    if elasticity.preload and not elasticity.warm_start:
+    if spec.elasticity.preload and not spec.elasticity.warm_start:
         yield Problem("spec.elasticity.preload", remedies.PRELOAD)
-    if elasticity.warm_start and any(e.get("name") == WORKER_PYTHON for e in spec.trainer.get("env") or []):
-        yield Problem("spec.elasticity.warmStart", remedies.WORKER_PYTHON_TAKEN)
 
 
 PART = Part(node=_node, problems=_problems)

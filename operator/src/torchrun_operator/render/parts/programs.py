@@ -2,13 +2,12 @@
 
 from collections.abc import Iterator
 
-from torchrun_operator.api.names import rendezvous_name
+from torchrun_operator.api.names import PROGRAMS_DIRECTORY, rendezvous_name
 from torchrun_operator.api.v1alpha1 import TorchrunJob, TorchrunJobSpec
 from torchrun_operator.render.metadata import owned_metadata
 from torchrun_operator.render.part import Installation, Manifest, Part, Piece
 from torchrun_operator.render.programs import (
     LAUNCHER_PROGRAM,
-    PROGRAMS_DIRECTORY,
     PROGRAMS_VOLUME,
     RENDEZVOUS_PROGRAM,
     TRANSFER_PROGRAM,

@@ -95,8 +95,6 @@ def _problems(spec: TorchrunJobSpec) -> Iterator[Problem]:
         yield Problem("spec.nprocPerNode", remedies.STATIC_PROCESSES)
     if spec.elasticity.spares:
         yield Problem("spec.elasticity.spares", remedies.STATIC_SPARES)
-    if spec.elasticity.warm_start:
-        yield Problem("spec.elasticity.warmStart", remedies.STATIC_WARM_START)
     if spec.progress_deadline_seconds:
         yield Problem("spec.progressDeadlineSeconds", remedies.STATIC_PROGRESS)
     if spec.rendezvous.template is not None:
