@@ -224,6 +224,13 @@ CASES = {
         "Resizing",
         ("Valid", "AllScheduled", "RestartingWorkers"),
     ),
+    "a member has left the first round of the store, and may join the next one": Case(
+        after(training_job(), seen(*THREE, rendezvous=ALL), at(-60)),
+        seen(*THREE, rendezvous=make_rendezvous(*THREE[:2], complete=False, completed_at=at(-30))),
+        decision(target=target()),
+        "Resizing",
+        ("Valid", "AllScheduled", "RestartingWorkers"),
+    ),
     "pods that never trained may still be starting": Case(
         orphaned(5),
         seen(THREE[0], make_node(1, life=2), make_node(2, life=2), rendezvous=ANOTHER),

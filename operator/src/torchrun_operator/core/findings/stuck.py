@@ -52,7 +52,7 @@ def _orphaned(facts: Facts) -> tuple[datetime | None, frozenset[str]]:
     minute for an answer, and hang when they try to write to the store that they leave.
     """
     rendezvous, recorded = facts.rendezvous, facts.job.status.rendezvous
-    if rendezvous is None or rendezvous.complete or rendezvous.round > 0:
+    if rendezvous is None or rendezvous.complete or rendezvous.completed_at is not None or rendezvous.round > 0:
         return None, frozenset()
     if recorded.instance != rendezvous.instance or recorded.since is None:
         return None, frozenset()
