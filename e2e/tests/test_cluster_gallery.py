@@ -41,7 +41,7 @@ def test_the_recipes_that_people_bring(
         Try("train-dist", ("total_epochs=400", "epoch_seconds=0", "n_gpus_per_node=2", upload("train-dist"))),
         Try("multi-node", ("lead_cpu=50m", "total_epochs=10", "epoch_seconds=0", upload("multi-node"))),
         Try("fault-tolerant", (*_SHORT, "max_restarts=1", "fail_at_step=60", "snapshot_every=20")),
-        Try("lightning", ("total_epochs=20", "min_step_seconds=0")),
+        Try("lightning", ("min_nodes=2", "total_epochs=20", "min_step_seconds=0")),
         Try("elastic", _SHORT),
         Try("standalone", _SHORT),
     ]

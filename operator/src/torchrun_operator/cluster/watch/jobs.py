@@ -214,9 +214,7 @@ class _KopfThread:
         trace.on_request_end.append(self._request_ended)
         trace.on_request_exception.append(self._request_failed)
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=0, ssl=info.as_ssl_context(), socket_factory=self._connections.create
-            ),
+            connector=aiohttp.TCPConnector(limit=0, ssl=info.as_ssl_context(), socket_factory=self._connections.create),
             headers=info.as_http_headers(),
             proxy=info.proxy_url,
             trace_configs=[trace],

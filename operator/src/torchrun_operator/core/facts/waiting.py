@@ -14,6 +14,8 @@ _CREATING = frozenset({"", "ContainerCreating", "PodInitializing"})
 """Reasons of a waiting container that name no cause."""
 INITIALIZING = "PodInitializing"
 PULLING = "Pulling"
+UNHEALTHY = "Unhealthy"
+"""A probe fails: the container runs, but is not ready."""
 _UNTELLING = re.compile(r"timed out waiting for the condition|context deadline exceeded|^Error: \w+$")
 """Parts of messages that say less than the earlier messages of the same pod."""
 _STAGES = {"Pulling": 1, "Pulled": 2, "Created": 3, "Started": 3}

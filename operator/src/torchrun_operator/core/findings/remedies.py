@@ -166,7 +166,7 @@ _PLACING: Final[dict[re.Pattern[str], Callable[..., str]]] = {
     _APART: lambda rule: f"relax the {rule} of the template, or add Kubernetes nodes",
 }
 
-_PULL = r"(?:ErrImagePull|ImagePullBackOff|Failed|RegistryUnavailable): .*"
+_PULL = r"^(?:ErrImagePull|ImagePullBackOff|Failed|RegistryUnavailable): .*"
 _REMEDIES: Final[tuple[tuple[re.Pattern[str], Advice], ...]] = (
     # Objects that do not exist.
     (re.compile(r'secret "([^"]+)" not found'), _says("create the Secret {0} in namespace {namespace}")),
@@ -219,17 +219,17 @@ _REMEDIES: Final[tuple[tuple[re.Pattern[str], Advice], ...]] = (
         _says("build the image for the architecture of {computer}, or select other Kubernetes nodes in the template"),
     ),
     (
-        re.compile(_PULL + "(?:toomanyrequests|429|rate limit)"),
+        re.compile(_PULL + r"(?:toomanyrequests|\b429\b|rate limit)"),
         _says("wait, or name an account of the registry in imagePullSecrets of the template"),
     ),
     (
-        re.compile(_PULL + "(?:authoriz|denied|401|403|no basic auth|credential)", re.IGNORECASE),
+        re.compile(_PULL + r"(?:authoriz|denied|\b40[13]\b|no basic auth|credential)", re.IGNORECASE),
         _says("check the name of the image, and the imagePullSecrets of the template"),
     ),
     (re.compile(_PULL + "no space left"), _says("free disk space on {computer}")),
     (re.compile(_PULL + "x509"), _says("make {computer} trust the certificate of the registry")),
     (
-        re.compile(_PULL + "(?:not found|manifest unknown|404)"),
+        re.compile(_PULL + r"(?:not found|manifest unknown|\b404\b)"),
         _says("push the image, or suspend the job and correct its name and tag in the template"),
     ),
     (

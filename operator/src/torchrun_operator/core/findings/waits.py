@@ -10,7 +10,7 @@ from torchrun_operator.api.commands import COMMAND, Launch, launch_of
 from torchrun_operator.api.names import rendezvous_name
 from torchrun_operator.api.v1alpha1 import TorchrunJob
 from torchrun_operator.core.facts.model import Facts, NodePod, Phase, RendezvousPod, Wait
-from torchrun_operator.core.facts.waiting import INITIALIZING, PULLING
+from torchrun_operator.core.facts.waiting import INITIALIZING, PULLING, UNHEALTHY
 from torchrun_operator.core.findings.causes import describe
 from torchrun_operator.core.findings.remedies import CRASHES, Place, cause, remedy
 from torchrun_operator.core.findings.wanted import Wanted
@@ -166,6 +166,8 @@ def _of_wait(pod: NodePod | RendezvousPod, place: Place, job: TorchrunJob) -> Ob
     if wait.reason == PULLING:
         image = wait.message.removeprefix("Pulling image ").strip('"')
         return Obstacle(Kind.STARTING, f"is pulling image {image}", names, since=wait.since)
+    if wait.reason == UNHEALTHY:
+        return Obstacle(Kind.STARTING, f"is starting: {cause(wait)}", names)
     reason = "" if wait.reason == CRASHES else f"{_steady(wait)}: "
     return Obstacle(Kind.STUCK, f"cannot start: {reason}{cause(wait)}", names, remedy(wait, place))
 
