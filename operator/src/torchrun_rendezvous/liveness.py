@@ -26,11 +26,14 @@ UNREACHABLE_SECONDS = 4.0
 ANSWER_SECONDS = 1.5
 """An older list is ignored: idle connections are probed every second."""
 SILENT_MANY_SECONDS = 30.0
-"""How long to wait if more than half of the nodes are silent: more likely, the host receives nothing."""
+"""How long to wait if more than half of the nodes are silent: more likely, the host receives nothing.
+
+As long for the address of a rank 0 that is heard: more likely, its computer is overloaded.
+"""
 STALL_SECONDS = 0.5
 """A longer time between two ticks is a stall of the host, not of the nodes."""
 MASTER_SECONDS = 10.0
-"""How long rank 0 may take to publish its address. The others wait for it in silence."""
+"""How long rank 0 may send nothing before it publishes its address. The others wait for it in silence."""
 
 
 def listen(view: View, now: float, memory: Memory, senses: Senses) -> Memory:
@@ -40,10 +43,12 @@ def listen(view: View, now: float, memory: Memory, senses: Senses) -> Memory:
     quiet = now - heard_at >= QUIET_BEATS * senses.interval
     clock = memory.clock + (0.0 if quiet else passed)
     signs = {node: known for node, known in memory.signs.items() if running and node in running.still}
+    heard: set[Node] = set()
     for node, beat in view.heartbeats.items():
         known = memory.signs.get(node, LifeSigns(math.nan, clock))
         if known.beat != beat:
             known, heard_at = known._replace(beat=beat, heard=clock, beat_at=now), now
+            heard.add(node)
         signs[node] = known
     if quiet and heard_at == now:  # the first one that is heard again: the time of the others starts again
         signs = {node: _heard_again(known, clock) for node, known in signs.items()}
@@ -52,7 +57,7 @@ def listen(view: View, now: float, memory: Memory, senses: Senses) -> Memory:
     if senses.unanswered is not None:
         signs = {node: _reached(node, known, senses.unanswered, clock) for node, known in signs.items()}
     if running and view.complete:
-        running = replace(running, unpublished=0.0 if senses.published else running.unpublished + passed)
+        running = _awaited(running, passed, heard, published=senses.published)
     return replace(
         memory,
         running=running,
@@ -62,6 +67,14 @@ def listen(view: View, now: float, memory: Memory, senses: Senses) -> Memory:
         looked_at=now,
         heard_at=heard_at,
     )
+
+
+def _awaited(running: Running, passed: float, heard: set[Node], *, published: bool) -> Running:
+    """Return the round after some seconds more without the address of rank 0."""
+    if published:
+        return replace(running, unpublished=0.0, unheard=0.0)
+    unheard = 0.0 if heard & _first_rank(running) else running.unheard + passed
+    return replace(running, unpublished=running.unpublished + passed, unheard=unheard)
 
 
 def _heard_again(known: LifeSigns, clock: float) -> LifeSigns:
@@ -140,7 +153,7 @@ def silent(memory: Memory) -> set[Node]:
     if running and running.unpublished:
         # Members that wait for rank 0's address send no heartbeats meanwhile. Heartbeats judge only rank 0 then.
         found -= running.still - unreachable
-        if running.unpublished >= MASTER_SECONDS:
+        if running.unheard >= MASTER_SECONDS or running.unpublished >= SILENT_MANY_SECONDS:
             found |= _first_rank(running)
     return found
 

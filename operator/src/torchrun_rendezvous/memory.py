@@ -74,6 +74,8 @@ class Running:
     """The number of workers; None: unknown."""
     unpublished: float = 0.0
     """For how many seconds members have waited for rank 0's address, stalls of the host not counted."""
+    unheard: float = 0.0
+    """For how many of these seconds rank 0 has sent no heartbeat."""
 
 
 @dataclass(frozen=True)

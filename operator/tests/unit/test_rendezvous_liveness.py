@@ -25,10 +25,10 @@ from torchrun_rendezvous.memory import LifeSigns, Memory, Senses
 from torchrun_rendezvous.view import KICK, absent
 
 
-def life(clock: float = 100.0, **silences: float) -> dict[str, object]:
+def life(clock: float = 100.0, beat: float = NOW, **silences: float) -> dict[str, object]:
     """Memory of A, B and C, whose last heartbeats are current, or that many seconds old."""
     ago = {A: silences.get("a", 0.0), B: silences.get("b", 0.0), C: silences.get("c", 0.0)}
-    seen = {n: LifeSigns(NOW, clock - seconds) for n, seconds in ago.items()}
+    seen = {n: LifeSigns(beat, clock - seconds) for n, seconds in ago.items()}
     return {"signs": seen, "clock": clock, "looked_at": NOW, "heard_at": NOW}
 
 
@@ -45,12 +45,14 @@ def wired(missing: float | None = None) -> dict[str, object]:
     return {**life(), "signs": seen}
 
 
-def reachable(**unanswered: float) -> dict[str, object]:
+def reachable(beat: float = NOW, **unanswered: float) -> dict[str, object]:
     """Memory of A, B and C with current heartbeats, whose kernels last acknowledged data that many seconds ago."""
     ago = {A: unanswered.get("a", 0.0), B: unanswered.get("b", 0.0), C: unanswered.get("c", 0.0)}
-    return {**life(), "signs": {n: LifeSigns(NOW, 100.0, reached=100.0 - seconds) for n, seconds in ago.items()}}
+    return {**life(), "signs": {n: LifeSigns(beat, 100.0, reached=100.0 - seconds) for n, seconds in ago.items()}}
 
 
+BEFORE = NOW - 10
+"""Of the heartbeats in FORMED."""
 ONLY_AB = Senses(peers=frozenset({A.address, B.address}))
 
 
@@ -279,22 +281,46 @@ CASES = {
         FORMED,
         target(3),
         remembered(
-            replace(running(A, B, C), unpublished=9.0),
-            **{**life(a=12.0, b=12.0, c=12.0), "looked_at": NOW - 0.5},
+            replace(running(A, B, C), unpublished=9.0, unheard=9.0),
+            **{**life(a=12.0, b=12.0, c=12.0, beat=BEFORE), "looked_at": NOW - 0.5},
         ),
         FORMED,
-        replace(running(A, B, C), unpublished=9.5),
+        replace(running(A, B, C), unpublished=9.5, unheard=9.5),
+        senses=Senses(published=False),
+    ),
+    "rank 0 is heard, so it is only slow": Case(
+        replace(FORMED, heartbeats={**FORMED.heartbeats, A: NOW}),
+        target(3),
+        remembered(
+            replace(running(A, B, C), unpublished=29.0, unheard=9.5),
+            **{**life(a=12.0, b=12.0, c=12.0, beat=BEFORE), "looked_at": NOW - 0.5},
+        ),
+        replace(FORMED, heartbeats={**FORMED.heartbeats, A: NOW}),
+        replace(running(A, B, C), unpublished=29.5, unheard=0.0),
+        senses=Senses(published=False),
+    ),
+    "rank 0 is heard, and does not say for half a minute where it is": Case(
+        FORMED,
+        target(3),
+        remembered(
+            replace(running(A, B, C), unpublished=29.5, unheard=1.0),
+            **{**life(a=2.0, b=12.0, c=12.0, beat=BEFORE), "looked_at": NOW - 0.5},
+        ),
+        replace(FORMED, participants={B: 1, C: 2, absent(0): 0}, waiting=frozenset({KICK})),
+        replace(running(A, B, C, still=frozenset({B, C})), kicked=True, requested=True, unpublished=30.0, unheard=1.5),
+        ("evicted", "round-kicked"),
+        repair=4,
         senses=Senses(published=False),
     ),
     "rank 0 does not say where it is": Case(
         FORMED,
         target(3),
         remembered(
-            replace(running(A, B, C), unpublished=9.5),
-            **{**life(a=12.0, b=12.0, c=12.0), "looked_at": NOW - 0.5},
+            replace(running(A, B, C), unpublished=9.5, unheard=9.5),
+            **{**life(a=12.0, b=12.0, c=12.0, beat=BEFORE), "looked_at": NOW - 0.5},
         ),
         replace(FORMED, participants={B: 1, C: 2, absent(0): 0}, waiting=frozenset({KICK})),
-        replace(running(A, B, C, still=frozenset({B, C})), kicked=True, requested=True, unpublished=10.0),
+        replace(running(A, B, C, still=frozenset({B, C})), kicked=True, requested=True, unpublished=10.0, unheard=10.0),
         ("evicted", "round-kicked"),
         repair=4,
         senses=Senses(published=False),
@@ -302,9 +328,12 @@ CASES = {
     "a Kubernetes node is lost while members wait for rank 0's address": Case(
         FORMED,
         target(3),
-        remembered(replace(running(A, B, C), unpublished=1.0), **{**reachable(c=4.0), "looked_at": NOW - 0.5}),
+        remembered(
+            replace(running(A, B, C), unpublished=1.0, unheard=1.0),
+            **{**reachable(c=4.0, beat=BEFORE), "looked_at": NOW - 0.5},
+        ),
         replace(FORMED, participants={A: 0, B: 1, absent(2): 2}, waiting=frozenset({KICK})),
-        replace(KICKED, unpublished=1.5),
+        replace(KICKED, unpublished=1.5, unheard=1.5),
         ("evicted", "round-kicked"),
         senses=Senses(published=False),
     ),
