@@ -147,7 +147,7 @@ class Transport:
         return status, data
 
 
-class _Rest(RESTClientObject):  # type: ignore[misc] - the client is untyped
+class _Rest(RESTClientObject):  # type: ignore[misc]  # the client is untyped
     """The package's own HTTP session, with another connector."""
 
     def __init__(self, configuration: client.Configuration, connections: Connections) -> None:
