@@ -94,8 +94,7 @@ def test_conditions(found: dict[str, Any], expected: list[Row]) -> None:
 
 
 SUFFICES = (
-    "remove them: the operator sets nodes, workers and rendezvous in the environment, so torchrun and the script "
-    "suffice"
+    "remove it: the operator sets nodes, workers and rendezvous in the environment, so torchrun and the script suffice"
 )
 SHELL = {"command": ["bash", "-c", "torchrun --standalone train.py"]}
 
@@ -125,7 +124,7 @@ SHELL = {"command": ["bash", "-c", "torchrun --standalone train.py"]}
             [],
             [
                 (
-                    *(FAILED, "the command gives torchrun --standalone, which lead to another rendezvous"),
+                    *(FAILED, "the command gives torchrun --standalone, which leads to another rendezvous"),
                     SUFFICES,
                 )
             ],
@@ -141,6 +140,17 @@ SHELL = {"command": ["bash", "-c", "torchrun --standalone train.py"]}
                 )
             ],
             id="no torchrun",
+        ),
+        pytest.param(
+            job("Starting", lead=SHELL),
+            [],
+            [
+                (
+                    *(FAILED, "the command of the lead gives torchrun --standalone, which leads to another rendezvous"),
+                    SUFFICES,
+                )
+            ],
+            id="an option of the lead",
         ),
         pytest.param(
             with_trainer(job(conditions=(TRAINING,)), command=["/run.sh"]),

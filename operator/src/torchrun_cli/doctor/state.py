@@ -9,6 +9,7 @@ from torchrun_cli.doctor.findings import Finding, Level, many, ok
 from torchrun_cli.show.times import age, moment
 from torchrun_operator.api.commands import launch_of, launch_words
 from torchrun_operator.api.names import rendezvous_name
+from torchrun_operator.api.v1alpha1 import TorchrunJobSpec
 
 _DOCS: Final = "docs/troubleshooting.md"
 _GRACE: Final = timedelta(seconds=30)
@@ -84,20 +85,29 @@ def spec(case: JobCase, check: str) -> Iterator[Finding]:
         yield Finding(check, Level.FAILED, problem, advice)
     if case.job is None:
         return
-    job = case.job
-    command = job.spec.command_of(1)  # that of the template: the lead may have its own
-    files = {file.path: file.content for file in job.spec.files}
-    launch = launch_of(command, files, job.spec.rendezvous.backend, rendezvous_name(case.name))
     trains = case.condition("Running").get("reason") == "Training"
     # A static job may start anything, and a job that trains has found its rendezvous.
-    words = "" if job.spec.static or trains or not command else launch_words(launch)
-    if words:
-        found = bool(launch.launcher or launch.python)
-        level = Level.FAILED if launch.options else Level.WARNING if found else Level.UNKNOWN
-        head, _, rest = words.partition("; ")
-        yield Finding(check, level, head, rest)
-    elif not case.problems:
+    found = [] if case.job.spec.static or trains else [*_commands(case.job.spec, case.name, check)]
+    yield from found
+    if not found and not case.problems:
         yield ok(check, "valid, and nothing in the command stands against the settings of the operator")
+
+
+def _commands(spec: TorchrunJobSpec, name: str, check: str) -> Iterator[Finding]:
+    """Say what in the command of the template keeps nodes from the rendezvous, and in that of the lead."""
+    files = {file.path: file.content for file in spec.files}
+    lead, others = spec.command_of(0), spec.command_of(1)
+    commands = {"the command of the lead": lead} if lead != others else {}
+    if spec.max_nodes > 1 or lead == others:
+        commands["the command"] = others
+    for whose, command in commands.items():
+        launch = launch_of(command, files, spec.rendezvous.backend, rendezvous_name(name))
+        words = launch_words(launch) if command else ""
+        if words:
+            known = bool(launch.launcher or launch.python)
+            level = Level.FAILED if launch.options else Level.WARNING if known else Level.UNKNOWN
+            head, _, rest = words.replace("the command", whose, 1).partition("; ")
+            yield Finding(check, level, head, rest)
 
 
 def rendezvous(case: JobCase, check: str) -> Iterator[Finding]:

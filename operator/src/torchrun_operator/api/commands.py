@@ -83,9 +83,10 @@ def launch_words(launch: Launch) -> str:
     Empty: nothing can be seen there.
     """
     if launch.options:
-        options = ", ".join(launch.options)
+        options, several = ", ".join(launch.options), len(launch.options) > 1
+        leads, remove = ("lead", "remove them") if several else ("leads", "remove it")
         return (
-            f"{launch.where} gives torchrun {options}, which lead to another rendezvous; remove them: the operator "
+            f"{launch.where} gives torchrun {options}, which {leads} to another rendezvous; {remove}: the operator "
             "sets nodes, workers and rendezvous in the environment, so torchrun and the script suffice"
         )
     if launch.launcher:
