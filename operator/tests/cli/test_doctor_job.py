@@ -87,6 +87,17 @@ SEE = "docs/troubleshooting.md"
             ],
             id="never seen",
         ),
+        pytest.param(
+            job(None, managedBy="kueue.x-k8s.io/multikueue"),
+            [
+                (
+                    WARNING,
+                    "kueue.x-k8s.io/multikueue manages the job, as spec.managedBy says, and has not written its status",
+                    "see whether the controller kueue.x-k8s.io/multikueue runs; this operator does not act",
+                )
+            ],
+            id="of another controller",
+        ),
     ],
 )
 def test_conditions(found: dict[str, Any], expected: list[Row]) -> None:

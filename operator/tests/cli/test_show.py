@@ -100,6 +100,16 @@ def test_colours_change_no_text_and_take_no_room() -> None:
             id="new",
         ),
         pytest.param(
+            {"status": None, "spec": JOB["spec"] | {"managedBy": "example.com/hub"}},
+            [
+                "digits   Pending",
+                "  example.com/hub manages the job, as spec.managedBy says, and has not written its status yet",
+                *("Namespace:   ml", "Time:        created 3h ago"),
+                "Nodes:       0 of 4 wanted nodes train (nnodes 2:4)",
+            ],
+            id="of another controller",
+        ),
+        pytest.param(
             {
                 "metadata": JOB["metadata"] | {"generation": 3, "deletionTimestamp": "2026-01-31T12:00:00Z"},
                 "status": {

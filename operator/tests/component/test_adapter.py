@@ -42,6 +42,10 @@ def apply(cluster: KubernetesCluster) -> Awaitable[Any]:
     return cluster.apply(manifest("ConfigMap"))
 
 
+def delete_job(cluster: KubernetesCluster) -> Awaitable[Any]:
+    return cluster.delete_job("team", "digits", "uid-1", "41")
+
+
 def delete_pod(cluster: KubernetesCluster) -> Awaitable[Any]:
     return cluster.delete_pod("team", "digits-0", "uid-1", 0)
 
@@ -77,6 +81,8 @@ FINE: dict[str, tuple[Call, Answers]] = {
     "stop, gone": (stop_pod, {f"PATCH {POD}": (404, status_of(404, "NotFound"))}),
     "stop, another pod has the name": (stop_pod, {f"PATCH {POD}": (422, status_of(422, "Invalid"))}),
     "delete, another pod has the name": (delete_pod, {f"DELETE {POD}": (409, status_of(409, "Conflict"))}),
+    "delete a job": (delete_job, {f"DELETE {JOB}": (200, {})}),
+    "delete a job, gone": (delete_job, {f"DELETE {JOB}": (404, status_of(404, "NotFound"))}),
     "status": (apply_status, {f"PATCH {JOB}/status": (200, job_at(42))}),
     "no job": (get_job, {f"GET {JOB}": (404, status_of(404, "NotFound"))}),
 }
@@ -190,6 +196,10 @@ WRONG: dict[str, tuple[Call, Answers, type[ClusterError], int, str]] = {
         NameTakenError,
         409,
         "ConfigMap team/digits-0 exists and belongs to another owner",
+    ),
+    "delete a job that has changed": (
+        *(delete_job, {f"DELETE {JOB}": (409, status_of(409, "Conflict", "the precondition failed"))}),
+        *(ConflictError, 409, "the precondition failed"),
     ),
     "delete, forbidden": (delete_pod, {f"DELETE {POD}": (403, FORBIDDEN)}, RefusedError, 403, "exceeded quota: team"),
     "status, changed meanwhile": (
@@ -327,6 +337,17 @@ SENT: dict[str, tuple[Call, Answers, Asked]] = {
             {},
             "application/json",
             {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"uid": "uid-1"}},
+        ),
+    ),
+    "delete a job": (
+        delete_job,
+        {f"DELETE {JOB}": (200, {})},
+        Asked(
+            "DELETE",
+            JOB,
+            {},
+            "application/json",
+            {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"uid": "uid-1", "resourceVersion": "41"}},
         ),
     ),
     "status": (

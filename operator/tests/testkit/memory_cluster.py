@@ -49,11 +49,13 @@ class MemoryCluster:
         await self._around(f"get {name}")
         return copy.deepcopy(self.objects.get(("TorchrunJob", namespace, name)))
 
-    async def delete_job(self, namespace: str, name: str, uid: str) -> None:
+    async def delete_job(self, namespace: str, name: str, uid: str, version: str) -> None:
         """See Cluster.delete_job."""
         await self._around(f"delete job {name}")
         job = self.objects.get(("TorchrunJob", namespace, name))
-        if job is not None and job["metadata"]["uid"] == uid:
+        if job is not None and (job["metadata"]["uid"], job["metadata"]["resourceVersion"]) != (uid, version):
+            raise ConflictError(409, "Conflict", f"{name} has changed")
+        if job is not None:
             self.remove(job)
         await self._around(f"delete job {name}", done=True)
 

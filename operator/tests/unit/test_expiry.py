@@ -7,7 +7,7 @@ import pytest
 from builders import NOW, THREE, after, at, decide, make_job, make_node, make_rendezvous, seen
 from torchrun_operator.api.conditions import ConditionType, Reason, set_condition
 from torchrun_operator.api.v1alpha1 import OutputState, TorchrunJob, Upload
-from torchrun_operator.core.facts.model import Phase
+from torchrun_operator.core.facts.model import Phase, UploadExit, UploadPod
 
 DONE = tuple(make_node(index, Phase.SUCCEEDED) for index in range(3))
 OUTPUTS: dict[str, Any] = {
@@ -34,6 +34,13 @@ def uploaded(seconds: float, state: OutputState, **spec: Any) -> TorchrunJob:
     )
     update = {"conditions": conditions, "upload": Upload(digest=begun.digest, state=state)}
     return job.model_copy(update={"status": job.status.model_copy(update=update)})
+
+
+def upload_pod(upload: Upload) -> UploadPod:
+    """Return the pod of an upload that has ended."""
+    if upload.state is OutputState.UPLOADED:
+        return UploadPod("digits-outputs", "upload-1", Phase.SUCCEEDED, upload.digest)
+    return UploadPod("digits-outputs", "upload-1", Phase.FAILED, upload.digest, (UploadExit(0, 1, "Error"),))
 
 
 @pytest.mark.parametrize(
@@ -78,6 +85,11 @@ def test_a_failed_job_is_deleted_too() -> None:
         pytest.param(uploaded(900, OutputState.FAILED, ttlSecondsAfterFinished=50), False, None, id="it has failed"),
     ],
 )
-def test_the_seconds_begin_with_the_end_of_the_upload(job: TorchrunJob, deleted: bool, again: float | None) -> None:
-    found = decide(job, seen(*DONE), NOW).plan
+@pytest.mark.parametrize("there", [False, True], ids=["its pod is gone", "its pod is there"])
+def test_the_seconds_begin_with_the_end_of_the_upload(
+    job: TorchrunJob, deleted: bool, again: float | None, there: bool
+) -> None:
+    upload = job.status.upload
+    pod = upload_pod(upload) if there and upload is not None else None
+    found = decide(job, seen(*DONE, upload_pod=pod), NOW).plan
     assert (found.delete_job, found.look_again_seconds) == (deleted, again)

@@ -8,7 +8,6 @@ import pytest
 from builders import (
     NOW,
     THREE,
-    after,
     at,
     decide,
     make_node,
@@ -79,15 +78,6 @@ HUNG = decision(
     hung=True,
 )
 TRAINS = ("Valid", "AllScheduled", "Training")
-
-
-ANOTHER = replace(make_rendezvous(THREE[0], complete=False), instance="bb")
-"""A restarted host. The agent of node 0 ended with the former one, and its next agent has joined."""
-
-
-def orphaned(seconds: float) -> TorchrunJob:
-    """Return a job that trained, and whose operator saw the restarted host that many seconds ago."""
-    return after(training_job(), seen(*THREE, rendezvous=ANOTHER), at(-seconds))
 
 
 def found_hung(job: TorchrunJob | None = None, rendezvous: RendezvousState | None = None) -> TorchrunJob:
@@ -200,48 +190,6 @@ CASES = {
         "Resizing",
         ("Valid", "AllScheduled", "NodeLost"),
         Restarts(code=1, infrastructure=1),
-    ),
-    "the store is gone without closing connections, and another one runs": Case(
-        orphaned(5),
-        seen(*THREE, rendezvous=ANOTHER),
-        decision(
-            target=target(),
-            deletions=(
-                Deletion("digits-1", "pod-1-1", StuckReason.ORPHANED, 5),
-                Deletion("digits-2", "pod-2-1", StuckReason.ORPHANED, 5),
-            ),
-            events=(lost(1, StuckReason.ORPHANED, "infrastructure"), lost(2, StuckReason.ORPHANED, "infrastructure")),
-            restarts={Cause.INFRASTRUCTURE: 2},
-        ),
-        "Resizing",
-        ("Valid", "AllScheduled", "NodeLost"),
-        Restarts(infrastructure=2),
-    ),
-    "most agents end by themselves soon": Case(
-        orphaned(3),
-        seen(*THREE, rendezvous=ANOTHER),
-        decision(target=target(), look_again_seconds=2.0),
-        "Resizing",
-        ("Valid", "AllScheduled", "RestartingWorkers"),
-    ),
-    "a member has left the first round of the store, and may join the next one": Case(
-        after(training_job(), seen(*THREE, rendezvous=ALL), at(-60)),
-        seen(*THREE, rendezvous=make_rendezvous(*THREE[:2], complete=False, completed_at=at(-30))),
-        decision(target=target()),
-        "Resizing",
-        ("Valid", "AllScheduled", "RestartingWorkers"),
-    ),
-    "pods that never trained may still be starting": Case(
-        orphaned(5),
-        seen(THREE[0], make_node(1, life=2), make_node(2, life=2), rendezvous=ANOTHER),
-        decision(
-            target=target(),
-            events=(lost(1, "was deleted", "infrastructure"), lost(2, "was deleted", "infrastructure")),
-            restarts={Cause.INFRASTRUCTURE: 2},
-        ),
-        "Resizing",
-        ("Valid", "AllScheduled", "NodeLost"),
-        Restarts(infrastructure=2),
     ),
     "its address is unknown": Case(
         training_job(),

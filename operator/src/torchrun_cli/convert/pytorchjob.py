@@ -23,10 +23,16 @@ _RANK: Final = re.compile(r"\$(?:RANK\b|([{(])RANK([)}]))")
 _CONTAINER: Final = ("pytorch",)
 _RUN_POLICY: Final = {
     "cleanPodPolicy": "pods that run at the end are stopped, and finished pods stay until the job is deleted",
-    "ttlSecondsAfterFinished": "delete the job when you no longer need it",
-    "managedBy": "this operator manages every TorchrunJob",
 }
-_RUN_POLICY_FIELDS: Final = ("activeDeadlineSeconds", "backoffLimit", "suspend", "schedulingPolicy")
+_MANAGER: Final = "kubeflow.org/training-operator"
+_RUN_POLICY_FIELDS: Final = (
+    "activeDeadlineSeconds",
+    "ttlSecondsAfterFinished",
+    "managedBy",
+    "backoffLimit",
+    "suspend",
+    "schedulingPolicy",
+)
 _ELASTIC: Final = (
     "minReplicas",
     "maxReplicas",
@@ -138,6 +144,10 @@ def _elastic(draft: Draft, policy: View) -> None:
 def _run_policy(draft: Draft, policy: View) -> None:
     if (seconds := policy.number("activeDeadlineSeconds")) is not None:
         draft.spec["activeDeadlineSeconds"] = seconds
+    if (seconds := policy.number("ttlSecondsAfterFinished")) is not None:
+        draft.spec["ttlSecondsAfterFinished"] = seconds
+    if (manager := policy.text("managedBy")) not in ("", _MANAGER):
+        draft.spec["managedBy"] = manager
     if (limit := policy.number("backoffLimit")) is not None:
         if "maxRestarts" in draft.spec:
             draft.note(

@@ -14,9 +14,18 @@ RUNTIMES: Final = ("ClusterTrainingRuntime", "TrainingRuntime")
 _STEP: Final = "trainer.kubeflow.org/trainjob-ancestor-step"
 _CONTAINERS: Final = ("node", "trainer")
 _JOBS: Final = ("node", "trainer-node")
-_SPEC: Final = ("runtimeRef", "trainer", "initializer", "suspend", "activeDeadlineSeconds", "labels", "annotations")
+_SPEC: Final = (
+    "runtimeRef",
+    "trainer",
+    "initializer",
+    "suspend",
+    "activeDeadlineSeconds",
+    "managedBy",
+    "labels",
+    "annotations",
+)
+_MANAGER: Final = "trainer.kubeflow.org/trainjob-controller"
 _WITHOUT: Final = {
-    "managedBy": "this operator manages every TorchrunJob",
     "podTemplateOverrides": "write what it changes into spec.template",
     "podSpecOverrides": "write what it changes into spec.template",
 }
@@ -181,6 +190,8 @@ def _rest(draft: Draft, spec: View) -> None:
         draft.spec["suspend"] = True
     if (seconds := spec.number("activeDeadlineSeconds")) is not None:
         draft.spec["activeDeadlineSeconds"] = seconds
+    if (manager := spec.text("managedBy")) not in ("", _MANAGER):
+        draft.spec["managedBy"] = manager
     for key, value in spec.value.items():
         if key in _WITHOUT:
             draft.note(("spec", key), f"{key}: {one_line(value)} has no counterpart: {_WITHOUT[key]}.")

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from torchrun_cli.show.style import PLAIN, Paint, cleaned
 from torchrun_cli.show.table import table, wrapped
 from torchrun_cli.show.times import age, duration, moment
+from torchrun_operator.api.names import MANAGER
 
 _LABEL = 13
 _BAR = 24
@@ -48,12 +49,19 @@ def _title(job: dict[str, Any], status: dict[str, Any], paint: Paint, width: int
     metadata = job["metadata"]
     state = "Terminating" if metadata.get("deletionTimestamp") else status.get("state") or "Pending"
     yield f"{paint.bold(metadata['name'])}   {paint.state(state)}"
-    message = status.get("message") or ("" if status else "the operator has not seen the job yet")
+    message = status.get("message") or ("" if status else _unseen(job))
     if message:
         yield from (f"  {line}" for line in wrapped(message, width - 2 if width is not None else None))
     seen, current = status.get("observedGeneration"), metadata.get("generation")
     if seen is not None and current is not None and seen < current:
         yield paint.warn(f"  the operator has not seen the last change yet (generation {current}, seen {seen})")
+
+
+def _unseen(job: dict[str, Any]) -> str:
+    manager = (job.get("spec") or {}).get("managedBy")
+    if manager not in (None, MANAGER):
+        return f"{manager} manages the job, as spec.managedBy says, and has not written its status yet"
+    return "the operator has not seen the job yet"
 
 
 def _facts(

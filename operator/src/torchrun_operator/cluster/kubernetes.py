@@ -182,15 +182,17 @@ class KubernetesCluster:
         path = f"{_PATHS['Pod'].format(namespace=quote(namespace))}/{quote(name)}"
         await self._unless_gone("DELETE", path, body)
 
-    async def delete_job(self, namespace: str, name: str, uid: str) -> None:
+    async def delete_job(self, namespace: str, name: str, uid: str, version: str) -> None:
         """See Cluster.delete_job."""
-        body = {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"uid": uid}}
+        same = {"uid": uid, "resourceVersion": version}
+        body = {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": same}
         try:
             await self._transport.request("DELETE", "torchrunjobs", f"{_jobs(namespace)}/{quote(name)}", body=body)
         except ClusterError as error:
-            if error.status not in _GONE:
+            if error.status != 404:
                 raise
-        self.cache.forget((namespace, name))
+        finally:
+            self.cache.forget((namespace, name))  # the next pass reads the job
 
     async def stop_pod(self, namespace: str, name: str, uid: str) -> None:
         """See Cluster.stop_pod. A deadline in the past is the one way to end a pod and keep its logs."""

@@ -60,8 +60,11 @@ class Cluster(Protocol):
         """Return (namespace, name) of every TorchrunJob there."""
         ...
 
-    async def delete_job(self, namespace: str, name: str, uid: str) -> None:
-        """Delete the TorchrunJob with this uid, if it exists. The garbage collector deletes what it owns."""
+    async def delete_job(self, namespace: str, name: str, uid: str, version: str) -> None:
+        """Delete the TorchrunJob with this uid, if it exists. The garbage collector deletes what it owns.
+
+        Raises ConflictError if the job is not of this version any more.
+        """
         ...
 
     async def list_pods(self, namespace: str, job: str) -> Sequence[Manifest]:

@@ -41,14 +41,14 @@ def events(findings: Findings, plan: Plan) -> tuple[Event, ...]:
     """Return the events of what this pass counts, and of the surplus pods that it removes."""
     hang, failure, failed = findings.counts.hang, findings.failure, findings.counts.exhausted
     found = [
-        *_losses(_repeated(_untold(findings, plan), findings), EventReason.NODE_LOST, "Node"),
+        *_losses(_repeated(_judged(_untold(findings, plan), findings), findings), EventReason.NODE_LOST, "Node"),
         *_losses(
             _repeated(findings.losses.spares, findings), EventReason.SPARE_LOST, "Spare node", "training continues"
         ),
     ]
     if findings.workers.count and failure is not None and not failed:
         words = describe_failure(failure)
-        message = f"Workers failed{'' if plan.restart_all else ' and restart in place'}; {words}"
+        message = f"Workers failed{_then(findings, plan)}; {words}"
         found.append(Event(EventReason.WORKERS_FAILED, message, warning=True))
     if hang is not None and not failed:
         found.append(Event(Reason.PROGRESS_DEADLINE_EXCEEDED, f"Workers hang: {hang.told}", warning=True))
@@ -64,10 +64,29 @@ def events(findings: Findings, plan: Plan) -> tuple[Event, ...]:
     return tuple(found)
 
 
+def _then(findings: Findings, plan: Plan) -> str:
+    if plan.restart_all:
+        return ""
+    moved = findings.moved
+    return f" again, and pod {moved.pod} is replaced" if moved is not None else " and restart in place"
+
+
 def _untold(findings: Findings, plan: Plan) -> list[Loss]:
     """Return the losses that no event of a condition reports: Failed and RestartingAllNodes name the first one."""
     failed, everyone = findings.counts.exhausted, bool(plan.restart_all)
     return [loss for loss in findings.losses.nodes if not (everyone or (failed and loss.cause is Cause.CODE))]
+
+
+def _judged(losses: Iterable[Loss], findings: Findings) -> list[Loss]:
+    """Add to each failure of the code which rule of spec.failurePolicy decides about it."""
+    failure = findings.failure
+    if failure is None or failure.rule is None:
+        return [*losses]
+    cause, words = Cause(failure.cause), f"rule {failure.rule + 1} of spec.failurePolicy says {failure.action}"
+    return [
+        replace(loss, what=f"{loss.what}; {words}", cause=cause) if loss.cause is Cause.CODE else loss
+        for loss in losses
+    ]
 
 
 def _repeated(losses: Iterable[Loss], findings: Findings) -> list[Loss]:

@@ -65,7 +65,8 @@ class Actor:
         await self._delete(key, decision.plan.deletions)
         if decision.plan.delete_job:
             logger.info("the job is deleted: spec.ttlSecondsAfterFinished is %s", job.spec.ttl_seconds_after_finished)
-            await self._cluster.delete_job(*key, job.metadata.uid)
+            # A write of the status in this pass conflicts, and the next pass deletes the job.
+            await self._cluster.delete_job(*key, job.metadata.uid, job.metadata.resource_version)
             return None
         await self._attempt(
             {("Pod", stop.uid): self._cluster.stop_pod(key[0], stop.name, stop.uid) for stop in decision.plan.stops}

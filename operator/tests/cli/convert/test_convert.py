@@ -45,6 +45,18 @@ def test_the_result_is_the_one_beside_the_source(source: Path) -> None:
     assert convert(source.read_text(), source.name) == expected_of(source).read_text()
 
 
+@pytest.mark.parametrize(
+    ("source", "before"),
+    [
+        ("pytorchjob/shell.yaml", "kubeflow.org/training-operator"),
+        ("trainjob/runtime.yaml", "trainer.kubeflow.org/\\S+"),
+    ],
+)
+def test_a_job_of_another_controller_stays_one(source: str, before: str) -> None:
+    other = re.sub(f"managedBy: {before}", "managedBy: kueue.x-k8s.io/multikueue", (HERE / source).read_text())
+    assert "\n  managedBy: kueue.x-k8s.io/multikueue\n" in convert(other, source)
+
+
 @pytest.mark.parametrize("source", SOURCES, ids=ids)
 def test_the_result_passes_the_rules_of_the_operator(source: Path, tmp_path: Path) -> None:
     assert problems(job_of(job_from(expected_of(source).read_text(), tmp_path))) == []

@@ -9,6 +9,10 @@ from torchrun_operator.api.base import Model
 
 MOST_RULES: Final = 20
 _MOST_VALUES: Final = 64
+_SIGNALS: Final = (
+    "HUP|INT|QUIT|ILL|TRAP|ABRT|BUS|FPE|KILL|USR1|SEGV|USR2|PIPE|ALRM|TERM|STKFLT|XCPU|XFSZ|VTALRM|PROF|IO|PWR|SYS"
+)
+"""Signals that end a process, by Linux' names for them."""
 
 
 class FailureAction(StrEnum):
@@ -45,16 +49,24 @@ class FailureRule(Model):
         FailureAction,
         Field(
             description="FailJob: the job fails at once. Ignore: the failure counts as infrastructure, which does not "
-            "use up spec.maxRestarts. Count: it counts as code, as without a rule."
+            "use up spec.maxRestarts; workers that fail so again within ten minutes move to a new pod. Count: it "
+            "counts as code, as without a rule."
         ),
     ]
     exit_codes: Annotated[
         ExitCodes | None,
-        Field(description="The exit code of the worker that failed first, or of the container. A signal has none."),
+        Field(
+            description="The exit code of the worker that failed first, or of the trainer container. A worker that a "
+            "signal ended has none; a container that SIGKILL ended has 137."
+        ),
     ] = None
     signals: Annotated[
-        tuple[Annotated[str, Field(max_length=16, pattern="^SIG[A-Z0-9]+$")], ...],
-        Field(description="Signals that ended the process. Example: [SIGSEGV].", max_length=_MOST_VALUES),
+        tuple[Annotated[str, Field(max_length=16, pattern=f"^SIG({_SIGNALS})$")], ...],
+        Field(
+            description="Signals that ended the worker that failed first, or the trainer container. "
+            "Example: [SIGSEGV].",
+            max_length=_MOST_VALUES,
+        ),
     ] = ()
     reasons: Annotated[
         tuple[Annotated[str, Field(min_length=1, max_length=128)], ...],
@@ -67,7 +79,8 @@ class FailureRule(Model):
     messages: Annotated[
         tuple[Annotated[str, Field(min_length=1, max_length=256)], ...],
         Field(
-            description="Texts of which one occurs in the message or the traceback of status.lastFailure. "
+            description="Texts of which one occurs in what the worker or the container said: the whole traceback, "
+            "of which status.lastFailure shows the beginning and the end. "
             "Example: [CUDA error, NCCL error].",
             max_length=_MOST_VALUES,
         ),

@@ -8,7 +8,7 @@ worker left no exception, its last lines are its words. Pure.
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from torchrun_operator.core.facts.last_words import BURST, crash, is_torchrun, last_words
@@ -17,6 +17,7 @@ from torchrun_operator.core.facts.tracebacks import Raised, Weight, raised
 
 _MESSAGE_CHARACTERS = 500
 _TRACEBACK_CHARACTERS = 2000
+_TEXT_CHARACTERS = 1 << 16
 _STOPPING = timedelta(seconds=35)
 """torchrun gives the other workers of a node 30 s to stop before it kills them and reports the failure."""
 _CHAIN = re.compile(
@@ -60,6 +61,8 @@ class Words:
     time: datetime | None = None
     guessed: bool = False
     """No error was found: these are the last lines."""
+    text: str = field(default="", compare=False, repr=False)
+    """The whole traceback, or all last lines."""
 
 
 def of_termination(message: str) -> Words:
@@ -166,7 +169,7 @@ def _cause(lines: Sequence[Line]) -> Words | None:
     if found is None or _echoes(found[0]):
         return None
     message, line, text = found
-    return Words(_short(message), _clipped(text), rank=line.rank, time=line.time)
+    return Words(_short(message), _clipped(text), rank=line.rank, time=line.time, text=_whole(text))
 
 
 def _without_cause(lines: Sequence[Line], ends: Sequence[Words], *, ended: bool, workers: int | None) -> Words | None:
@@ -194,7 +197,8 @@ def _without_cause(lines: Sequence[Line], ends: Sequence[Words], *, ended: bool,
     message, line, text = found
     killed = base.exit_code is not None and base.exit_code < 0
     end = " ".join(message.split())[-_MESSAGE_CHARACTERS:]
-    said = Words("" if killed else end, _clipped(text), rank=line.rank, time=base.time or line.time)
+    time = base.time or line.time
+    said = Words("" if killed else end, _clipped(text), rank=line.rank, time=time, text=_whole(text))
     return replace(said, guessed=not killed, exit_code=base.exit_code, local_rank=base.local_rank)
 
 
@@ -217,7 +221,8 @@ def _burst(errors: Sequence[Raised]) -> list[Raised]:
 
 
 def _of_error(error: Raised) -> Words:
-    return Words(_short(error.message), _clipped(error.text), rank=error.line.rank, time=error.line.time)
+    time, text = error.line.time, _whole(error.text)
+    return Words(_short(error.message), _clipped(error.text), rank=error.line.rank, time=time, text=text)
 
 
 def _echoes(message: str) -> bool:
@@ -232,6 +237,10 @@ def _end(line: Line) -> Words:
 
 def _short(text: str) -> str:
     return " ".join(text.split())[:_MESSAGE_CHARACTERS]
+
+
+def _whole(text: str) -> str:
+    return text[-_TEXT_CHARACTERS:]
 
 
 def _clipped(text: str) -> str:

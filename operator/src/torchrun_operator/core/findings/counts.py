@@ -77,9 +77,11 @@ def _fresh(lost: Losses, code: int, resize: bool, *, ignored: bool) -> dict[str,
     for loss in lost.nodes:
         if loss.cause is not Cause.CODE:
             fresh[loss.cause] = fresh.get(loss.cause, 0) + 1
+    if code and ignored:  # the rules judge only the newest one
+        fresh[Cause.INFRASTRUCTURE] = fresh.get(Cause.INFRASTRUCTURE, 0) + 1
+        code -= 1
     if code:
-        cause = Cause.INFRASTRUCTURE if ignored else Cause.CODE
-        fresh[cause] = fresh.get(cause, 0) + code
+        fresh[Cause.CODE] = code
     if resize:
         fresh[Cause.RESIZE] = 1
     return fresh

@@ -16,7 +16,7 @@ def expiry(facts: Facts, upload: Uploads) -> datetime | None:
     since = status.completion_time
     if seconds is None or facts.stage is not Stage.ENDED or since is None:
         return None
-    if upload.step is Step.DONE and upload.told:
+    if upload.step is Step.DONE and upload.record == status.upload:  # the status tells the end
         uploaded = find_condition(status.conditions, ConditionType.OUTPUTS_UPLOADED)
         since = max(since, uploaded.last_transition_time) if uploaded is not None else since
     elif upload.step not in (Step.NONE, Step.SKIPPED):

@@ -13,6 +13,9 @@ from torchrun_operator.core.findings.losses import Loss
 from torchrun_operator.core.findings.workers import FailureReason, WorkerFailures
 from torchrun_operator.core.phrases import named
 
+_AGENT_FAILED = 1
+"""The exit code of torchrun after a failure of its workers, which have codes of their own."""
+
 
 def newest(facts: Facts, losses: Sequence[Loss], workers: WorkerFailures, hang: Hang | None) -> Failure | None:
     """Return the failure to record, if this pass counts one. A failure of the code has priority."""
@@ -115,6 +118,9 @@ def _of_loss(facts: Facts, loss: Loss) -> Failure:
     logged = facts.said.get(loss.pod, Words()) if loss.cause is Cause.CODE else Words()
     words = words if words.traceback else logged if logged.message else words
     of_worker = words.traceback and not words.guessed and not ended.container
+    code = ended.code if ended.code >= 0 else None
+    if code == _AGENT_FAILED and logged.exit_code is not None and not ended.container:
+        code = logged.exit_code
     return Failure(
         time=ended.finished_at or facts.now,
         cause=loss.cause,
@@ -122,8 +128,8 @@ def _of_loss(facts: Facts, loss: Loss) -> Failure:
         machine=loss.machine,
         container=ended.container or None,
         rank=_rank(job, node, words) if of_worker else None,
-        exit_code=ended.code if ended.code >= 0 else None,
-        signal=signal_name(ended.code) or None if ended.code >= 0 else None,
+        exit_code=code,
+        signal=signal_name(code) or None if code is not None else None,
         reason=ended.reason or None,
         message=words.message or describe(replace(ended, container="")),
         traceback=words.traceback or None,

@@ -1,6 +1,6 @@
 """From facts to findings: each value is computed here once, and all later steps use it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from torchrun_operator.api.conditions import Reason
@@ -13,7 +13,7 @@ from torchrun_operator.core.findings.deadline import deadline
 from torchrun_operator.core.findings.expiry import expiry
 from torchrun_operator.core.findings.hangs import Hangs, hangs
 from torchrun_operator.core.findings.leftovers import Leftovers, leftovers
-from torchrun_operator.core.findings.losses import Losses, losses
+from torchrun_operator.core.findings.losses import Loss, Losses, losses
 from torchrun_operator.core.findings.membership import Members, members
 from torchrun_operator.core.findings.reach import Reach, reach
 from torchrun_operator.core.findings.size import Size, size
@@ -46,6 +46,8 @@ class Findings:
     counts: Counts
     failure: Failure | None
     """The newest failure, if this pass counts one."""
+    moved: Loss | None
+    """The node whose pod is replaced because its workers failed again in a way that a rule ignores."""
     back_off: BackOffs
     size: Size
     reach: Reach
@@ -85,7 +87,8 @@ def find(facts: Facts) -> Findings:
     failing = _failing(facts, end, counts, ends_at, judged.action)
     left = leftovers(facts, goal)
     upload = uploads(facts)
-    backed_off = back_off(facts, goal, lost) if active and failing is None else NO_BACK_OFF
+    gone = replace(lost, nodes=(*lost.nodes, judged.moved)) if judged.moved is not None else lost
+    backed_off = back_off(facts, goal, gone) if active and failing is None else NO_BACK_OFF
     return Findings(
         stage=stage,
         name_taken=facts.name_taken and all(node.rank is None for node in job.status.nodes),
@@ -99,6 +102,7 @@ def find(facts: Facts) -> Findings:
         workers=workers,
         counts=counts,
         failure=judged.failure if counts.fresh else None,
+        moved=judged.moved,
         back_off=backed_off,
         size=size(facts, goal, backed_off, left),
         reach=reach(facts),

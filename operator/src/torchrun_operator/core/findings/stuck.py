@@ -17,6 +17,8 @@ class StuckReason(StrEnum):
 
 _ORPHANED_AFTER = timedelta(seconds=5)
 """If the connections close together with the store, agents end within a second or two."""
+_OUTLIVING_AFTER = timedelta(seconds=60)
+"""Agents that outlive their store come to the next one as soon as the network leads there."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,8 @@ def _orphaned(facts: Facts) -> tuple[datetime | None, frozenset[str]]:
     # The first round of this store is still open: nodes that trained or waited as spares did so with an earlier store.
     trained = {known.uid for known in facts.job.status.nodes if known.rank is not None or known.spare}
     uids = frozenset(n.uid for n in _running(facts) if n.uid in trained and n.address not in joined)
-    return (recorded.since + _ORPHANED_AFTER if uids else None), uids
+    patience = _OUTLIVING_AFTER if facts.job.spec.outlives_host else _ORPHANED_AFTER
+    return (recorded.since + patience if uids else None), uids
 
 
 def _running(facts: Facts) -> list[NodePod]:

@@ -1,13 +1,19 @@
 """The newest failure, and the rule of spec.failurePolicy that decides what it leads to."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 from torchrun_operator.api.v1alpha1 import Failure, FailureAction, FailureRule, Operator
-from torchrun_operator.core.facts.model import Cause, Facts
+from torchrun_operator.core.facts.model import LIVE, Cause, Facts, NodePod
+from torchrun_operator.core.facts.words import Words
 from torchrun_operator.core.findings.failures import newest
 from torchrun_operator.core.findings.hangs import Hang, Hangs
-from torchrun_operator.core.findings.losses import Losses
+from torchrun_operator.core.findings.losses import Loss, Losses
 from torchrun_operator.core.findings.workers import WorkerFailures
+
+_AGAIN = timedelta(minutes=10)
+"""Workers that fail this soon after a failure that a rule ignored do so because of where they run."""
+_IGNORED_AGAIN = "failed again in a way that spec.failurePolicy ignores"
 
 
 @dataclass(frozen=True)
@@ -19,6 +25,8 @@ class Verdict:
     hang: Hang | None = None
     """The hang that it is."""
     action: FailureAction = FailureAction.COUNT
+    moved: Loss | None = None
+    """The node that is replaced because its workers failed again and a rule ignores that."""
 
 
 def verdict(facts: Facts, lost: Losses, workers: WorkerFailures, hangs: Hangs) -> Verdict:
@@ -30,20 +38,40 @@ def verdict(facts: Facts, lost: Losses, workers: WorkerFailures, hangs: Hangs) -
     failure = newest(facts, lost.nodes, workers, hang)
     if failure is None or failure.cause != Cause.CODE:
         return Verdict(failure, hang)
-    rules = facts.job.spec.failure_policy.rules
-    number = next((number for number, rule in enumerate(rules) if _matches(rule, failure)), None)
+    rules, text = facts.job.spec.failure_policy.rules, _text(facts, failure)
+    number = next((number for number, rule in enumerate(rules) if _matches(rule, failure, text)), None)
     if number is None:
         return Verdict(failure, hang)
     action = rules[number].action
-    cause = Cause.INFRASTRUCTURE if action is FailureAction.IGNORE else failure.cause
-    return Verdict(failure.model_copy(update={"rule": number, "action": action, "cause": cause}), hang, action)
+    ignored = action is FailureAction.IGNORE
+    cause = Cause.INFRASTRUCTURE if ignored else failure.cause
+    judged = failure.model_copy(update={"rule": number, "action": action, "cause": cause})
+    return Verdict(judged, hang, action, _moved(facts, failure) if ignored and workers.count else None)
 
 
-def _matches(rule: FailureRule, failure: Failure) -> bool:
-    said = f"{failure.message}\n{failure.traceback or ''}"
+def _moved(facts: Facts, failure: Failure) -> Loss | None:
+    """Return the node to replace. An agent would start its workers again without end, on the same hardware."""
+    last = facts.job.status.last_failure
+    node = next((node for node in facts.nodes if node.name == failure.pod and node.phase in LIVE), None)
+    if node is None or last is None or last.action != FailureAction.IGNORE or failure.time - last.time > _AGAIN:
+        return None
+    return Loss(node.index, node.name, Cause.INFRASTRUCTURE, _IGNORED_AGAIN, rank=_rank(facts, node))
+
+
+def _rank(facts: Facts, node: NodePod) -> int | None:
+    return next((known.rank for known in facts.job.status.nodes if known.uid == node.uid), None)
+
+
+def _text(facts: Facts, failure: Failure) -> str:
+    """Return all that is known of what the failure said. The status has only its beginning and its end."""
+    words = facts.said.get(failure.pod or "", Words())
+    return f"{failure.message}\n{failure.traceback or ''}\n{words.text}"
+
+
+def _matches(rule: FailureRule, failure: Failure, said: str) -> bool:
     return (
         (rule.exit_codes is None or _code_matches(rule, failure))
-        and (not rule.signals or failure.signal in rule.signals)
+        and (not rule.signals or (failure.container is None and failure.signal in rule.signals))
         and (not rule.reasons or failure.reason in rule.reasons)
         and (not rule.messages or any(text in said for text in rule.messages))
     )
@@ -51,6 +79,6 @@ def _matches(rule: FailureRule, failure: Failure) -> bool:
 
 def _code_matches(rule: FailureRule, failure: Failure) -> bool:
     codes, code = rule.exit_codes, failure.exit_code
-    if codes is None or code is None or failure.signal is not None:
+    if codes is None or code is None or code < 0 or failure.container is not None:
         return False
     return (code in codes.values) is (codes.operator is Operator.IN)

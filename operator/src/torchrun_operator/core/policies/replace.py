@@ -37,6 +37,8 @@ def _deletion(node: NodePod, findings: Findings) -> Deletion | None:
     if why is not None:
         grace = _STUCK_GRACE_SECONDS if why is StuckReason.MISSING else ORPHAN_GRACE_SECONDS
         return Deletion(node.name, node.uid, why.value, grace)
+    if findings.moved is not None and node.name == findings.moved.pod:
+        return deletion(node, findings.moved.what)
     if node.phase is Phase.FAILED and node.index not in findings.back_off.held:
         return deletion(node, describe(node.exit))
     return None

@@ -76,13 +76,14 @@ def _last_change(facts: Facts, findings: Findings) -> api.MembershipChange | Non
     change = facts.job.status.membership.last_change
     if findings.stage is Stage.SUSPENDED:
         return change
+    of_code = findings.failure.cause if findings.failure is not None else Cause.CODE  # a rule may ignore it
     if findings.losses.nodes:
-        return api.MembershipChange(time=facts.now, cause=findings.losses.nodes[0].cause)
+        cause = findings.losses.nodes[0].cause
+        return api.MembershipChange(time=facts.now, cause=of_code if cause is Cause.CODE else cause)
     if findings.workers.count:
-        cause = findings.failure.cause if findings.failure is not None else Cause.CODE
-        return api.MembershipChange(time=failed_at(facts) or facts.now, cause=cause)
+        return api.MembershipChange(time=failed_at(facts) or facts.now, cause=of_code)
     if findings.counts.hang is not None:
-        return api.MembershipChange(time=facts.now, cause=Cause.CODE)
+        return api.MembershipChange(time=facts.now, cause=of_code)
     if findings.members.resized:
         return api.MembershipChange(time=facts.now, cause=Cause.RESIZE)
     return _recovered(facts, change)
