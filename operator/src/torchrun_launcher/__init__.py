@@ -18,6 +18,8 @@ On any problem the shim becomes the plain interpreter: the start is slower, the 
 The shim runs before every worker, so its modules import little, and import slow modules only where they need them.
 """
 
+from __future__ import annotations
+
 import os
 
 OLDEST_PYTHON = (3, 10)

@@ -1,5 +1,7 @@
 """Plays the role that the arguments name. Each role imports its own modules only."""
 
+from __future__ import annotations
+
 import sys
 
 

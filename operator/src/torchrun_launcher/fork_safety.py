@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-from contextlib import suppress
 
 CUDA_NOT_INITIALIZED = 3
 
@@ -13,12 +12,27 @@ def obstacle(workers: set[int]) -> str:
     """Return why this process, whose workers are known, must not be forked; empty if it can be."""
     if threading.active_count() > 1:
         return "there are threads, which a worker would not have,"
-    with suppress(FileNotFoundError), open(f"/proc/self/task/{os.getpid()}/children") as file:
-        if set(map(int, file.read().split())) - workers:
-            return "there are processes, which workers would share,"
+    if children() - workers:
+        return "there are processes, which workers would share,"
+    if os.environ.get("KINETO_USE_DAEMON"):
+        return "KINETO_USE_DAEMON starts a thread, which a worker would not have,"
     if _cuda_is_initialized():
         return "the GPU driver is initialized, which a worker could not use,"
     return ""
+
+
+def children() -> set[int]:
+    """Return the processes that this one has started."""
+    try:
+        with open(f"/proc/self/task/{os.getpid()}/children") as file:
+            return set(map(int, file.read().split()))
+    except FileNotFoundError:
+        return set()
+
+
+def threads() -> int:
+    """Return the number of threads of this process, those of libraries included."""
+    return len(os.listdir("/proc/self/task"))
 
 
 def _cuda_is_initialized() -> bool:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 AGENT_MODULES = PRELOADED[:2]  # torchrun needs no more; the server loads the rest while the agents find each other
 FIRST_PROCESS = 1
 PR_SET_NAME = 15
+# Linux keeps signals from the first process of a container that it does not handle. These are meant for the workers,
+# and without a launcher torchrun is that process.
+USERS = (signal.SIGUSR1, signal.SIGUSR2) if os.getpid() == FIRST_PROCESS else ()
 
 
 class Node(Server):
@@ -59,6 +62,8 @@ class Node(Server):
         self.leave()
         os.environ.clear()
         os.environ.update(self.environment)
+        for number in USERS:
+            signal.signal(number, ignore)
         _adapt(self.environment)
         program, *arguments = self.command
         path = program if arguments[:1] == ["-m"] else shutil.which(program) or program
@@ -85,6 +90,10 @@ class Node(Server):
             end_as(status)  # and Linux kills the other processes
         self.kill_workers()
         end_as(status)
+
+
+def ignore(_number: int, _frame: FrameType | None) -> None:
+    """Do nothing. Unlike SIG_IGN, this ends with an exec: what the agent starts reacts as usual."""
 
 
 def run(command: list[str]) -> None:

@@ -63,7 +63,8 @@ def address_of(interpreter: str, environment: Mapping[str, str]) -> bytes:
 
     It is in Linux' abstract namespace, which needs no writable directory. The containers of a pod share it.
     """
-    python = [os.path.dirname(interpreter), os.path.realpath(interpreter)]  # python and python3 of a directory are one
+    place = os.path.normpath(os.path.dirname(interpreter))
+    python = [place, os.path.realpath(interpreter)]  # python and python3 of a directory are one
     identity = [python, os.getuid(), os.stat("/proc/self/ns/pid").st_ino, sorted(_shared(environment).items())]
     return b"\0torchrun-operator-" + hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32].encode()
 

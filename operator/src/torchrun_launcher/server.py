@@ -16,7 +16,7 @@ import time
 from contextlib import suppress
 
 from torchrun_launcher import ColdStartError
-from torchrun_launcher.fork_safety import obstacle
+from torchrun_launcher.fork_safety import children, obstacle, threads
 from torchrun_launcher.log import log
 from torchrun_launcher.protocol import CONNECT_SECONDS, Request, receive, trusted
 from torchrun_launcher.worker import become_worker, work
@@ -37,6 +37,9 @@ class Server:
         self.loaded: list[str] = []
         self.began = time.monotonic()
         self.workers: dict[int, socket.socket] = {}
+        self.inherited = children()  # of a shell that has become this process: no fork shares what they do
+        self.variables: dict[str, str] | None = None
+        """The environment before anything was loaded."""
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.listener.bind(address)
         self.listener.listen(256)
@@ -59,7 +62,10 @@ class Server:
 
     def serve(self) -> Request:
         """Load the modules that the user names, then serve as `run` does."""
+        before = threads()  # torch has some of its own, which fork well
         request = self.load(tuple(filter(None, os.environ.get(MODULES_VARIABLE, "").split(","))))
+        if not request and not self.refusal and threads() > before:
+            self.refuse("there are threads of a library, which a worker would not have,")
         if request:
             return request
         if not self.refusal:
@@ -73,6 +79,8 @@ class Server:
 
     def load(self, names: tuple[str, ...]) -> Request | None:
         """Load modules, and serve requests in between. Returns a request in a worker, None in the server."""
+        if self.variables is None:
+            self.variables = dict(os.environ)
         for name in names if not self.refusal else ():
             try:
                 __import__(name)
@@ -83,7 +91,7 @@ class Server:
                     self.refusal = f"torch cannot be loaded: {error!r}"
             self.refusal = self.refusal or obstacle(self.children())
             if self.refusal:
-                self.log(f"workers start cold: {self.refusal} after loading {name}")
+                self.refuse(self.refusal)
                 return None
             gc.freeze()  # what is loaded stays: garbage collection in a worker need not touch, and so copy, its pages
             rest = 0.0
@@ -96,7 +104,17 @@ class Server:
 
     def children(self) -> set[int]:
         """Return the processes that this one has forked."""
-        return set(self.workers)
+        return {*self.workers, *self.inherited}
+
+    def refuse(self, why: str) -> None:
+        """Let all workers start cold from now on."""
+        self.refusal = why
+        self.log(f"workers start cold: {why} after loading {', '.join(self.loaded)}")
+
+    def imported(self) -> dict[str, str]:
+        """Return the variables that modules have set while they were loaded."""
+        before = self.variables or {}
+        return {name: value for name, value in os.environ.items() if before.get(name) != value}
 
     def log(self, message: str) -> None:
         """Write one line to the log of the node."""
@@ -141,7 +159,7 @@ class Server:
             worker = os.fork()
             if worker == 0:
                 self.leave()
-                become_worker(connection, request)
+                become_worker(connection, request, self.imported())
                 return request
             self.workers[worker] = connection
             self.selector.register(connection, selectors.EVENT_READ, worker)

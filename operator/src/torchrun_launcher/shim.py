@@ -21,6 +21,14 @@ if TYPE_CHECKING:
 
 ANSWER_SECONDS = 120.0  # the server loads torch first, on a Kubernetes node that is busy with the start
 POLL_SECONDS = 0.02
+SCRIPT_BYTES = 65536
+END_OF_ARCHIVE = b"PK\5\6"
+EARLY_NAMES = (b"OMP_", b"KMP_", b"MKL_", b"OPENBLAS_", b"NUMEXPR_", b"TORCH")
+SETS_EARLY = (
+    rb"(?:environ|putenv)[^\n]*?[\"']("
+    rb"(?:OMP|GOMP|KMP|MKL|OPENBLAS|NUMEXPR|PYTORCH|TORCHINDUCTOR|TORCHDYNAMO|TORCH_(?!NCCL_|ELASTIC|HOME))\w*)[\"']"
+)
+"""A variable that torch or numpy read when they are imported."""
 
 
 class Shim:
@@ -116,5 +124,25 @@ def check(arguments: list[str]) -> None:
         raise ColdStartError(f"these are not the arguments that torchrun starts scripts with: {arguments[:3]}")
     if arguments[1] == "-m" and len(arguments) < 3:
         raise ColdStartError("the module is missing")
-    if arguments[1] != "-m" and not os.path.isfile(arguments[1]):
-        raise ColdStartError(f"{arguments[1]} is not a file")
+    if arguments[1] != "-m":
+        check_script(arguments[1])
+
+
+def check_script(path: str) -> None:
+    """Raise ColdStartError for a program that is no text, and for a script that prepares the import of torch."""
+    if not os.path.isfile(path):
+        raise ColdStartError(f"{path} is not a file")
+    with open(path, "rb") as file:
+        head = file.read(SCRIPT_BYTES)
+        file.seek(max(0, os.path.getsize(path) - SCRIPT_BYTES))
+        tail = file.read()
+    if b"\0" in head or END_OF_ARCHIVE in tail:
+        raise ColdStartError(f"{path} is not a text")
+    if any(name in head for name in EARLY_NAMES):
+        import re  # noqa: PLC0415 - slow, and seldom needed
+
+        before = re.split(rb"(?m)^[ \t]*(?:import|from)[ \t]+torch\b", head, maxsplit=1)[0]
+        found = re.search(SETS_EARLY, before)
+        if found:
+            name = found[1].decode()
+            raise ColdStartError(f"{path} sets {name} before it imports torch; set it in the env of the container")

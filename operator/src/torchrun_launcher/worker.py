@@ -6,6 +6,7 @@ import os
 import runpy
 import signal
 import sys
+from contextlib import suppress
 from importlib.machinery import SourceFileLoader
 from types import ModuleType
 
@@ -18,10 +19,14 @@ if TYPE_CHECKING:
     from torchrun_launcher.protocol import Request
 
 PR_SET_PDEATHSIG = 1
+OPENBLAS = tuple(f"{scipy}openblas_set_num_threads{wide}" for scipy in ("", "scipy_") for wide in ("", "64_"))
 
 
-def become_worker(connection: socket.socket, request: Request) -> None:
-    """Turn a fork of the server into a process of its own, and report its number to the shim."""
+def become_worker(connection: socket.socket, request: Request, imported: dict[str, str]) -> None:
+    """Turn a fork of the server into a process of its own, and report its number to the shim.
+
+    ``imported``: the variables that modules of the server have set while they were loaded.
+    """
     os.setsid()
     import ctypes  # noqa: PLC0415 - torch has loaded it
 
@@ -35,15 +40,39 @@ def become_worker(connection: socket.socket, request: Request) -> None:
     os.sched_setaffinity(0, request.cpus)
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ.clear()
-    os.environ.update({k: v for k, v in request.environment.items() if k != "PYTHON_EXEC"})
+    os.environ.update({**imported, **{k: v for k, v in request.environment.items() if k != "PYTHON_EXEC"}})
     threads = os.environ.get("OMP_NUM_THREADS")
     if threads and threads != before and threads.isdecimal():
-        sys.modules["torch"].set_num_threads(int(threads))  # torch read the variable when it was loaded
+        set_threads(int(threads))  # torch and numpy read the variable when they were loaded
     if "numpy.random" in sys.modules:
         sys.modules["numpy.random"].seed()  # otherwise all workers of the node would draw the same numbers
+    if "lightning_utilities.core.rank_zero" in sys.modules:
+        set_rank(sys.modules["lightning_utilities.core.rank_zero"])
     connection.setblocking(True)
     connection.sendall(f"worker {os.getpid()}\n".encode())
     connection.close()
+
+
+def set_threads(number: int) -> None:
+    """Set the number of threads of torch, and that of the OpenBLAS of numpy, under any name of the function."""
+    sys.modules["torch"].set_num_threads(number)
+    import ctypes  # noqa: PLC0415 - torch has loaded it
+
+    with open("/proc/self/maps") as file:
+        libraries = {line.split(maxsplit=5)[5].strip() for line in file if "openblas" in line}
+    for library in libraries:
+        with suppress(OSError):  # it has been replaced since
+            loaded = ctypes.CDLL(library)
+            for name in OPENBLAS:
+                if hasattr(loaded, name):
+                    getattr(loaded, name)(number)
+
+
+def set_rank(lightning: ModuleType) -> None:
+    """Correct the rank that Lightning reads when it is loaded."""
+    rank = os.environ.get("RANK", "")
+    if rank.isdecimal() and hasattr(lightning, "rank_zero_only"):
+        lightning.rank_zero_only.rank = int(rank)
 
 
 def work(arguments: list[str]) -> None:
@@ -72,7 +101,7 @@ def run_script(path: str, main: ModuleType) -> None:
     main.__dict__.update(__file__=path, __cached__=None, __loader__=SourceFileLoader("__main__", path))
     with open(path, "rb") as file:
         source = file.read()
-    exec(compile(source, path, "exec"), main.__dict__)  # noqa: S102
+    exec(compile(source, path, "exec", dont_inherit=True), main.__dict__)  # noqa: S102
 
 
 def report(error: Exception) -> None:

@@ -35,7 +35,7 @@ def node(tmp_path: Path) -> Iterator[Node]:
         program.parent.mkdir()
         program.write_text(f"#!{sys.executable}\n{TORCHRUN}")
         program.chmod(0o755)
-        made.environment["PATH"] = f"{program.parent}:{os.environ['PATH']}"
+        made.environment["PATH"] = f"{program.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}"
         yield made
 
 
@@ -121,6 +121,44 @@ def test_signals_reach_the_agent(node: Node) -> None:
         assert first.stdout.readline() == "got 15\n"
         assert first.wait(60) == 7
         os.killpg(first.pid, signal.SIGKILL)  # the child of the agent, which outlives it outside a container
+
+
+def test_a_process_of_the_shell_before_does_not_forbid_forks(node: Node) -> None:
+    first = f"exec {sys.executable} {node.program} --first torchrun {node.script(ABOUT)}"
+    text = f"sleep 60 >/dev/null 2>&1 & echo $!; {first}"
+    shell = subprocess.run(
+        ["bash", "-c", text], cwd=node.directory, env=node.environment, capture_output=True, text=True, check=True
+    )
+    before, _, worker, _ = shell.stdout.splitlines()
+    os.kill(int(before), signal.SIGKILL)
+    assert json.loads(worker)["warm"] is True
+    assert "start cold" not in shell.stderr
+
+
+TOLD = """
+import os, signal, time
+got = []
+signal.signal(signal.SIGUSR1, lambda *_: got.append("a checkpoint"))
+assert os.getppid() == 1, "the first process has forked it"
+os.kill(1, signal.SIGUSR1)
+os.system("pkill -USR1 -f train[.]py")
+os.kill(os.getpid(), signal.SIGUSR1)
+time.sleep(0.3)
+print(*set(got), flush=True)
+"""
+
+
+def test_a_signal_for_workers_does_not_end_the_agent(node: Node) -> None:
+    command = [sys.executable, str(node.program), "--first", "torchrun", node.script(TOLD)]
+    done = subprocess.run(
+        ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", *command],
+        cwd=node.directory,
+        env=node.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout.splitlines()[1:]) == (0, ["a checkpoint"]), done.stderr
 
 
 SLOW = "import os, time; os.write(1, b'loading\\n')\nwhile True: time.sleep(0.01)"

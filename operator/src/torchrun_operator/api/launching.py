@@ -24,6 +24,9 @@ _STARTED: Final = re.compile(
     rf"(?P<program>{_PATH}torchrun|{_PATH}python[\d.]*[ \t]+-m[ \t]+torch\.distributed\.(?:run|launch))(?=\s)"
 )
 """torchrun at the beginning of a command in a shell text."""
+_OWN: Final = re.compile(r"\b(?:function|alias)[ \t]+torchrun\b|\btorchrun[ \t]*\(")
+"""A function or an alias of that name."""
+_NOT_PYTHON: Final = re.compile("--no[-_]python")
 
 
 def launched(trainer: Mapping[str, Any], *, search: bool = False) -> dict[str, list[str]] | None:
@@ -36,6 +39,8 @@ def launched(trainer: Mapping[str, Any], *, search: bool = False) -> dict[str, l
     words = [str(word) for word in (*command, *args)]
     if not command:
         return None  # the image may name a program that comes first
+    if any(_NOT_PYTHON.match(word) for word in words):
+        return None
     if program_of(words) is not None:
         python = [] if search else [python_of(words)]
         return {"command": [*python, LAUNCHER, _FIRST, *command]}
@@ -62,7 +67,7 @@ def _place_of_text(words: Sequence[str]) -> int | None:
 def _with_launcher(text: str) -> str | None:
     """Return a shell text with the launcher before torchrun; None if torchrun does not start exactly once."""
     found = list(_STARTED.finditer(text))
-    if len(found) != 1 or sum(1 for _ in _torchruns(text)) != 1:
+    if len(found) != 1 or _OWN.search(text) or _NOT_PYTHON.search(text) or sum(1 for _ in _torchruns(text)) != 1:
         return None
     start = found[0].start("program")
     return f"{text[:start]}{LAUNCHER} {_FIRST} {text[start:]}"

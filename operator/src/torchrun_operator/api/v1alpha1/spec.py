@@ -121,8 +121,8 @@ class Elasticity(Model):
         bool,
         Field(
             description="Whether each node keeps a process that has torch loaded and forks its workers from it. "
-            "Workers then start seconds sooner. It has no effect in static jobs. A change applies to pods created "
-            "after it."
+            "Workers then start seconds sooner. It has no effect in static jobs, and where the command does not name "
+            "torchrun, unless there are spares or preload. A change applies to pods created after it."
         ),
     ] = True
     preload: Annotated[
@@ -333,9 +333,15 @@ class TorchrunJobSpec(Model):
         return self.lead.trainer(self.trainer) if index == 0 and self.lead is not None else self.trainer
 
     def starts_warm(self, index: int) -> bool:
-        """Whether workers of that node start warm, unless the user names a Python for them."""
-        own = any(variable.get("name") == WORKER_PYTHON for variable in self.trainer_of(index).get("env") or [])
-        return self.elasticity.warm_start and not self.static and not own
+        """Whether workers of that node start warm, unless the user names a Python for them.
+
+        Where the operator does not see that torchrun starts, they do only if the job asks for that: the launcher needs
+        a shell and a Python then, which the image need not have.
+        """
+        trainer, elasticity = self.trainer_of(index), self.elasticity
+        own = any(variable.get("name") == WORKER_PYTHON for variable in trainer.get("env") or [])
+        asked = bool(elasticity.spares or elasticity.preload)
+        return elasticity.warm_start and not self.static and not own and (asked or launched(trainer) is not None)
 
     def starts_by_launcher(self, index: int) -> bool:
         """Whether the launcher starts torchrun on that node, so that it can fork it."""
