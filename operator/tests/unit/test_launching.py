@@ -19,11 +19,12 @@ TEXTS = {
     "if test -d x; then torchrun a.py; fi": f"if test -d x; then {FIRST} torchrun a.py; fi",
     "(torchrun a.py)": f"({FIRST} torchrun a.py)",
     "torchrun a.py  # not exec torchrun b.py": f"{FIRST} torchrun a.py  # not exec torchrun b.py",
+    "# run; torchrun b.py\ntorchrun a.py": f"# run; torchrun b.py\n{FIRST} torchrun a.py",
     # The launcher cannot come first, or nobody can say so.
     "echo '; torchrun a.py'": None,
     "echo torchrun a.py": None,
     "# run; torchrun b.py\nls": None,
-    "# run; torchrun b.py\ntorchrun a.py": None,
+    '# we do torchrun here\n"$VENV/bin/torchrun" a.py': None,
     "time torchrun a.py": None,
     "nsys profile torchrun a.py": None,
     "torchrun a.py; torchrun b.py": None,

@@ -322,8 +322,30 @@ def test_a_node_with_warm_starts_loads_torch_first_where_the_command_is_torchrun
     assert {key: value for key, value in found.items() if key not in ("env", "volumeMounts")} == {**given, **changed}
 
 
-def test_the_launcher_looks_for_a_python_where_the_rendezvous_pod_has_one_of_its_own() -> None:
-    template = {"spec": {"containers": [{"name": "rendezvous", "command": ["/opt/venv/bin/python3"]}]}}
+@pytest.mark.parametrize(
+    ("container", "asked", "warm"),
+    [
+        ({"command": ["torchrun", "train.py"]}, {}, True),
+        ({"command": ["bash", "-c", "torchrun train.py"]}, {}, True),
+        ({"args": ["torchrun", "train.py"]}, {}, False),
+        ({"args": ["torchrun", "train.py"]}, {"spares": 1}, True),
+        ({"args": ["torchrun", "train.py"]}, {"spares": 1, "warmStart": False}, False),
+        ({"command": ["accelerate", "launch", "train.py"]}, {}, False),
+        ({"command": ["accelerate", "launch", "train.py"]}, {"preload": ["numpy"]}, True),
+        ({}, {}, False),
+    ],
+)
+def test_a_command_without_torchrun_starts_warm_only_if_the_job_asks_for_it(
+    container: dict[str, Any], asked: dict[str, Any], warm: bool
+) -> None:
+    given = {"name": "trainer", "image": "train:1", **container}
+    job = make_job(elasticity=asked, template={"spec": {"containers": [given]}})
+    assert any(variable["name"] == "PYTHON_EXEC" for variable in trainer(node_pod(job, 0))["env"]) is warm
+
+
+@pytest.mark.parametrize("other", [{"command": ["/opt/venv/bin/python3"]}, {"image": "with-torch:1"}])
+def test_the_launcher_looks_for_a_python_where_the_rendezvous_pod_has_one_of_its_own(other: dict[str, Any]) -> None:
+    template = {"spec": {"containers": [{"name": "rendezvous", **other}]}}
     given = {"name": "trainer", "image": "train:1", "command": ["/opt/venv/bin/torchrun", "train.py"]}
     job = make_job(rendezvous={"template": template}, template={"spec": {"containers": [given]}})
     command = ["/torchrun-operator/python", "--first", "/opt/venv/bin/torchrun", "train.py"]

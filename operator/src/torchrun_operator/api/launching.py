@@ -26,6 +26,7 @@ _STARTED: Final = re.compile(
 """torchrun at the beginning of a command in a shell text."""
 _OWN: Final = re.compile(r"\b(?:function|alias)[ \t]+torchrun\b|\btorchrun[ \t]*\(")
 """A function or an alias of that name."""
+_COMMENT: Final = re.compile(r"(?:^|\s)#")
 _NOT_PYTHON: Final = re.compile("--no[-_]python")
 
 
@@ -66,11 +67,15 @@ def _place_of_text(words: Sequence[str]) -> int | None:
 
 def _with_launcher(text: str) -> str | None:
     """Return a shell text with the launcher before torchrun; None if torchrun does not start exactly once."""
-    found = list(_STARTED.finditer(text))
+    found = [each for each in _STARTED.finditer(text) if not _COMMENT.search(_line_before(text, each.start("program")))]
     if len(found) != 1 or _OWN.search(text) or _NOT_PYTHON.search(text) or sum(1 for _ in _torchruns(text)) != 1:
         return None
     start = found[0].start("program")
     return f"{text[:start]}{LAUNCHER} {_FIRST} {text[start:]}"
+
+
+def _line_before(text: str, place: int) -> str:
+    return text[text.rfind("\n", 0, place) + 1 : place]
 
 
 def _torchruns(text: str) -> Iterator[Sequence[str]]:

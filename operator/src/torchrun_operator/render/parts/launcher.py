@@ -53,9 +53,9 @@ def _start(spec: TorchrunJobSpec, index: int) -> dict[str, Any]:
 
 
 def _names_python(spec: TorchrunJobSpec) -> bool:
-    """Whether the user says with which Python the rendezvous pod starts: there may be no `python3` in PATH."""
+    """Whether the rendezvous pod starts with another Python or image: there may be no `python3` in PATH of a node."""
     given = (spec.rendezvous.template or {}).get("spec") or {}
-    return any(container.get("command") for container in given.get("containers") or ())
+    return any(container.get("command") or container.get("image") for container in given.get("containers") or ())
 
 
 def _problems(spec: TorchrunJobSpec) -> Iterator[Problem]:
