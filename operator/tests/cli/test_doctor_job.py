@@ -35,6 +35,19 @@ CAPACITY = condition("Scheduled", "False", "WaitingForCapacity", "pod digits-2 c
 SEE = "docs/troubleshooting.md"
 
 
+OF_ANOTHER = pytest.param(
+    job(None, managedBy="kueue.x-k8s.io/multikueue"),
+    [
+        (
+            WARNING,
+            "kueue.x-k8s.io/multikueue manages the job, as spec.managedBy says, and has not written its status",
+            "see whether the controller kueue.x-k8s.io/multikueue runs; this operator does not act",
+        )
+    ],
+    id="of another controller",
+)
+
+
 @pytest.mark.parametrize(
     ("found", "expected"),
     [
@@ -87,17 +100,7 @@ SEE = "docs/troubleshooting.md"
             ],
             id="never seen",
         ),
-        pytest.param(
-            job(None, managedBy="kueue.x-k8s.io/multikueue"),
-            [
-                (
-                    WARNING,
-                    "kueue.x-k8s.io/multikueue manages the job, as spec.managedBy says, and has not written its status",
-                    "see whether the controller kueue.x-k8s.io/multikueue runs; this operator does not act",
-                )
-            ],
-            id="of another controller",
-        ),
+        OF_ANOTHER,
     ],
 )
 def test_conditions(found: dict[str, Any], expected: list[Row]) -> None:
@@ -108,6 +111,17 @@ SUFFICES = (
     "remove it: the operator sets nodes, workers and rendezvous in the environment, so torchrun and the script suffice"
 )
 SHELL = {"command": ["bash", "-c", "torchrun --standalone train.py"]}
+OF_THE_LEAD = pytest.param(
+    job("Starting", lead=SHELL),
+    [],
+    [
+        (
+            *(FAILED, "the command of the lead gives torchrun --standalone, which leads to another rendezvous"),
+            SUFFICES,
+        )
+    ],
+    id="an option of the lead",
+)
 
 
 @pytest.mark.parametrize(
@@ -152,17 +166,7 @@ SHELL = {"command": ["bash", "-c", "torchrun --standalone train.py"]}
             ],
             id="no torchrun",
         ),
-        pytest.param(
-            job("Starting", lead=SHELL),
-            [],
-            [
-                (
-                    *(FAILED, "the command of the lead gives torchrun --standalone, which leads to another rendezvous"),
-                    SUFFICES,
-                )
-            ],
-            id="an option of the lead",
-        ),
+        OF_THE_LEAD,
         pytest.param(
             with_trainer(job(conditions=(TRAINING,)), command=["/run.sh"]),
             [],

@@ -37,10 +37,10 @@ def judged(found: Facts, rules: list[dict[str, Any]] | None = None, **spec: Any)
     return stored(job, decide(job, found, NOW)).status
 
 
-def pod(*ended: Any, container: str = "", words: Words | None = None) -> Facts:
+def pod(code: int, reason: str, message: str = "", *, container: str = "", words: Words | None = None) -> Facts:
     """Return facts in which the container of node 1 has ended so, and its log has these words."""
     said = {"digits-1": words} if words is not None else {}
-    return seen(*instead(THREE, failed(1, *ended, container=container)), rendezvous=ROUND, said=said)
+    return seen(*instead(THREE, failed(1, code, reason, message, container=container)), rendezvous=ROUND, said=said)
 
 
 POD = instead(THREE, failed(1, 3, "Error", "x"))
