@@ -47,7 +47,8 @@ CASES = (
         workers=2,
         settings=(
             *(*_SMALL, "workers=1", "gpus=2", "name=reschedule"),
-            *("location=pvc://store/results/reschedule", "data=pvc://store/digits"),
+            # A script starts torchrun: its agent and workers load torch each.
+            *("location=pvc://store/results/reschedule", "data=pvc://store/digits", "memory=2Gi"),
         ),
         uploads={"results/reschedule/snapshots": frozenset({"snapshot.pth"})},
     ),

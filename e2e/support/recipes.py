@@ -137,8 +137,12 @@ class Play:
 
 
 def last_lines(log: str) -> list[Worker]:
-    """Return what the workers said at their end."""
-    lines = [dict(re.findall(r"(\w+)=(\S+)", line)) for line in log.splitlines() if line.startswith("rank=")]
+    """Return what the workers said at their end.
+
+    Python without a buffer writes the end of a line by itself, so lines of several workers may come in one.
+    """
+    said = re.findall(r"rank=\d+ world=.*?(?=rank=\d+ world=|\n|$)", log)
+    lines = [dict(re.findall(r"(\w+)=(\S+)", line)) for line in said]
     return [
         Worker(
             rank=int(line["rank"]),
