@@ -58,12 +58,7 @@ rank_zero_only.rank = int(os.environ.get("RANK", 0))
 def node(tmp_path: Path) -> Iterator[Node]:
     with launching(tmp_path) as made:
         set_by_import = "import os; os.environ.setdefault('SET_BEFORE', 'x'); os.environ['SET_BY_AN_IMPORT'] = '1'"
-        made.modules(
-            torch__distributed=set_by_import,
-            lightning_utilities____init__="",
-            lightning_utilities__core____init__="",
-            lightning_utilities__core__rank_zero=LIGHTNING,
-        )
+        made.modules(torch__distributed=set_by_import, lightning_utilities__core__rank_zero=LIGHTNING)
         (tmp_path / "site/lightning_utilities/__init__.py").write_text("")
         (tmp_path / "site/lightning_utilities/core/__init__.py").write_text("")
         made.environment |= {"SET_BEFORE": "by the container", "TORCHRUN_PRELOAD": "lightning_utilities.core.rank_zero"}

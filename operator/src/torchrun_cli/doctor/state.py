@@ -8,7 +8,7 @@ from torchrun_cli.doctor.case import JobCase, is_host
 from torchrun_cli.doctor.findings import Finding, Level, many, ok
 from torchrun_cli.show.times import age, moment
 from torchrun_operator.api.commands import launch_of, launch_words
-from torchrun_operator.api.names import MANAGER, rendezvous_name
+from torchrun_operator.api.names import other_manager, rendezvous_name
 from torchrun_operator.api.v1alpha1 import TorchrunJobSpec
 
 _DOCS: Final = "docs/troubleshooting.md"
@@ -70,8 +70,8 @@ def _said(check: str, level: Level, condition: dict[str, str]) -> Finding:
 
 
 def _unseen(case: JobCase, check: str) -> Iterator[Finding]:
-    manager = (case.raw.get("spec") or {}).get("managedBy")
-    if manager not in (None, MANAGER):
+    manager = other_manager(case.raw.get("spec") or {})
+    if manager:
         words = f"{manager} manages the job, as spec.managedBy says, and has not written its status"
         yield Finding(
             check, Level.WARNING, words, f"see whether the controller {manager} runs; this operator does not act"

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from torchrun_cli.show.style import PLAIN, Paint, cleaned
 from torchrun_cli.show.table import table, wrapped
 from torchrun_cli.show.times import age, duration, moment
-from torchrun_operator.api.names import MANAGER
+from torchrun_operator.api.names import other_manager
 
 _LABEL = 13
 _BAR = 24
@@ -58,8 +58,8 @@ def _title(job: dict[str, Any], status: dict[str, Any], paint: Paint, width: int
 
 
 def _unseen(job: dict[str, Any]) -> str:
-    manager = (job.get("spec") or {}).get("managedBy")
-    if manager not in (None, MANAGER):
+    manager = other_manager(job.get("spec") or {})
+    if manager:
         return f"{manager} manages the job, as spec.managedBy says, and has not written its status yet"
     return "the operator has not seen the job yet"
 

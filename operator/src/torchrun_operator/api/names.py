@@ -1,6 +1,7 @@
 """Names that the operator uses: API group, labels, owned objects, reserved environment variables."""
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 GROUP: Final = "torchrun.dev"
 VERSION: Final = "v1alpha1"
@@ -160,6 +161,12 @@ def is_reserved_env(name: str) -> bool:
 def service_name(job: str) -> str:
     """Name of the headless Service of the nodes."""
     return job
+
+
+def other_manager(spec: Mapping[str, Any]) -> str:
+    """Return the controller other than this operator that acts on a job with this spec. Empty: this operator does."""
+    manager = spec.get("managedBy")
+    return "" if manager in (None, MANAGER) else str(manager)
 
 
 def rendezvous_name(job: str) -> str:

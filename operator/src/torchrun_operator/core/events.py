@@ -8,7 +8,7 @@ from torchrun_operator.api.conditions import Condition, ConditionStatus, Conditi
 from torchrun_operator.api.v1alpha1 import TorchrunJobStatus
 from torchrun_operator.core.facts.model import Cause
 from torchrun_operator.core.findings.backoff import waiting_words
-from torchrun_operator.core.findings.failures import describe_failure
+from torchrun_operator.core.findings.failures import describe_failure, rule_words
 from torchrun_operator.core.findings.find import Findings
 from torchrun_operator.core.findings.losses import Loss
 from torchrun_operator.core.phrases import named
@@ -80,9 +80,10 @@ def _untold(findings: Findings, plan: Plan) -> list[Loss]:
 def _judged(losses: Iterable[Loss], findings: Findings) -> list[Loss]:
     """Add to each failure of the code which rule of spec.failurePolicy decides about it."""
     failure = findings.failure
-    if failure is None or failure.rule is None:
+    words = rule_words(failure) if failure is not None else ""
+    if failure is None or not words:
         return [*losses]
-    cause, words = Cause(failure.cause), f"rule {failure.rule + 1} of spec.failurePolicy says {failure.action}"
+    cause = Cause(failure.cause)
     return [
         replace(loss, what=f"{loss.what}; {words}", cause=cause) if loss.cause is Cause.CODE else loss
         for loss in losses

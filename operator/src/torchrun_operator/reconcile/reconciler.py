@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from torchrun_operator.api import v1alpha1 as api
 from torchrun_operator.api.conditions import Reason, has_ended
-from torchrun_operator.api.names import MANAGER
+from torchrun_operator.api.names import other_manager
 from torchrun_operator.api.validation import readable
 from torchrun_operator.cluster.port import Cluster, Key, Manifest
 from torchrun_operator.core.decide import Decision, decide
@@ -76,7 +76,7 @@ class Reconciler:
     async def reconcile(self, key: Key) -> Outcome:
         """Make one pass. Raises ClusterError if the API server could not be read or written."""
         raw = await self._cluster.get_job(*key)
-        if raw is None or raw["metadata"].get("deletionTimestamp") or _of_another(raw):
+        if raw is None or raw["metadata"].get("deletionTimestamp") or other_manager(raw.get("spec") or {}):
             self._forget(key)
             return Outcome(gone=raw is None)
         memory = self._memory(key, raw)
@@ -133,11 +133,6 @@ class Reconciler:
         if decision.hung:
             self._metrics.hung()
         self.recorder.tell(raw, (*decision.events, *transitions(job.status, status)))
-
-
-def _of_another(raw: Manifest) -> bool:
-    """Whether another controller acts on the job."""
-    return (raw.get("spec") or {}).get("managedBy") not in (None, MANAGER)
 
 
 def _valid(raw: Manifest) -> api.TorchrunJob | str:

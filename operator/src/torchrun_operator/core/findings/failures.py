@@ -33,9 +33,13 @@ def newest(facts: Facts, losses: Sequence[Loss], workers: WorkerFailures, hang: 
 
 def describe_failure(failure: Failure) -> str:
     """Describe in one line what failed first and why."""
-    return _what_failed(failure) + (
-        f"; rule {failure.rule + 1} of spec.failurePolicy says {failure.action}" if failure.rule is not None else ""
-    )
+    rule = rule_words(failure)
+    return _what_failed(failure) + (f"; {rule}" if rule else "")
+
+
+def rule_words(failure: Failure) -> str:
+    """Say which rule decides about the failure. Empty: none does."""
+    return f"rule {failure.rule + 1} of spec.failurePolicy says {failure.action}" if failure.rule is not None else ""
 
 
 def _what_failed(failure: Failure) -> str:
