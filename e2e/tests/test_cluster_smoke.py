@@ -205,6 +205,7 @@ def test_a_failing_script_fails_the_job(cluster: Cluster, kubectl: Kubectl) -> N
         SECONDS,
     )
     assert all("rank 1 (pod failing-" in words and "banana" in words for words in messages)
+    assert f"; the code has failed {found['restarts']['code']} times and spec.maxRestarts is 1; " in message
     assert found["restarts"]["code"] >= 2  # those that fail again within the seconds of settling count as well
     assert {**found["restarts"], "code": 0} == {"code": 0, "infrastructure": 0, "preemption": 0, "resize": 0}
     wait_for("no pod to run on", lambda: not _running(kubectl), SECONDS)
