@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from support import lines
 from support.cli import torchrun
 from support.clusters import Cluster
 from support.counting import status as status_of
@@ -93,7 +94,8 @@ def ended(kubectl: Kubectl, job: str, began: float, *, state: str = "Complete") 
     seconds = time.monotonic() - began
     assert status["state"] == state, status
     pods = kubectl.list("pods", f"torchrun.dev/job-name={job},torchrun.dev/role=node")
-    logs = {pod["metadata"]["name"]: kubectl.run("logs", pod["metadata"]["name"], "-c", "trainer") for pod in pods}
+    names = [pod["metadata"]["name"] for pod in pods]
+    logs = {name: lines.whole(kubectl.run("logs", name, "-c", "trainer")) for name in names}
     return Ended(seconds, status, logs)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from support import cli
+from support import cli, lines
 from support.clusters import ROOT, Cluster
 from support.diagnosis import story
 from support.kubectl import Kubectl, KubectlError
@@ -137,12 +137,9 @@ class Play:
 
 
 def last_lines(log: str) -> list[Worker]:
-    """Return what the workers said at their end.
-
-    Python without a buffer writes the end of a line by itself, so lines of several workers may come in one.
-    """
-    said = re.findall(r"rank=\d+ world=.*?(?=rank=\d+ world=|\n|$)", log)
-    lines = [dict(re.findall(r"(\w+)=(\S+)", line)) for line in said]
+    """Return what the workers said at their end."""
+    said = re.findall(r"^rank=\d+ world=.*", lines.whole(log), re.MULTILINE)
+    values = [dict(re.findall(r"(\w+)=(\S+)", line)) for line in said]
     return [
         Worker(
             rank=int(line["rank"]),
@@ -154,7 +151,7 @@ def last_lines(log: str) -> list[Worker]:
             weights=line["weights"],
             tag=line["tag"],
         )
-        for line in lines
+        for line in values
     ]
 
 

@@ -6,7 +6,7 @@ import re
 import pytest
 import yaml
 
-from support import agents, chart
+from support import agents, chart, lines
 from support.clusters import LOCAL_TRAINER_IMAGE, ROOT, Cluster
 from support.counting import KIND, SECONDS, conditions, job, status, training, wait_state, wait_status
 from support.kubectl import Kubectl, Object
@@ -180,7 +180,7 @@ def _arguments(manifest: str) -> list[str]:
 
 def _error(output: str) -> float:
     """Return the result of the script, which only rank 0 prints."""
-    found = re.findall(r"^error=(.*)$", output, re.MULTILINE)
+    found = re.findall(r"^error=(.*)$", lines.whole(output), re.MULTILINE)
     assert len(found) == 1, output[-2000:]
     return float(found[0])
 

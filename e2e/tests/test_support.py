@@ -12,11 +12,31 @@ from demo.story import adapted
 from support import watching
 from support.chart import image_values
 from support.clusters import ROOT, UnusableError, own_cluster
+from support.lines import whole
 from support.podlogs import PodLogs
 from support.progress import Line, Step, parse, step_of
 from support.waiting import NotInTimeError, wait_for
 
 _START = Line("digits-0", "u", 10.5, {"event": "start", "at": "50", "world": "3"})
+
+
+@pytest.mark.parametrize(
+    ("log", "lines"),
+    [
+        (
+            "rank=1 node=0 loss=0.5rank=0 node=0 loss=0.25\n\n",
+            ["rank=1 node=0 loss=0.5", "rank=0 node=0 loss=0.25", ""],
+        ),
+        ("rank=0 loss=0.5accuracy=0.9722\n\n", ["rank=0 loss=0.5", "accuracy=0.9722", ""]),
+        (
+            "accuracy=0.9722rank=1 loss=0.5\nerror=0.1node=1\n",
+            ["accuracy=0.9722", "rank=1 loss=0.5", "error=0.1", "node=1"],
+        ),
+        ("a rank=1 node_rank=2\n", ["a rank=1 node_rank=2"]),
+    ],
+)
+def test_lines_of_several_workers_are_told_apart(log: str, lines: list[str]) -> None:
+    assert whole(log).splitlines() == lines
 
 
 @pytest.mark.parametrize(
