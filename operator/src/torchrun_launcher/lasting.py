@@ -53,6 +53,7 @@ PATIENCE_SECONDS = 3600.0
 """Then the agent ends. The workers lose nothing meanwhile, and an operator may be away for minutes."""
 PAUSE_SECONDS = 0.25
 CONNECT_SECONDS = 5.0
+REACH_SECONDS = 1.0
 LISTEN_SECONDS = 0.1
 SILENT_MILLISECONDS = 4000
 """After this, the kernel ends a connection whose other end acknowledges nothing: its Kubernetes node is gone."""
@@ -275,16 +276,21 @@ def _bytes(value: bytes | str) -> bytes:
 def listens(host: str, port: int) -> bool:
     """Whether a store may be there: torch's own attempt would be long and loud.
 
-    A store says nothing first. A proxy in front of a store that is gone accepts, and closes at once.
+    A store says nothing first. A proxy in front of a store that is gone accepts, and closes at once. An address that is
+    no more, or not yet, does not answer at all.
     """
     try:
-        with socket.create_connection((host, port), timeout=1.0) as one:
-            one.settimeout(LISTEN_SECONDS)
-            one.recv(1)
-    except TimeoutError:
-        return True
+        one = socket.create_connection((host, port), timeout=REACH_SECONDS)
     except OSError:
-        pass
+        return False
+    with one:
+        one.settimeout(LISTEN_SECONDS)
+        try:
+            one.recv(1)
+        except TimeoutError:
+            return True
+        except OSError:
+            pass
     return False
 
 

@@ -30,6 +30,11 @@ SILENT_MANY_SECONDS = 30.0
 
 As long for the address of a rank 0 that is heard: more likely, its computer is overloaded.
 """
+RETURN_SECONDS = 8.0
+"""How much longer a member of a round that this host has taken over may be silent at first.
+
+It tries now and then to reach the new host. An attempt that comes to nothing takes up to 6 s.
+"""
 STALL_SECONDS = 0.5
 """A longer time between two ticks is a stall of the host, not of the nodes."""
 MASTER_SECONDS = 10.0
@@ -47,7 +52,9 @@ def listen(view: View, now: float, memory: Memory, senses: Senses) -> Memory:
     for node, beat in view.heartbeats.items():
         known = memory.signs.get(node, LifeSigns(math.nan, clock))
         if known.beat != beat:
-            known, heard_at = known._replace(beat=beat, heard=clock, beat_at=now), now
+            returns = node not in signs and node in memory.returning
+            until = clock + (RETURN_SECONDS if returns else 0.0)
+            known, heard_at = known._replace(beat=beat, heard=until, beat_at=now), now
             heard.add(node)
         signs[node] = known
     if quiet and heard_at == now:  # the first one that is heard again: the time of the others starts again
@@ -78,7 +85,7 @@ def _awaited(running: Running, passed: float, heard: set[Node], *, published: bo
 
 
 def _heard_again(known: LifeSigns, clock: float) -> LifeSigns:
-    return known._replace(heard=clock, reached=None if known.reached is None else clock)
+    return known._replace(heard=max(known.heard, clock), reached=None if known.reached is None else clock)
 
 
 def _connected(node: Node, known: LifeSigns, peers: frozenset[str], now: float) -> LifeSigns:

@@ -42,7 +42,7 @@ class LifeSigns(NamedTuple):
     beat: float
     """The last heartbeat, by the node's own clock."""
     heard: float
-    """When that heartbeat was first seen, by Memory.clock."""
+    """When that heartbeat was first seen, by Memory.clock; later for a node that may need longer."""
     connected: bool = False
     """The address was seen among the peers of the store."""
     disconnected_at: float | None = None
@@ -86,6 +86,8 @@ class Memory:
     former: frozenset[str] = frozenset()
     """Addresses of the last complete round: they come before spares."""
     signs: Mapping[Node, LifeSigns] = field(default_factory=dict)
+    returning: frozenset[Node] = frozenset()
+    """Members of the round that this host has taken over: not all of them have found it yet."""
     clock: float = 0.0
     """Seconds in which the host was awake and heard from any node. It measures silence."""
     interval: float = HEARTBEAT_SECONDS

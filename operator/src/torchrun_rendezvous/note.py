@@ -114,7 +114,7 @@ def resumed(note: Note, view: View, memory: Memory, *, same: bool = True) -> Mem
     running = _running(note.running, view) if note.running is not None else None
     if running is None and view.complete and view.participants:
         running = replace(started(view), kicked=True, requested=True)
-    return replace(memory, running=running)
+    return replace(memory, running=running, returning=running.still if running else frozenset())
 
 
 def _running(ran: Ran, view: View) -> Running | None:

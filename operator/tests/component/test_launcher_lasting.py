@@ -1,6 +1,7 @@
 """Which of two states of torch a store keeps, when an agent that has outlived a store brings one to the next."""
 
 import base64
+import contextlib
 import pickle
 import socket
 import threading
@@ -113,3 +114,16 @@ def test_a_proxy_that_closes_at_once_has_no_store() -> None:
         closing.start()
         assert not listens("127.0.0.1", proxy.getsockname()[1])
         closing.join()
+
+
+def test_an_address_that_does_not_answer_has_no_store() -> None:
+    # As the address of a pod that is gone: the kernel drops what comes to a socket that takes nobody any more.
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        address = server.getsockname()
+        queued = []
+        for _ in range(3):
+            one = stack.enter_context(socket.socket())
+            one.setblocking(False)
+            queued.append(one.connect_ex(address))
+        assert not listens(*address)

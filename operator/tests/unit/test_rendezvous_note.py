@@ -83,11 +83,13 @@ def test_the_note_of_a_large_job_is_small() -> None:
 )
 def test_what_the_next_host_remembers(view: View, expected: Running | None) -> None:
     own = Memory(clock=3.0)
-    assert resumed(NOTE, view, own) == replace(COUNTED, running=expected, clock=3.0)
+    returning = expected.still if expected else frozenset()
+    assert resumed(NOTE, view, own) == replace(COUNTED, running=expected, clock=3.0, returning=returning)
 
 
 def test_a_host_with_another_name_counts_from_zero() -> None:
-    expected = replace(COUNTED, running=KNOWN, requested=0, unrequested=0, last_unrequested=None)
+    counted = replace(COUNTED, running=KNOWN, returning=KNOWN.still)
+    expected = replace(counted, requested=0, unrequested=0, last_unrequested=None)
     assert resumed(NOTE, SETTLED, Memory(), same=False) == expected
 
 
@@ -99,6 +101,30 @@ def test_a_host_does_not_wait_for_a_member_that_the_last_one_has_evicted() -> No
         decision = decide(there, target(3, 2, C), NOW + tick / 10, memory)
         there, memory = decision.view, decision.memory
     assert (there.complete, sorted(there.participants)) == (True, sorted((A, B, new)))
+
+
+@pytest.mark.parametrize(
+    ("back_after", "dropped_after"),
+    [
+        (1.0, None),
+        # Longer than a silent node may be while all goes well: its attempt to reach the new host came to nothing.
+        (12.0, None),
+        # It went down with the last host.
+        (math.inf, 16.0),
+    ],
+)
+def test_a_member_has_time_to_find_the_next_host(back_after: float, dropped_after: float | None) -> None:
+    memory, view = resumed(NOTE, SETTLED, Memory()), SETTLED
+    found: list[float] = []
+    for tick in range(250):
+        passed = tick / 10
+        beating = (A, B, C) if passed >= back_after else (A, B)
+        if tick % 20 == 0:  # as often as agents send heartbeats
+            view = replace(view, heartbeats={**view.heartbeats, **beats(*beating, at=NOW + passed)})
+        decision = decide(view, target(3), NOW + passed, memory)
+        view, memory = decision.view, decision.memory
+        found += [passed for line in decision.lines if line["event"] == "evicted"]
+    assert found == ([pytest.approx(dropped_after, abs=1.0)] if dropped_after else [])
 
 
 @pytest.mark.parametrize(
