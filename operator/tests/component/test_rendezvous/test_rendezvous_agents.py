@@ -209,7 +209,7 @@ def test_a_worker_that_hangs_is_noticed_reported_and_restarted(job: Job, host: H
     # The stacks are logged before any action. The stack of the hanging worker shows where it hangs.
     logs = [(job.directory / f"agent-{index}.log").read_text() for index in (0, 1)]
     assert ["[rank 0] no step for " in logs[0], "[rank 1] no step for " in logs[1]] == [True, True]
-    assert [sum("in hangs_here" in line for line in log.splitlines()) for log in logs] == [0, 1]
+    assert ["in hangs_here" in log for log in logs] == [False, True]
     assert time.time() - hung > DEADLINE - 3
     assert (overdue["round"], overdue["starting"], overdue["seconds"]) == (0, False, DEADLINE)
 
