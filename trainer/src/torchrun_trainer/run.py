@@ -11,11 +11,17 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from torchrun_trainer.data.loop import Loop, MicroBatches
+from torchrun_trainer.per_step.guards import guard
+from torchrun_trainer.per_step.leading import LeadSaver
+from torchrun_trainer.per_step.members import Members
+from torchrun_trainer.per_step.quorum import Quorum
+from torchrun_trainer.per_step.settings import settings
 from torchrun_trainer.snapshots.copier import Stateful
 from torchrun_trainer.snapshots.place import path_or_default
-from torchrun_trainer.snapshots.saver import NoSaver, Saver
+from torchrun_trainer.snapshots.saver import AnySaver, NoSaver, Saver
 from torchrun_trainer.snapshots.snapshot import Snapshot
 from torchrun_trainer.stepping.stepper import Stepper, join
+from torchrun_trainer.stepping.world import FixedWorld, World
 from torchrun_trainer.watch.tracking import trackers
 
 
@@ -63,15 +69,21 @@ class Run:
     ) -> None:
         if snapshot_every < 1:
             raise ValueError(f"snapshot_every is {snapshot_every}; it must be at least 1")
-        ranks = join()
-        self.rank, self.world_size = ranks.rank, ranks.size
+        group, per_step = join(), settings()
         path = path_or_default(snapshot_path)
         plain = {name: _plain(stateful) for name, stateful in state.items()}
-        self._saver = Saver(path, plain, ranks=ranks, keep=keep, keep_best=keep_best) if path else NoSaver()
+        self._saver: AnySaver = NoSaver()
+        if path:
+            self._saver = Saver(path, plain, ranks=group, keep=keep, keep_best=keep_best, take=per_step is None)
         step = self._saver.restore()
+        world: World = FixedWorld(group)
+        if per_step:
+            world = Quorum(per_step, Members(group), plain)
+            guard(state.values(), world)
+            self._saver = LeadSaver(self._saver, world.ranks)
         self._trackers = trackers(track, path, step)
         self._stepper = Stepper(
-            ranks,
+            world,
             self._saver,
             step=step,
             models=[stateful for stateful in state.values() if isinstance(stateful, DistributedDataParallel)],
@@ -81,6 +93,16 @@ class Run:
             drain_seconds=drain_seconds,
         )
         self._loop = Loop(self._stepper, state.values())
+
+    @property
+    def rank(self) -> int:
+        """The rank of this worker. Where the job recovers step by step, each step may have another one."""
+        return self._stepper.rank
+
+    @property
+    def world_size(self) -> int:
+        """The number of workers. Where the job recovers step by step, each step may have another one."""
+        return self._stepper.world_size
 
     @property
     def step(self) -> int:

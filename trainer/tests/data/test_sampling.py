@@ -75,12 +75,12 @@ def begin(
         with as_rank(rank, world):
             if kind == "map":
                 sampler = batches.sampler(micro)
-                sampler.shares.begin(step, 10**9)
+                sampler.shares.begin(step, 10**9, rank, world)
                 ranks.append((sampler.shares, iter(sampler)))
             else:
                 source: Iterable[int] = Numbers(batches.samples) if kind == "seek" else Shuffled(batches.samples)
                 stream = batches.stream(source, micro, list)
-                stream.shares.begin(step, 10**9)
+                stream.shares.begin(step, 10**9, rank, world)
                 ranks.append((stream.shares, in_turn(stream, 1 + rank % 3)))
     return ranks
 
@@ -137,9 +137,20 @@ def test_each_sample_counts_once_per_epoch(
         assert Counter(stream[epoch * samples : (epoch + 1) * samples]) == Counter(range(samples))
 
 
-def load_all(loader: DataLoader[Any], first: int, stop: int) -> list[list[int]]:
-    shares_of(loader).begin(first, stop)
+def load_all(loader: DataLoader[Any], first: int, stop: int, place: tuple[int, int] | None = None) -> list[list[int]]:
+    shares = shares_of(loader)
+    shares.begin(first, stop, *(place or (shares.rank, shares.world_size)))
     return [batch.tolist() for batch in loader]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_loader_whose_processes_persist_learns_its_rank(workers: int) -> None:
+    batches = GlobalBatches(20, 8, seed=1)
+    options: dict[str, Any] = {"num_workers": workers, "persistent_workers": workers > 0}
+    loader: DataLoader[Any] = DataLoader(torch.arange(20), batch_sampler=batches.sampler(), **options)  # type: ignore[arg-type]
+    for place in ((0, 1), (1, 2), (2, 3), (0, 1)):
+        expected = [batches.share(step, *place).tolist() for step in (3, 4)]
+        assert load_all(loader, 3, 5, place) == expected
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])

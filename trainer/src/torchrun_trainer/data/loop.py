@@ -17,7 +17,13 @@ from torchrun_trainer.data.sampling import Batches, Shares, shares_of
 class Steps(Protocol):
     """What the loop needs of a stepper."""
 
-    world_size: int
+    @property
+    def rank(self) -> int:
+        """The rank of this worker in the next step."""
+
+    @property
+    def world_size(self) -> int:
+        """The number of workers in the next step."""
 
     @property
     def step(self) -> int:
@@ -53,12 +59,20 @@ class MicroBatches:
             self.done += 1
 
 
+class _Next(NamedTuple):
+    """A share: of which step, which rank and how many workers."""
+
+    step: int
+    rank: int
+    world_size: int
+
+
 class _Feed(NamedTuple):
-    """What a loader yields, in order; the share of ``step`` comes next."""
+    """What a loader yields, in order, and which share comes next."""
 
     loader: DataLoader[Any]
     iterator: Iterator[Any]
-    step: int
+    next: _Next
 
 
 class Loop:
@@ -151,17 +165,20 @@ class Loop:
     def _accumulate(self, loader: DataLoader[Any], shares: Shares) -> Iterator[MicroBatches]:
         assert self._steps is not None
         batches, stepper = shares.batches, self._stepper
-        weights = [size * stepper.world_size / batches.batch_size for size in shares.sizes]
         while self._remains(batches):
-            step = stepper.step
-            iterator = self._iterator(loader, shares, step)
+            wanted = self._next()
+            iterator = self._iterator(loader, shares, wanted)
             if not self._begun:  # only now: loaders fork, and the steps begin with starting threads
                 self._begun = next(self._steps, None) is not None
+                if self._next() != wanted:
+                    continue
+            step = wanted.step
+            weights = [size * wanted.world_size / batches.batch_size for size in shares.sizes]
             micro_batches = MicroBatches(self, iterator, weights)
             yield micro_batches
             if micro_batches.done < len(micro_batches):
                 raise RuntimeError(f"step {step} was left after {micro_batches.done} of {len(weights)} micro-batches")
-            self._feed = _Feed(loader, iterator, step + 1)
+            self._feed = _Feed(loader, iterator, wanted._replace(step=step + 1))
             stepper.report(loss=self._loss, samples=batches.batch_size, epoch=batches.epoch(step))
             self._loss = None
             next(self._steps, None)
@@ -171,12 +188,15 @@ class Loop:
         step = self._stepper.step
         return step < self._total and (self._epoch is None or batches.epoch(step) <= self._epoch)
 
-    def _iterator(self, loader: DataLoader[Any], shares: Shares, step: int) -> Iterator[Any]:
-        """Return the loader's iterator from this step on. It continues across epochs, so that it can read ahead."""
-        if self._feed and self._feed.loader is loader and self._feed.step == step:
+    def _next(self) -> _Next:
+        return _Next(self._stepper.step, self._stepper.rank, self._stepper.world_size)
+
+    def _iterator(self, loader: DataLoader[Any], shares: Shares, wanted: _Next) -> Iterator[Any]:
+        """Return the loader's iterator from this share on. It continues across epochs, so that it can read ahead."""
+        if self._feed and self._feed.loader is loader and self._feed.next == wanted:
             return self._feed.iterator
         self._feed = None
-        shares.begin(step, self._total)
+        shares.begin(wanted.step, self._total, wanted.rank, wanted.world_size)
         return iter(loader)
 
     def _shares(self, loader: DataLoader[Any]) -> Shares:

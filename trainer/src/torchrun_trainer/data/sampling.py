@@ -44,24 +44,26 @@ class Shares:
     """The micro-batches of one rank: how many per step, and where in the stream of epochs each begins and ends.
 
     All ranks have the same number per step (models may have collectives in their forward pass), except where a share
-    has fewer samples than that. The step to begin with lies in shared memory, for loader processes that persist.
+    has fewer samples than that. The step to begin with and the rank lie in shared memory, for loader processes that
+    persist.
     """
 
     def __init__(self, batches: Batches, micro_batch_size: int | None) -> None:
         if micro_batch_size is not None and micro_batch_size < 1:
             raise ValueError(f"micro_batch_size is {micro_batch_size}; it must be at least 1")
         self.batches = batches
-        self.rank, self.world_size = rank_and_size()
-        first, last = (end - batches.position(0) for end in batches.bounds(0, self.rank, self.world_size))
-        largest = -(-batches.batch_size // self.world_size)
-        self.count = -(-largest // micro_batch_size) if micro_batch_size else 1
-        self._parts = list(micro_batches(first, last, self.count))  # of each step, counted from its beginning
-        self.sizes = [end - begin for begin, end in self._parts]
-        self._range = torch.tensor([0, sys.maxsize]).share_memory_()  # type: ignore[no-untyped-call]
+        self._micro_batch_size = micro_batch_size
+        self._range = torch.tensor([0, sys.maxsize, 0, 1]).share_memory_()  # type: ignore[no-untyped-call]
+        self._place(*rank_and_size())
 
-    def begin(self, step: int, stop: int) -> None:
-        """Make the next iteration begin with ``step`` and end before ``stop``."""
+    def begin(self, step: int, stop: int, rank: int, world_size: int) -> None:
+        """Make the next iteration begin with ``step`` and end before ``stop``, with the shares of this rank.
+
+        Raises ValueError if there are too many workers for the batches.
+        """
         self._range[0], self._range[1] = step, stop
+        if (rank, world_size) != (self.rank, self.world_size):
+            self._place(rank, world_size)
 
     def of(self, step: int) -> list[tuple[int, int]]:
         """Return the positions where each micro-batch of a step begins and ends."""
@@ -69,9 +71,20 @@ class Shares:
         return [(start + begin, start + end) for begin, end in self._parts]
 
     def steps(self) -> range:
-        """Return the steps of the next iteration."""
-        first, stop = self._range.tolist()
+        """Return the steps of the next iteration. Call it where that iterates: a process of the loader may be older."""
+        first, stop, rank, world_size = self._range.tolist()
+        if (rank, world_size) != (self.rank, self.world_size):
+            self._place(rank, world_size)
         return range(first, stop)
+
+    def _place(self, rank: int, world_size: int) -> None:
+        first, last = (end - self.batches.position(0) for end in self.batches.bounds(0, rank, world_size))
+        largest = -(-self.batches.batch_size // world_size)
+        self.rank, self.world_size = rank, world_size
+        self._range[2], self._range[3] = rank, world_size
+        self.count = -(-largest // self._micro_batch_size) if self._micro_batch_size else 1
+        self._parts = list(micro_batches(first, last, self.count))  # of each step, counted from its beginning
+        self.sizes = [end - begin for begin, end in self._parts]
 
 
 class ShareSampler(Sampler[list[int]]):

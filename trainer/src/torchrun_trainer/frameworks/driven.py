@@ -8,9 +8,11 @@ from pathlib import Path
 
 from torch import Tensor
 
+from torchrun_trainer.per_step.settings import refuse
 from torchrun_trainer.snapshots.saver import NoSaver
 from torchrun_trainer.snapshots.snapshot import Snapshot
 from torchrun_trainer.stepping.stepper import Stepper, join
+from torchrun_trainer.stepping.world import FixedWorld
 
 
 class Driven:
@@ -23,8 +25,11 @@ class Driven:
     """
 
     def __init__(self, *, report_seconds: float = 1.0, drain_seconds: float = 60.0) -> None:
+        refuse("a framework with a loop of its own")
         self._saver = NoSaver()
-        self._stepper = Stepper(join(), self._saver, report_seconds=report_seconds, drain_seconds=drain_seconds)
+        self._stepper = Stepper(
+            FixedWorld(join()), self._saver, report_seconds=report_seconds, drain_seconds=drain_seconds
+        )
         self._stopping = False
         self._saving = ExitStack()
 

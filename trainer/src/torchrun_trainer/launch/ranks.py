@@ -22,10 +22,14 @@ def collective_device() -> torch.device:
 
 
 class Ranks:
-    """All ranks of the default process group. Every method is a collective: call it on all ranks."""
+    """All ranks of the default process group. Every method is a collective: call it on all ranks.
+
+    ``reached`` is the number of ranks in a collective.
+    """
 
     def __init__(self) -> None:
         self.rank, self.size = rank_and_size()
+        self.reached = self.size
         self.device = collective_device()
 
     def on_rank_0(self, action: Callable[[], Any]) -> Any:  # noqa: ANN401

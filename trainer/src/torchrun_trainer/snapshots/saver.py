@@ -36,7 +36,7 @@ class NoSaver:
         """Restore nothing: no step is done."""
         return 0
 
-    def begin(self) -> None:
+    def begin(self, *, take: bool = True) -> None:
         """Do nothing."""
 
     def rate(self, **metrics: Any) -> None:  # noqa: ANN401
@@ -63,6 +63,8 @@ class Saver:
     Saving copies the state and leaves the writing to a thread. The thread also copies what only the next step of an
     optimizer changes; that step waits for it. One snapshot is written at a time, and the next one waits for it.
 
+    With ``take``, the run owns the place from the beginning; otherwise from ``begin`` on.
+
     Raises:
         SnapshotError: the place cannot be written, or belongs to another live run; the state contains something that
             cannot be saved; ``keep_best`` in a place for a single file.
@@ -77,6 +79,7 @@ class Saver:
         ranks: Ranks | None = None,
         keep: int = 2,
         keep_best: str | None = None,
+        take: bool = True,
     ) -> None:
         self._ranks = ranks or Ranks()
         self._place = place(location)
@@ -89,7 +92,8 @@ class Saver:
         self._writer = Writer(self._place, self._owner, self._copier, self._best, self._ranks, keep)
         self._blocked: float | None = None
         self._generators: list[generators.State] = []
-        self._take_place()
+        if take:
+            self._take_place()
 
     @property
     def newest(self) -> Snapshot | None:
@@ -116,12 +120,13 @@ class Saver:
         self._writer.newest = found
         return int(document["step"])
 
-    def begin(self) -> None:
+    def begin(self, *, take: bool = True) -> None:
         """Note that the steps begin: from here the random number generators continue as they did at the snapshot.
 
-        Raises SnapshotError if another live run has taken the place since.
+        Raises SnapshotError if another live run has taken the place since. Without ``take``, it may.
         """
-        self._take_place()
+        if take:
+            self._take_place()
         saved, self._generators = self._generators, []
         generators.restore(saved, self._ranks.rank)
 

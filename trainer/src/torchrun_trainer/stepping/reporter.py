@@ -45,7 +45,7 @@ class Reporter:
 
     def open(self) -> None:
         """Begin to post, and to count samples."""
-        self._publisher = open_publisher(self._ranks.rank)
+        self._publisher = open_publisher(self._ranks.rank % self._ranks.reached)
         self._samples = 0
         self._reported = time.monotonic()
 

@@ -15,6 +15,7 @@ from torchrun_trainer.launch.checks import check_launch
 from torchrun_trainer.launch.ranks import Ranks
 from torchrun_trainer.snapshots.saver import AnySaver
 from torchrun_trainer.stepping.reporter import Reporter
+from torchrun_trainer.stepping.world import World
 from torchrun_trainer.watch.process import prepare
 from torchrun_trainer.watch.progress import write_milestone
 from torchrun_trainer.watch.stacks import answer_signal
@@ -72,7 +73,7 @@ class Stepper:
     ``steps`` does all of it for a loop. ``step`` is the number of steps done.
 
     Args:
-        ranks: the ranks of the job.
+        world: who takes the steps together.
         saver: takes the snapshots.
         step: steps done so far.
         models: whose forward passes show how fast this rank is.
@@ -85,7 +86,7 @@ class Stepper:
 
     def __init__(
         self,
-        ranks: Ranks,
+        world: World,
         saver: AnySaver,
         *,
         step: int = 0,
@@ -96,16 +97,25 @@ class Stepper:
         drain_seconds: float = 60.0,
     ) -> None:
         self.step = step
-        self.world_size = ranks.size
-        self._ranks = ranks
+        self._world, self._ranks = world, world.ranks
         self._saver = saver
         self._models = list(models)
         self._snapshot_every = snapshot_every
         self._drain_seconds = drain_seconds
-        self._reporter = Reporter(ranks, trackers, report_seconds)
-        self._stragglers = Stragglers(ranks.size, ranks.device)
+        self._reporter = Reporter(self._ranks, trackers, report_seconds)
+        self._stragglers = Stragglers(self._ranks.reached, self._ranks.device)
         self._session: _Session | None = None
         self._closers = ExitStack()
+
+    @property
+    def rank(self) -> int:
+        """The rank of this process."""
+        return self._ranks.rank
+
+    @property
+    def world_size(self) -> int:
+        """The number of workers."""
+        return self._ranks.size
 
     @property
     def finished(self) -> bool:
@@ -118,8 +128,11 @@ class Stepper:
         self.begin(total_steps)
         try:
             while not self.finished:
+                self.step = self._world.begin(self.step, self._wait)
+                if self.step >= total_steps:  # the others have done more
+                    break
                 yield self.step
-                if self.step_done():
+                if self._world.committed() and self.step_done():
                     self.leave()
             completed = True
         finally:
@@ -165,6 +178,8 @@ class Stepper:
         agreed = self._agree(session)
         session.termination.step_done()
         last = agreed.stop or self.finished
+        if agreed.stop:
+            self._world.close()
         with session.termination.saving():
             due = last or agreed.improved or self.step % self._snapshot_every == 0
             self._saver.step_done(self.step, due=due, wait=last)
@@ -205,13 +220,20 @@ class Stepper:
             self._session.watchdog.alive(self.step)
             self._reporter.alive()
 
+    def _wait(self) -> None:
+        """Note that no step can begin; leave if that is asked for."""
+        if self._running().termination.requested:
+            self._world.close()
+            self.leave()
+        self.alive()
+
     def _running(self) -> _Session:
         assert self._session, "begin() comes first"
         return self._session
 
     def _agree(self, session: _Session) -> Agreement:
         """Have the ranks agree on what comes after this step, and compare their speed if that is due."""
-        first, several = self._ranks.rank == 0, self.world_size > 1
+        first, several = self._ranks.rank == 0, self._ranks.reached > 1
         improved, report = first and self._saver.improved(), self._reporter.due()
         deadline = math.ceil(self._reporter.deadline)
         if several:
