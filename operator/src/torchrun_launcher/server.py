@@ -96,10 +96,12 @@ class Server:
             gc.freeze()  # what is loaded stays: garbage collection in a worker need not touch, and so copy, its pages
             rest = 0.0
             while self.is_wanted(rest):
+                before = set(self.workers)
                 request = self.turn(0.0)
                 if request:
                     return request
-                rest = REST_SECONDS
+                if set(self.workers) - before:  # not for the end of a child: loading a module may have started one
+                    rest = REST_SECONDS
         return None
 
     def children(self) -> set[int]:

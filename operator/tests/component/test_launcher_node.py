@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from launching import ABOUT, TORCH, UNFIT, WAITS, Node, gone, launching, wait_for
+from torchrun_launcher.server import REST_SECONDS
 
 # A torchrun that starts one worker, as the real one does, and tells about itself.
 TORCHRUN = """
@@ -89,6 +90,17 @@ def test_agent_and_worker_share_one_torch(node: Node, command: tuple[str, ...]) 
     assert agent["loaded_by"] != agent["pid"], "the first process has loaded it"
     assert worker == {**json.loads(plain_lines[1]), "warm": True, "alone": True}
     assert "torchrun-operator: workers start warm: torch, torch.distributed, " in err
+
+
+def test_a_process_that_torch_runs_while_it_is_loaded_delays_nothing(node: Node) -> None:
+    more = "import subprocess, time\nsubprocess.run(['true'])\nloaded_at = time.time()\n"
+    (node.directory / "site/torch/__init__.py").write_text(TORCH + more)
+    (node.directory / "bin/torchrun").write_text(
+        f"#!{sys.executable}\nimport time, torch; print(time.time() - torch.loaded_at)"
+    )
+    code, lines, err = run(node, "torchrun")
+    assert code == 0, err
+    assert float(lines[0]) < REST_SECONDS
 
 
 @pytest.mark.parametrize(

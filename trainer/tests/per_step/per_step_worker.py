@@ -62,7 +62,7 @@ def work(job: Job) -> None:
     inputs = torch.randn(SAMPLES, 16)
     targets = inputs @ torch.randn(16, 4)
     net = nn.Sequential(nn.Linear(16, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 4))
-    model = DistributedDataParallel(net, bucket_cap_mb=0.005)  # several buckets, which are ordered anew
+    model = DistributedDataParallel(net, bucket_cap_mb=0.005)  # several buckets, which get another order
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 10, 0.9)
     batches = GlobalBatches(SAMPLES, BATCH)

@@ -1,7 +1,8 @@
 """Gradients: averages those of a model over the replica groups at the end of each backward pass.
 
-DistributedDataParallel averages in the group. It orders its buckets anew after the first backward pass, so a newcomer
-has others than its peers. Averaged over the groups are therefore the gradients themselves, in the order of parameters.
+DistributedDataParallel averages in the group. It changes the order of its buckets after the first backward pass, so a
+newcomer has others than its peers. Averaged over the groups are therefore the gradients themselves, in the order of
+parameters.
 """
 
 from __future__ import annotations
