@@ -21,7 +21,9 @@ from torchrun_launcher.log import log
 from torchrun_launcher.protocol import CONNECT_SECONDS, Request, receive, trusted
 from torchrun_launcher.worker import become_worker, work
 
-PRELOADED = ("torch", "torch.distributed", "torch.nn.parallel", "torch._dynamo")  # the last: every optimizer imports it
+PRELOADED = ("torch", "torch.distributed", "torch.nn.parallel")
+# Most optimizers import it, some scripts do without. It takes as long as torch: the first workers must not wait for it.
+LATER = ("torch._dynamo",)
 MODULES_VARIABLE = "TORCHRUN_PRELOAD"
 WATCH_SECONDS = 2.0
 REST_SECONDS = 10.0  # a worker that starts between two modules loads the rest itself: loading here would slow it down
@@ -70,10 +72,19 @@ class Server:
             return request
         if not self.refusal:
             self.log(f"workers start warm: {', '.join(self.loaded)} loaded in {time.monotonic() - self.began:.1f} s")
+        later: tuple[str, ...] = LATER
+        idle_since = time.monotonic()
         while os.path.exists(f"/proc/{self.watched}"):
+            workers = set(self.workers)
             request = self.turn(WATCH_SECONDS)
             if request:
                 return request
+            if set(self.workers) - workers:
+                idle_since = time.monotonic()
+            if later and time.monotonic() - idle_since >= REST_SECONDS:
+                request, later = self.load(later), ()
+                if request:
+                    return request
         self.kill_workers()
         sys.exit(0)
 

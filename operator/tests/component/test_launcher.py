@@ -203,7 +203,16 @@ def test_the_log_of_the_agent_names_a_module_that_cannot_be_loaded(node: Node) -
         out, _ = agent.communicate("\n")
     assert out == "True\n"
     assert logged[0].startswith("torchrun-operator: cannot load missing for warm starts: ModuleNotFoundError(")
-    assert "torch.nn.parallel, torch._dynamo, json loaded in " in logged[1]
+    assert "torch.nn.parallel, json loaded in " in logged[1]
+
+
+def test_what_only_some_workers_need_is_loaded_once_the_node_rests(node: Node) -> None:
+    mark = node.directory / "loaded"
+    (node.directory / "site/torch/_dynamo.py").write_text(f"import pathlib; pathlib.Path({str(mark)!r}).touch()")
+    script = node.script("import sys, torch; print('torch._dynamo' in sys.modules)")
+    assert node.run(script) == (0, "False\n", "")
+    wait_for(mark.exists, "the server has loaded it")
+    assert node.run(script) == (0, "True\n", "")
 
 
 def test_the_server_ends_with_the_agent(node: Node) -> None:
