@@ -93,6 +93,7 @@ class Server:
         if self.variables is None:
             self.variables = dict(os.environ)
         for name in names if not self.refusal else ():
+            there = children() if self.workers else self.children()  # a container's first process inherits orphans
             try:
                 __import__(name)
                 self.loaded.append(name)
@@ -100,7 +101,7 @@ class Server:
                 self.log(f"cannot load {name} for warm starts: {error!r}")
                 if name == "torch":
                     self.refusal = f"torch cannot be loaded: {error!r}"
-            self.refusal = self.refusal or obstacle(self.children())
+            self.refusal = self.refusal or obstacle({*there, *self.children()})
             if self.refusal:
                 self.refuse(self.refusal)
                 return None

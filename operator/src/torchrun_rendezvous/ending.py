@@ -81,6 +81,7 @@ def conclude(decision: Decision, now: float) -> Decision:
     requested = running.requested or not running.first_left
     decision = decision.log("round-ended", round=running.round, requested=requested).remember(
         running=None,
+        returning=frozenset(),
         former=frozenset(addresses(running.members)),
         forming_since=now,
         enough_since=None,
