@@ -104,10 +104,10 @@ test-chart: $(ENV) ## Run the tests of the Helm chart, which are part of test-in
 .PHONY: test-cluster
 test-cluster: $(ENV) ## Run the tests with real torchrun in real pods; starts the local cluster if necessary
 	@# The tests of the local cluster start clusters of their own, and mostly wait: they run beside the others.
-	@# The image has Lightning, for the sample of that name.
+	@# The image has Lightning, for the sample of that name, and torchft, for recovery step by step.
 	@mkdir -p .work
 	$(PYTEST) e2e/tests/test_localcluster_lifecycle.py -m cluster > .work/lifecycle.log 2>&1 & beside=$$!; code=0; \
-	    EXTRAS="$(or $(EXTRAS),lightning)" $(PYTEST) e2e/tests -m "cluster and not faults and not gallery and not recipes" \
+	    EXTRAS="$(or $(EXTRAS),lightning torchft)" $(PYTEST) e2e/tests -m "cluster and not faults and not gallery and not recipes" \
 	        --ignore=e2e/tests/test_localcluster_lifecycle.py || code=$$?; \
 	    wait $$beside || { code=$$?; cat .work/lifecycle.log; }; exit $$code
 

@@ -32,6 +32,9 @@ def run(command: list[str]) -> NoReturn:
 
 def become(command: list[str], environment: Mapping[str, str], reason: str) -> NoReturn:
     """Turn into the command, as if there was no launcher: its workers are plain processes too."""
+    if environment.get("TORCHRUN_FAULT_TOLERANCE") == "PerStep":
+        log(f"faultTolerance.mode PerStep needs the launcher, which cannot start torchrun here: {reason}")
+        sys.exit(1)  # its workers would belong to no world
     log(f"this node starts cold: {reason}")
     variables = {name: value for name, value in environment.items() if name != "PYTHON_EXEC"}
     try:

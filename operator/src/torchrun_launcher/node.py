@@ -117,6 +117,10 @@ def _adapt(environment: dict[str, str]) -> None:
         shims.install()
     except Exception as error:
         log(f"workers start by the first line of the launcher: {error!r}")
+    if environment.get("TORCHRUN_FAULT_TOLERANCE") == "PerStep":
+        from torchrun_launcher import groups  # noqa: PLC0415 the server does not need it
+
+        groups.install()
     if environment.get("PET_RDZV_BACKEND") != "c10d":
         return
     try:

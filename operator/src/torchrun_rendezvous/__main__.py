@@ -1,6 +1,7 @@
 """Start the rendezvous host.
 
-Its settings are RDZV_ID, RDZV_PORT, RDZV_HTTP_PORT, RDZV_TOKEN_SHA256 and RDZV_SEEK_SECONDS.
+Its settings are RDZV_ID, RDZV_PORT, RDZV_HTTP_PORT, RDZV_TOKEN_SHA256 and RDZV_SEEK_SECONDS. For a job that recovers
+step by step, RDZV_LIGHTHOUSE_PORT and RDZV_LIGHTHOUSE_GROUPS are set too.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ def serve() -> None:
     from torchrun_rendezvous.board import Board  # noqa: PLC0415
     from torchrun_rendezvous.driver import Driver  # noqa: PLC0415
     from torchrun_rendezvous.http import Server  # noqa: PLC0415
+    from torchrun_rendezvous.lighthouse import MissingError, open_lighthouse  # noqa: PLC0415
     from torchrun_rendezvous.logs import log  # noqa: PLC0415
 
     digest = os.environ["RDZV_TOKEN_SHA256"].lower()
@@ -37,7 +39,15 @@ def serve() -> None:
     log({"event": "started", "id": os.environ["RDZV_ID"], "http": server.server_address[1]})
     driver.start()
     threading.Thread(target=server.serve_forever, name="http", daemon=True).start()
+    lighthouse = None
+    if port := os.environ.get("RDZV_LIGHTHOUSE_PORT"):
+        try:
+            lighthouse = open_lighthouse(int(port), int(os.environ["RDZV_LIGHTHOUSE_GROUPS"]))
+        except MissingError as error:
+            sys.exit(str(error))
+        log({"event": "lighthouse-up", "port": int(port)})
     threading.Event().wait()
+    del lighthouse  # it serves as long as it lives
 
 
 if __name__ == "__main__":

@@ -141,6 +141,8 @@ class Job:
     """The first process of each node, if that is the launcher."""
     workers: dict[int, int] = field(default_factory=dict)
     """The workers of nodes on Kubernetes nodes that differ, as with nprocPerNode: gpu. Empty: one for each node."""
+    lighthouse: int = 0
+    """The port of torchft's lighthouse, if the job recovers step by step."""
 
     @property
     def until(self) -> Path:
@@ -169,7 +171,8 @@ class Job:
 
     def _environment(self, index: int) -> dict[str, str]:
         """Return the environment of a node's pod, including the variables from Kubernetes."""
-        job = make_job(nprocPerNode="gpu" if self.workers else 1, **COLD)
+        mode = {"faultTolerance": {"mode": "PerStep"}} if self.lighthouse else COLD
+        job = make_job(nprocPerNode="gpu" if self.workers else 1, **mode)
         variables = node_pod(job, index)["spec"]["containers"][0]["env"]
         wiring = {variable["name"]: variable.get("value", "") for variable in variables}
         own = {
@@ -184,6 +187,9 @@ class Job:
             "OMP_NUM_THREADS": "1",
             "GLOO_SOCKET_IFNAME": "lo",
         }
+        if self.lighthouse:
+            own["TORCHFT_LIGHTHOUSE"] = f"http://127.0.0.1:{self.lighthouse}"
+            own["REPLICA_GROUP_ID"] = own["POD_NAME"]
         warm = {} if self.launcher is None else {"PYTHON_EXEC": str(self.launcher)}
         return {**os.environ, **wiring, **own, **warm}
 

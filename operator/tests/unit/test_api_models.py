@@ -79,6 +79,7 @@ def test_everything_is_read_and_written_alike() -> None:
             "conf": {"read_timeout": "90"},
         },
         "elasticity": {"spares": 2, "warmStart": True, "preload": ["numpy", "torch.nn"]},
+        "faultTolerance": {"mode": "PerStep"},
         "nccl": {"env": {"NCCL_DEBUG": "INFO"}, "configMapRef": {"name": "pool"}},
         "files": [{"path": "/a/b.py", "content": "pass"}],
         "snapshots": {"mountPath": "/data", "claimName": "shared"},

@@ -11,11 +11,11 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from torchrun_trainer.data.loop import Loop, MicroBatches
+from torchrun_trainer.launch.fault_tolerance import settings
 from torchrun_trainer.per_step.guards import guard
 from torchrun_trainer.per_step.leading import LeadSaver
 from torchrun_trainer.per_step.members import Members
 from torchrun_trainer.per_step.quorum import Quorum
-from torchrun_trainer.per_step.settings import settings
 from torchrun_trainer.snapshots.copier import Stateful
 from torchrun_trainer.snapshots.place import path_or_default
 from torchrun_trainer.snapshots.saver import AnySaver, NoSaver, Saver

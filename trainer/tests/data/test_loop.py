@@ -196,7 +196,7 @@ def test_fsdp_needs_as_many_micro_batches_on_all_ranks(monkeypatch: pytest.Monke
     monkeypatch.setattr(shares, "count", 2)
     with pytest.raises(ValueError, match="FSDP needs the same number of micro-batches on all ranks"):
         next(run.accumulate(loader, total_steps=1))
-    monkeypatch.setattr(run, "_loop", Loop(run, [shares.batches]))
+    monkeypatch.setattr(run, "_loop", Loop(run._stepper, [shares.batches]))
     next(run.accumulate(loader, total_steps=1))
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from per_step_worker import Job, work
 from support.waiting import wait_for
 
-SECONDS = 60.0
+SECONDS = 120.0
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["per_step_worker"])
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from per_step_groups import SECONDS, Groups
-from per_step_worker import BATCH, SAMPLES, Job
+from per_step_worker import BATCH, HURRY, SAMPLES, Job
 from torchrun_trainer import GlobalBatches
 from torchrun_trainer.per_step import transport
 
@@ -19,7 +19,7 @@ transport.imported()
 coordination = importlib.import_module("torchft.coordination")
 pytestmark = [pytest.mark.torch, pytest.mark.timeout(300)]
 
-STEPS = 150
+STEPS = 600
 
 
 @pytest.fixture(scope="module")
@@ -32,20 +32,20 @@ def lighthouse() -> Iterator[str]:
 
 @pytest.fixture
 def groups(lighthouse: str, tmp_path: Path) -> Iterator[Groups]:
-    """Return a job that takes 150 steps, of 0.03 s at least."""
+    """Return a job that takes 600 steps, of 0.05 s at least until nothing more happens to it."""
     environment = {
         "TORCHRUN_FAULT_TOLERANCE": "PerStep",
         "TORCHFT_LIGHTHOUSE": lighthouse,
         "TORCHELASTIC_RUN_ID": str(tmp_path),
     }
-    found = Groups(Job(str(tmp_path), "", environment, STEPS, seconds=0.03))
+    found = Groups(Job(str(tmp_path), "", environment, STEPS, seconds=0.05))
     yield found
     found.stop()
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[float]:
-    """Return the parameters after 150 steps of one process, which is never disturbed."""
+    """Return the parameters after 600 steps of one process, which is never disturbed."""
     directory = tmp_path_factory.mktemp("undisturbed")
     alone = Groups(Job(str(directory), "alone", {}, STEPS))
     alone.start("alone")
@@ -55,6 +55,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[float]:
 
 def assert_exact(groups: Groups, names: list[str], undisturbed: list[float]) -> None:
     """Check that these groups end as if nothing had happened, and that no group ever did a committed step again."""
+    Path(groups.job.directory, HURRY).touch()
     assert [groups.ended(name) for name in names] == [[0] * groups.job.size] * len(names)
     for name in names:
         assert groups.result(name) == pytest.approx(undisturbed, abs=1e-5)
@@ -127,7 +128,7 @@ def test_too_few_groups_wait(groups: Groups, undisturbed: list[float]) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_random_deaths_and_resizes(groups: Groups, tmp_path: Path) -> None:
-    groups.job = replace(groups.job, steps=1500)
+    groups.job = replace(groups.job, steps=6000)
     alone = Groups(
         replace(groups.job, environment={}, seconds=0.0, directory=str(tmp_path / "alone")), {}, itertools.count()
     )

@@ -1,5 +1,6 @@
 """What a script and its environment must have for recovery step by step, and who saves the snapshots."""
 
+import socket
 import sys
 from typing import Any
 
@@ -9,12 +10,12 @@ from torch import nn
 
 from torchrun_trainer.frameworks.driven import Driven
 from torchrun_trainer.launch.checks import LaunchError
+from torchrun_trainer.launch.fault_tolerance import Settings, settings
 from torchrun_trainer.launch.ranks import Ranks
 from torchrun_trainer.per_step.guards import guard
 from torchrun_trainer.per_step.leading import LeadSaver
 from torchrun_trainer.per_step.members import Members
-from torchrun_trainer.per_step.quorum import own_address
-from torchrun_trainer.per_step.settings import Settings, settings
+from torchrun_trainer.per_step.quorum import own_address, unreachable
 from torchrun_trainer.per_step.transport import imported
 from torchrun_trainer.snapshots.saver import NoSaver
 
@@ -64,7 +65,7 @@ def test_settings_that_make_no_sense(variables: dict[str, str], message: str, mo
 def test_frameworks_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in PER_STEP.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(LaunchError, match=r"needs torchrun_trainer\.Run"):
+    with pytest.raises(LaunchError, match="a framework with a loop of its own cannot recover"):
         Driven()
 
 
@@ -89,8 +90,9 @@ def test_state_that_cannot_recover(state: list[object], message: str) -> None:
 class Votes:
     """A quorum whose votes are known."""
 
-    def __init__(self, *, commits: bool) -> None:
+    def __init__(self, *, commits: bool, averaged: bool = True) -> None:
         self.commits = commits
+        self.averaged = averaged
 
     def committed(self) -> bool:
         return self.commits
@@ -115,6 +117,34 @@ def test_optimizers_and_schedulers_step_only_if_the_step_counts(
     assert scheduler.state_dict().keys() == saved.keys()
     with pytest.raises(LaunchError, match="without a closure"):
         optimizer.step(lambda: 0.0)
+
+
+def test_a_scheduler_between_two_steps_belongs_to_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torchrun_trainer.per_step.guards.DistributedDataParallel", nn.Linear)
+    monkeypatch.setattr("torchrun_trainer.per_step.guards.average", lambda *_: None)
+    model = nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
+    optimizer.step()
+    guard([model, optimizer, scheduler], Votes(commits=False, averaged=False))  # type: ignore[arg-type]
+    scheduler.step()
+    assert scheduler.get_last_lr() == [0.5]
+
+
+@pytest.mark.parametrize(("commits", "scale"), [(True, 4.0), (False, 8.0)])
+def test_a_step_that_does_not_count_leaves_the_scale_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, commits: bool, scale: float
+) -> None:
+    monkeypatch.setattr("torchrun_trainer.per_step.guards.DistributedDataParallel", nn.Linear)
+    monkeypatch.setattr("torchrun_trainer.per_step.guards.average", lambda *_: None)
+    model = nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    guard([model, optimizer, scaler], Votes(commits=commits))  # type: ignore[arg-type]
+    scaler.scale(model(torch.full((1, 1), float("inf"))).sum()).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    assert scaler.get_scale() == scale
 
 
 def test_the_members_of_all_groups() -> None:
@@ -154,6 +184,14 @@ def test_only_the_first_group_saves() -> None:
     saver.step_done(4, due=True, wait=False)
     saver.close()
     assert recorded.told == [("begin", False), ("begin", True), (2, True, False), (3, False, False), "close"]
+
+
+def test_a_lighthouse_that_is_away() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        assert unreachable(url) == ""
+    assert unreachable(url).startswith(f"the lighthouse at {url} is out of reach: ")
+    assert "out of reach" in unreachable("http://nowhere.invalid:29510")
 
 
 def test_the_address_on_the_way() -> None:

@@ -81,6 +81,8 @@ MAX_JOB_NAME_LENGTH: Final = 54
 
 PORT_STORE: Final = 29400
 PORT_HTTP: Final = 29401
+PORT_LIGHTHOUSE: Final = 29510
+"""torchft's default."""
 
 RESERVED_PREFIX: Final = "torchrun-"
 """Prefix of the volumes of the operator."""

@@ -11,6 +11,7 @@ from torchrun_operator.api.names import (
     MIN_PROGRESS_DEADLINE,
     OUTPUT_SCHEMES,
     PORT_HTTP,
+    PORT_LIGHTHOUSE,
     RENDEZVOUS_CONTAINER,
     RENDEZVOUS_ENV_PREFIX,
     RENDEZVOUS_RESOURCES,
@@ -38,6 +39,14 @@ IGNORE_ALL: Final = (
 )
 SPARES: Final = f"MAX of spec.nnodes plus the spares must be at most {MAX_NODES}; lower one of them"
 PRELOAD: Final = "remove this field, or spec.elasticity.warmStart: false: it has no effect without warm starts"
+PER_STEP_STATIC: Final = "write Restart, or backend: c10d: nodes with fixed ranks start together"
+PER_STEP_COMMAND: Final = (
+    "write Restart, or let the command of the trainer container be torchrun, with warmStart: true: the launcher must "
+    "start torchrun, so that its agent lets the workers go on"
+)
+PER_STEP_PORT: Final = (
+    f"{PORT_LIGHTHOUSE} is the port of torchft's lighthouse in the mode PerStep; choose another, such as 29400"
+)
 CONTROL_PORT: Final = f"{PORT_HTTP} is the control port of the rendezvous host; choose another, such as 29400"
 RDZV_CONF: Final = 'write keys as in torchrun --rdzv-conf, such as read_timeout: "120", and values without "," and "="'
 FILE_PATH: Final = 'write an absolute path without ".", "..", ":" and "//", such as /workspace/train.py'

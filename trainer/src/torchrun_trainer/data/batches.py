@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from torchrun_trainer.data.sampling import ShareSampler, ShareStream
+from torchrun_trainer.launch.fault_tolerance import refuse
 from torchrun_trainer.launch.ranks import rank_and_size
 
 _IDENTITY = ("samples", "batch_size", "seed")
@@ -61,6 +62,7 @@ class GlobalBatches:
 
         The position in the data stays exact. Adapt the learning rate with ``scale_learning_rate``.
         """
+        refuse("GlobalBatches.per_worker")
         _, world_size = rank_and_size()
         return cls(samples, batch_size * world_size, seed, accept=("batch_size",))
 

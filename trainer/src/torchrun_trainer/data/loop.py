@@ -26,6 +26,10 @@ class Steps(Protocol):
         """The number of workers in the next step."""
 
     @property
+    def joins_late(self) -> bool:
+        """Whether the first step may be another one than that of the snapshot."""
+
+    @property
     def step(self) -> int:
         """The number of steps done."""
 
@@ -156,6 +160,8 @@ class Loop:
         self._steps, self._total, self._begun = steps, total_steps, False
         if self._stepper.step >= total_steps:
             next(steps, None)  # writes the line of the start
+        elif self._stepper.joins_late:
+            self._begun = next(steps, None) is not None  # the epochs before are those of others
         try:
             yield
         finally:

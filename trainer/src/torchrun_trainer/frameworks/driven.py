@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from torchrun_trainer.per_step.settings import refuse
+from torchrun_trainer.launch.fault_tolerance import refuse
 from torchrun_trainer.snapshots.saver import NoSaver
 from torchrun_trainer.snapshots.snapshot import Snapshot
 from torchrun_trainer.stepping.stepper import Stepper, join

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Iterable
 from typing import Any
 
+from torch.amp import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -31,9 +32,11 @@ def guard(state: Iterable[object], quorum: Quorum) -> None:
         average(model, quorum)
     for optimizer in optimizers:
         _guard_optimizer(optimizer, quorum)
-    for scheduler in objects:
-        if isinstance(scheduler, LRScheduler):
-            _guard_scheduler(scheduler, quorum)
+    for one in objects:
+        if isinstance(one, LRScheduler):
+            _guard_scheduler(one, quorum)
+        elif isinstance(one, GradScaler):
+            _guard_scaler(one, quorum)
 
 
 def _guard_optimizer(optimizer: Optimizer, quorum: Quorum) -> None:
@@ -54,7 +57,20 @@ def _guard_scheduler(scheduler: LRScheduler, quorum: Quorum) -> None:
     kind = type(scheduler)
 
     def step(self: LRScheduler, *arguments: Any, **options: Any) -> None:  # noqa: ANN401
-        if quorum.committed():
+        if not quorum.averaged or quorum.committed():
             kind.step(self, *arguments, **options)
 
     scheduler.__class__ = type(kind.__name__, (kind,), {"step": step, "__module__": kind.__module__})
+
+
+def _guard_scaler(scaler: GradScaler, quorum: Quorum) -> None:
+    """Let a step that does not count leave the scale as it is: other nodes may have seen other gradients."""
+    kind = type(scaler)
+
+    def update(self: GradScaler, *arguments: Any, **options: Any) -> None:  # noqa: ANN401
+        before = self.state_dict()
+        kind.update(self, *arguments, **options)
+        if not quorum.committed():
+            self.load_state_dict(before)
+
+    scaler.__class__ = type(kind.__name__, (kind,), {"update": update, "__module__": kind.__module__})

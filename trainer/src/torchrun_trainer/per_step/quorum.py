@@ -14,9 +14,10 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
+from torchrun_trainer.launch.checks import LaunchError
+from torchrun_trainer.launch.fault_tolerance import Settings
 from torchrun_trainer.launch.ranks import Ranks
 from torchrun_trainer.per_step.members import Members
-from torchrun_trainer.per_step.settings import Settings
 from torchrun_trainer.per_step.transport import imported, transport
 from torchrun_trainer.snapshots.copier import Stateful
 
@@ -24,10 +25,15 @@ logger = logging.getLogger(__name__)
 
 _TIMEOUT = timedelta(seconds=60)
 """For a collective, a vote and the state of a peer. A dead group is noticed long before, a silent one not."""
-_QUORUM_TIMEOUT = timedelta(seconds=30)
-"""For one attempt to form a quorum; there is no limit for all of them."""
+_QUORUM_TIMEOUT = timedelta(seconds=1.5)
+"""For one attempt to form a quorum; there is no limit for all. Shorter than the patience after a SIGTERM."""
 _PAUSE_SECONDS = 0.2
+_REACH_SECONDS = 1.0
 _TOLD_SECONDS = 60.0
+
+
+class MisfitError(Exception):
+    """The state of a peer does not fit the objects of this run."""
 
 
 class Quorum:
@@ -45,6 +51,8 @@ class Quorum:
 
     """
 
+    joins_late = True
+
     def __init__(
         self,
         settings: Settings,
@@ -56,6 +64,8 @@ class Quorum:
         self._settings = settings
         self._state = dict(state)
         self._committed: bool | None = True
+        self._averaged = False
+        self._healed = False
         self._told: float | None = None
         self._peers: _Peers | None = None
 
@@ -64,20 +74,29 @@ class Quorum:
 
         Waits while there are too few groups, however long. All groups have the same state then.
         """
-        self._committed = None
-        if self._peers is None:  # only now: the others wait for a group that they have heard of
-            self._peers = _Peers(self._settings, self.ranks.group, step, self._save, self._load)
-        while not self._formed(self._peers):
+        self._committed, self._averaged = None, False
+        while True:
+            if self._peers is None:  # only now: the others wait for a group that they have heard of
+                self._peers = self._opened(step)
+            if self._peers and self._formed(self._peers):
+                done: int = self._peers.manager.current_step()
+                return done
             wait()
-        done: int = self._peers.manager.current_step()
-        return done
 
     def average(self, gradients: Tensor) -> None:
         """Replace a bucket of gradients by the mean over the groups; if that fails, the step will not be committed."""
         assert self._peers, "begin() comes first"
+        if self._committed is not None:
+            raise LaunchError("recovery step by step needs all backward passes of a step before optimizer.step()")
+        self._averaged = True
         self._peers.manager.allreduce(gradients).wait()
         if self._peers.manager.errored():
             self._peers.abort()
+
+    @property
+    def averaged(self) -> bool:
+        """Whether the present step has gradients. Otherwise what is done belongs to the one before, which counts."""
+        return self._averaged
 
     def committed(self) -> bool:
         """Vote, once in each step, and return whether it counts."""
@@ -90,20 +109,35 @@ class Quorum:
         """Leave: the others go on without this group."""
         peers, self._peers = self._peers, None
         if peers:
-            peers.manager.shutdown(wait=False)
+            peers.close()
+
+    def _opened(self, step: int) -> _Peers | None:
+        """Return a new manager; None while the lighthouse is away, which its constructor takes for an error."""
+        problem = self.ranks.group.on_rank_0(lambda: unreachable(self._settings.lighthouse))
+        if problem:
+            self._tell(problem)
+            time.sleep(_PAUSE_SECONDS)
+            return None
+        return _Peers(self._settings, self.ranks.group, step, self._save, self._load)
 
     def _formed(self, peers: _Peers) -> bool:
-        problem: object = None
+        problem, lost, self._healed = None, False, False
         try:
             peers.manager.start_quorum()
             problem = peers.manager.errored()
         except (RuntimeError, TimeoutError) as error:
-            problem = error
-        (failed,) = self.ranks.group.anywhere(problem is not None)
+            problem, lost = error, peers.lighthouse_is_lost()
+        failed, lost, healed = self.ranks.group.anywhere(problem is not None, lost, self._healed)
         if failed:
+            if healed and self.ranks.group.size > 1:
+                raise MisfitError(f"only some workers of this node have the state of a peer: {problem}")
             peers.abort()
             self._tell(problem)
+            if lost:  # of a lighthouse that was started again, the manager learns nothing
+                self.close()
             return False
+        if healed:
+            self._share(peers)
         place, groups = peers.manager.participating_rank(), peers.manager.num_participants()
         assert place is not None, "a synchronous quorum has a place for each group"
         if groups < self._settings.least:
@@ -120,12 +154,23 @@ class Quorum:
             least = self._settings.least
             logger.warning("no quorum of at least %d replica groups yet: %s", least, str(problem)[:300])
 
+    def _share(self, peers: _Peers) -> None:
+        """Give all workers of the group the state of the first: each may have taken that of another peer."""
+        state, done = self.ranks.group.on_rank_0(lambda: (self._save(), peers.manager.current_step()))
+        if self.ranks.group.rank:
+            self._load(state)
+            peers.manager.load_state_dict({"step": done, "batches_committed": 0})
+
     def _save(self) -> dict[str, Any]:
         return {name: stateful.state_dict() for name, stateful in self._state.items()}
 
     def _load(self, state: Mapping[str, Any]) -> None:
+        self._healed = True
         for name, stateful in self._state.items():
-            stateful.load_state_dict(state[name])
+            try:
+                stateful.load_state_dict(state[name])
+            except Exception as error:
+                raise MisfitError(f"the state of a peer does not fit {name!r}: {error}") from error
 
 
 class _Peers:
@@ -140,6 +185,8 @@ class _Peers:
         load: Callable[[Mapping[str, Any]], None],
     ) -> None:
         torchft = imported()
+        self._probe = socket.create_connection(_place(settings.lighthouse), _REACH_SECONDS)
+        self._probe.setblocking(False)
         address = own_address(settings.lighthouse)
         self._store, (host, port) = _open_store(group, address)
         cuda = dist.is_initialized() and "nccl" in dist.get_backend_config()
@@ -158,14 +205,42 @@ class _Peers:
             store_port=port,
             lighthouse_addr=settings.lighthouse,
             replica_id=settings.group,
-            hostname=address,
+            hostname=f"[{address}]" if ":" in address else address,
             checkpoint_transport=transport(address, _TIMEOUT),
         )
         self.manager.load_state_dict({"step": step, "batches_committed": 0})
 
+    def lighthouse_is_lost(self) -> bool:
+        """Whether the lighthouse that this manager knows has ended."""
+        try:
+            return self._probe.recv(1, socket.MSG_PEEK) == b""
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
+    def close(self) -> None:
+        """Leave the quorum."""
+        self.manager.shutdown(wait=False)
+        self._probe.close()
+
     def abort(self) -> None:
         """Close the connections to the other groups, so that those that wait for this one learn of it at once."""
         self._groups.abort()
+
+
+def _place(url: str) -> tuple[str, int]:
+    parts = urlsplit(url)
+    return parts.hostname or "", parts.port or 0
+
+
+def unreachable(url: str) -> str:
+    """Return why nothing listens at a URL; an empty text if something does."""
+    try:
+        socket.create_connection(_place(url), _REACH_SECONDS).close()
+    except OSError as error:
+        return f"the lighthouse at {url} is out of reach: {error}"
+    return ""
 
 
 def own_address(url: str) -> str:

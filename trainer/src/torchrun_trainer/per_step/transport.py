@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import threading
 from datetime import timedelta
 from typing import Any
 
@@ -34,6 +35,17 @@ def transport(address: str, timeout: timedelta) -> Any:  # noqa: ANN401
     from torchft.checkpointing.http_transport import HTTPTransport  # type: ignore[import-untyped]  # noqa: PLC0415
 
     class Transport(HTTPTransport):  # type: ignore[misc]
+        def shutdown(self, wait: bool = True) -> None:
+            def close() -> None:
+                self._server.shutdown()
+                self._server.server_close()
+
+            ending = threading.Thread(target=close, daemon=True)  # torchft's own leaves the server alive
+            ending.start()
+            if wait:
+                ending.join()
+            self._state_dict = self._chunks = None
+
         def metadata(self) -> str:
             host = f"[{address}]" if ":" in address else address
             return f"http://{host}:{self._server.socket.getsockname()[1]}/checkpoint/"

@@ -118,6 +118,11 @@ class Stepper:
         return self._ranks.size
 
     @property
+    def joins_late(self) -> bool:
+        """Whether the first step may be another one than that of the snapshot."""
+        return self._world.joins_late
+
+    @property
     def finished(self) -> bool:
         """Whether all steps are done."""
         return self._session is None or self.step >= self._session.total
@@ -136,6 +141,7 @@ class Stepper:
                     self.leave()
             completed = True
         finally:
+            self._world.close()
             self.end(completed=completed)
 
     def begin(self, total_steps: int) -> None:
@@ -178,11 +184,11 @@ class Stepper:
         agreed = self._agree(session)
         session.termination.step_done()
         last = agreed.stop or self.finished
-        if agreed.stop:
-            self._world.close()
         with session.termination.saving():
             due = last or agreed.improved or self.step % self._snapshot_every == 0
             self._saver.step_done(self.step, due=due, wait=last)
+        if agreed.stop:
+            self._world.close()
         if agreed.report or last or self.step == session.first + 1:
             self._reporter.report(self.step, session.total, self._saver, self._stragglers.found)
         return agreed.stop
@@ -222,10 +228,15 @@ class Stepper:
 
     def _wait(self) -> None:
         """Note that no step can begin; leave if that is asked for."""
-        if self._running().termination.requested:
+        session = self._running()
+        session.termination.alive()
+        session.watchdog.alive(self.step)
+        (requested,) = self._ranks.anywhere(session.termination.requested)
+        if requested:
+            with session.termination.saving():
+                self._saver.step_done(self.step, due=True, wait=True)
             self._world.close()
             self.leave()
-        self.alive()
 
     def _running(self) -> _Session:
         assert self._session, "begin() comes first"

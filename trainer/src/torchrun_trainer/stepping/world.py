@@ -9,7 +9,12 @@ from torchrun_trainer.launch.ranks import Ranks
 
 
 class World(Protocol):
-    """The workers that take a step together. Every method is a collective."""
+    """The workers that take a step together. Every method is a collective.
+
+    ``joins_late``: ``begin`` may return more steps than it was given, as others have done them.
+    """
+
+    joins_late: bool
 
     @property
     def ranks(self) -> Ranks:
@@ -27,6 +32,8 @@ class World(Protocol):
 
 class FixedWorld:
     """The world of a process group, which stays as it is until all workers start again."""
+
+    joins_late = False
 
     def __init__(self, ranks: Ranks) -> None:
         self.ranks = ranks

@@ -7,6 +7,7 @@ from torchrun_operator.api.v1alpha1.failure_policy import (
     FailureRule,
     Operator,
 )
+from torchrun_operator.api.v1alpha1.fault_tolerance import FaultTolerance, FaultToleranceMode
 from torchrun_operator.api.v1alpha1.job import ObjectMeta, TorchrunJob, job_of, spec_of, status_of
 from torchrun_operator.api.v1alpha1.lead import CompletionPolicy, Lead
 from torchrun_operator.api.v1alpha1.rendezvous import Rendezvous, RendezvousBackend, RendezvousHost
@@ -51,6 +52,8 @@ __all__ = [
     "FailureAction",
     "FailurePolicy",
     "FailureRule",
+    "FaultTolerance",
+    "FaultToleranceMode",
     "File",
     "Goodput",
     "Input",

@@ -18,6 +18,7 @@ from torchrun_operator.api.names import (
 )
 from torchrun_operator.api.nnodes import NodeRange, parse_nnodes, parse_nproc_per_node
 from torchrun_operator.api.v1alpha1.failure_policy import FailurePolicy
+from torchrun_operator.api.v1alpha1.fault_tolerance import FaultTolerance, FaultToleranceMode
 from torchrun_operator.api.v1alpha1.lead import CompletionPolicy, Lead
 from torchrun_operator.api.v1alpha1.rendezvous import Rendezvous, RendezvousBackend
 from torchrun_operator.api.v1alpha1.transfer import Inputs, Outputs, Transfer
@@ -135,7 +136,10 @@ class Elasticity(Model):
     ] = ()
 
 
-FROZEN: Final = ("nnodes", "nproc_per_node", "rendezvous", "nccl", "files", "inputs", "snapshots", "lead", "template")
+FROZEN: Final = (
+    "nnodes", "nproc_per_node", "rendezvous", "nccl", "files", "inputs", "snapshots", "lead", "fault_tolerance",
+    "template",
+)  # fmt: skip
 """The fields of the spec that pods are made from. They change only while a job is suspended."""
 
 
@@ -218,6 +222,9 @@ class TorchrunJobSpec(Model):
         Rendezvous()
     )
     elasticity: Annotated[Elasticity, Field(description="How the job recovers from the loss of nodes.")] = Elasticity()
+    fault_tolerance: Annotated[
+        FaultTolerance, Field(description="What the other nodes do when one is lost or comes.")
+    ] = FaultTolerance()
     nccl: Annotated[Nccl, Field(description="Settings of the collective communication library, NCCL.")] = Nccl()
     files: Annotated[
         tuple[File, ...],
@@ -287,6 +294,11 @@ class TorchrunJobSpec(Model):
     def static(self) -> bool:
         """Whether the nodes start together with fixed ranks, without a rendezvous host."""
         return self.rendezvous.backend is RendezvousBackend.STATIC
+
+    @property
+    def per_step(self) -> bool:
+        """Whether the workers of the other nodes go on when a node is lost."""
+        return self.fault_tolerance.mode is FaultToleranceMode.PER_STEP
 
     @property
     def ends_with_lead(self) -> bool:

@@ -12,6 +12,7 @@ from torchrun_operator.api.names import (
     LABEL_ROLE,
     MANAGED_BY,
     PORT_HTTP,
+    PORT_LIGHTHOUSE,
     ROLE_NODE,
     ROLE_RENDEZVOUS,
     node_policy_name,
@@ -64,7 +65,8 @@ def _rendezvous_policy(
     control: dict[str, Any] = {"ports": [{"port": PORT_HTTP, "protocol": "TCP"}]}
     if operator_namespace is not None:
         control["from"] = [_own_pods(job), operator]
-    store = {"from": [_own_pods(job)], "ports": [{"port": job.spec.rendezvous.port, "protocol": "TCP"}]}
+    ports = [job.spec.rendezvous.port, *([PORT_LIGHTHOUSE] if job.spec.per_step else [])]
+    store = {"from": [_own_pods(job)], "ports": [{"port": port, "protocol": "TCP"} for port in ports]}
     egress = [_dns()] if _isolated(job, ROLE_RENDEZVOUS, others) else None
     return _policy(job, rendezvous_name(job.metadata.name), ROLE_RENDEZVOUS, ingress=[store, control], egress=egress)
 

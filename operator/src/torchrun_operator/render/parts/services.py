@@ -6,6 +6,7 @@ from torchrun_operator.api.names import (
     LABEL_JOB_NAME,
     LABEL_ROLE,
     PORT_HTTP,
+    PORT_LIGHTHOUSE,
     ROLE_NODE,
     ROLE_RENDEZVOUS,
     rendezvous_name,
@@ -46,6 +47,7 @@ def _rendezvous_service(job: TorchrunJob) -> Manifest:
             "ports": [
                 {"name": "store", "port": job.spec.rendezvous.port, "protocol": "TCP"},
                 {"name": "http", "port": PORT_HTTP, "protocol": "TCP"},
+                *([{"name": "lighthouse", "port": PORT_LIGHTHOUSE, "protocol": "TCP"}] if job.spec.per_step else []),
             ],
         },
     }

@@ -50,4 +50,4 @@ def settings() -> Settings | None:
 def refuse(what: str) -> None:
     """Raise LaunchError if the job recovers step by step, which ``what`` cannot."""
     if settings() is not None:
-        raise LaunchError(f"{_MODE}=PerStep needs torchrun_trainer.Run; {what} cannot recover without a restart")
+        raise LaunchError(f"{_MODE} is PerStep, but {what} cannot recover without a restart: write Restart")
