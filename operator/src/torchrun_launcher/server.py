@@ -93,7 +93,7 @@ class Server:
         if self.variables is None:
             self.variables = dict(os.environ)
         for name in names if not self.refusal else ():
-            there = children() if self.workers else self.children()  # a container's first process inherits orphans
+            there = children()  # a container's first process inherits what others leave behind
             try:
                 __import__(name)
                 self.loaded.append(name)

@@ -215,6 +215,25 @@ def test_what_only_some_workers_need_is_loaded_once_the_node_rests(node: Node) -
     assert node.run(script) == (0, "True\n", "")
 
 
+def test_what_a_worker_leaves_behind_forbids_no_fork(node: Node) -> None:
+    # As the first process of a container, the server inherits it; here it asks Linux for that.
+    inherits = "import ctypes; ctypes.CDLL(None).prctl(36, 1)\n"
+    mark = node.directory / "loaded"
+    (node.directory / "site/torch/__init__.py").write_text(TORCH + inherits)
+    (node.directory / "site/torch/_dynamo.py").write_text(f"import pathlib; pathlib.Path({str(mark)!r}).touch()")
+    leaves = node.script(
+        f"import subprocess, torch; subprocess.run({'sleep 60 >&- 2>&- & echo $!'!r}, shell=True)", "a.py"
+    )
+    code, out, _ = node.run(leaves)
+    assert code == 0
+    try:
+        wait_for(mark.exists, "the server has loaded more")
+        script = node.script("import os, torch; print(torch.loaded_by != os.getpid())")
+        assert node.run(script) == (0, "True\n", "")
+    finally:
+        os.kill(int(out), signal.SIGKILL)
+
+
 def test_the_server_ends_with_the_agent(node: Node) -> None:
     script = node.script("import torch; print(torch.loaded_by)")
     with start_agent(node, script) as agent:
