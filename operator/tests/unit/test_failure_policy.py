@@ -85,12 +85,13 @@ def test_a_reason() -> None:
     assert find_condition(status.conditions, ConditionType.FAILED) is not None
 
 
-def test_of_several_failures_at_once_only_the_newest_is_ignored() -> None:
+def test_workers_that_fail_several_times_at_once_are_judged_by_the_last_time() -> None:
     many = workers(-7)
     rendezvous = many.rendezvous
     assert rendezvous is not None
     found = replace(many, rendezvous=left(rendezvous, 3, NOW, "10.0.1.1"))
-    assert judged(found).restarts == Restarts(code=2, infrastructure=1)
+    assert judged(found).restarts == Restarts(infrastructure=3)
+    assert find_condition(judged(found, maxRestarts=0).conditions, ConditionType.FAILED) is None
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from torchrun_operator.core.findings.hangs import Hang, Hangs
 from torchrun_operator.core.findings.losses import Losses
 from torchrun_operator.core.findings.membership import Members
 from torchrun_operator.core.findings.verdict import Verdict
-from torchrun_operator.core.findings.workers import WorkerFailures
+from torchrun_operator.core.findings.workers import FailureReason, WorkerFailures
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def count(
     hang = verdict.hang
     hung = hang.round if hang is not None else hangs.recorded
     code = lost.by_code + workers.count + (hang is not None)
-    fresh = _fresh(lost, code, round_.resized, ignored=verdict.action is FailureAction.IGNORE)
+    fresh = _fresh(lost, code, round_.resized, _ignored(verdict, workers))
     restarts = Restarts(**{cause: getattr(before, cause) + fresh.get(cause, 0) for cause in Cause})
     bookkeeping = _bookkeeping(facts, workers, hung, end)
     return Counts(
@@ -72,14 +72,27 @@ def count(
     )
 
 
-def _fresh(lost: Losses, code: int, resize: bool, *, ignored: bool) -> dict[str, int]:
+def _ignored(verdict: Verdict, workers: WorkerFailures) -> int:
+    """Return how many failures a rule ignores: the newest one.
+
+    If workers failed several times in the seconds of one pass, the log shows the last time only. They fail in place
+    again for the same reason.
+    """
+    if verdict.action is not FailureAction.IGNORE or verdict.failure is None:
+        return 0
+    in_place = verdict.failure.reason in (FailureReason.WORKERS_FAILED, FailureReason.OTHERS_FINISHED)
+    return max(1, workers.count) if in_place else 1
+
+
+def _fresh(lost: Losses, code: int, resize: bool, ignored: int) -> dict[str, int]:
     fresh: dict[str, int] = {}
     for loss in lost.nodes:
         if loss.cause is not Cause.CODE:
             fresh[loss.cause] = fresh.get(loss.cause, 0) + 1
-    if code and ignored:  # the rules judge only the newest one
-        fresh[Cause.INFRASTRUCTURE] = fresh.get(Cause.INFRASTRUCTURE, 0) + 1
-        code -= 1
+    ignored = min(ignored, code)
+    if ignored:
+        fresh[Cause.INFRASTRUCTURE] = fresh.get(Cause.INFRASTRUCTURE, 0) + ignored
+    code -= ignored
     if code:
         fresh[Cause.CODE] = code
     if resize:
