@@ -144,6 +144,10 @@ def test_problems_of_a_training(workers: list[Worker], found: list[str]) -> None
 def test_the_last_line_of_a_worker() -> None:
     log = "barrier=1 nodes=2\nrank=1 world=2 node=a-1 steps=5 first=2.0000 last=1.0000 weights=f00 tag=role=x\n"
     assert last_lines(log) == [worker(1, tag="role=x")]
+    two = log.replace(
+        "tag=role=x", "tag=role=xrank=0 world=2 node=a-0 steps=5 first=2.0 last=1.0 weights=f00 tag=role=x\n"
+    )
+    assert last_lines(two) == [worker(1, tag="role=x"), worker(0, tag="role=x")]
 
 
 @pytest.mark.parametrize(
