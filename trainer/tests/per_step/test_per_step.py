@@ -129,9 +129,7 @@ def test_too_few_groups_wait(groups: Groups, undisturbed: list[float]) -> None:
 @pytest.mark.timeout(900)
 def test_random_deaths_and_resizes(groups: Groups, tmp_path: Path) -> None:
     groups.job = replace(groups.job, steps=6000)
-    alone = Groups(
-        replace(groups.job, environment={}, seconds=0.0, directory=str(tmp_path / "alone")), {}, itertools.count()
-    )
+    alone = Groups(replace(groups.job, environment={}, seconds=0.0, directory=str(tmp_path / "alone")))
     Path(alone.job.directory).mkdir()
     alone.start("alone")
     alone.ended("alone")
@@ -140,7 +138,6 @@ def test_random_deaths_and_resizes(groups: Groups, tmp_path: Path) -> None:
     for name in names:
         groups.start(name)
     groups.wait("g-0", 4)
-    longest = 0.0
     for _ in range(20):
         name = chance.choice(names[1:])
         if chance.random() < 0.5:

@@ -187,8 +187,6 @@ class Stepper:
         with session.termination.saving():
             due = last or agreed.improved or self.step % self._snapshot_every == 0
             self._saver.step_done(self.step, due=due, wait=last)
-        if agreed.stop:
-            self._world.close()
         if agreed.report or last or self.step == session.first + 1:
             self._reporter.report(self.step, session.total, self._saver, self._stragglers.found)
         return agreed.stop
@@ -200,6 +198,7 @@ class Stepper:
     def leave(self) -> NoReturn:
         """Wait for this rank's own SIGTERM, then raise SystemExit with code 143."""
         session = self._running()
+        self._world.close()
         if self._ranks.rank == 0:
             write_milestone("drain", at=self.step, snapshot=self._saver.newest.step if self._saver.newest else "none")
         session.watchdog.deadline = 0  # there are no more steps
@@ -235,7 +234,6 @@ class Stepper:
         if requested:
             with session.termination.saving():
                 self._saver.step_done(self.step, due=True, wait=True)
-            self._world.close()
             self.leave()
 
     def _running(self) -> _Session:
